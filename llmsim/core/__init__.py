@@ -1,0 +1,1 @@
+"""The shared vocabulary: numbers, units, formats, operators and the passes that count them."""

@@ -1,0 +1,141 @@
+"""What a kernel implementation keeps for backward and how often it passes over memory: rows of data, read by the passes.
+
+A row answers for one (operator kind, implementation): ``norm`` may be ``fused`` (keeps its input and one number a row) or
+``eager`` (keeps two 32-bit copies). The rows themselves are in ``hardware_profiles/software/kernels.yaml``; a software
+profile says which implementation it uses for each kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InputError, UnsupportedError, unknown_name
+from .operators import names
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """One tensor that an operator keeps for its backward pass.
+
+    Attributes
+    ----------
+    source
+        ``read0``, ``read1`` ... or ``write``: a tensor of the operator; ``rows``: one value per row of the statistic (the
+        written dimensions without those in ``over``); otherwise dimension names of a new tensor.
+    format
+        Storage class, or None for the tensor's own storage, shared with everyone else who keeps it. Where the class
+        resolves to the tensor's own format, it is the tensor's own storage too.
+    always_new
+        A new storage even if the format is the same.
+    per_step
+        Does not grow with micro-batches (a 16-bit copy of a weight under autocast).
+    """
+
+    source: str
+    format: str | None = None
+    always_new: bool = False
+    per_step: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KernelRow:
+    """One implementation of one operator kind.
+
+    Attributes
+    ----------
+    keeps
+        What it saves for backward.
+    forward_passes, backward_passes
+        Its memory traffic over the least possible: 1 for one fused kernel that reads its inputs and writes its output once.
+    forward_launches, backward_launches
+        Kernels launched.
+    score_passes
+        Attention that writes its scores to memory: (forward, backward) passes over them.
+    score_format
+        Storage class of the scores.
+    backward_products
+        Attention: products with query-key width and with value width that backward executes (flash 3 and 2, since it
+        computes the scores again; math 2 and 2).
+    skips_masked
+        Attention: whether blocks above the diagonal are skipped.
+    """
+
+    keeps: tuple[Keep, ...] = ()
+    forward_passes: float = 1.0
+    backward_passes: float = 1.0
+    forward_launches: int = 1
+    backward_launches: int = 1
+    score_passes: tuple[float, float] = (0.0, 0.0)
+    score_format: str = "activation"
+    backward_products: tuple[int, int] = (3, 2)
+    skips_masked: bool = True
+
+
+def parse_keep(text: str) -> Keep:
+    """``read0``, ``write as fp32``, ``new read0 as fp32``, ``rows as fp32``, ``batch sequence heads as fp32``,
+    ``read1 as activation per step``."""
+    per_step = text.endswith(" per step")
+    body, _, format = text.removesuffix(" per step").partition(" as ")
+    new = body.startswith("new ")
+    source = body.removeprefix("new ").strip()
+    if not format and source not in ("write",) and not source.startswith("read"):
+        raise InputError("keeps", text, "a new tensor with its format, such as 'rows as fp32'")
+    names(source)
+    return Keep(source, format.strip() or None, new, per_step)
+
+
+def parse_row(data: Mapping[str, Any]) -> KernelRow:
+    """A row from its YAML mapping.
+
+    Raises
+    ------
+    InputError
+        For an unknown key.
+    """
+    fields = KernelRow.__dataclass_fields__
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in fields:
+            raise unknown_name("kernel row key", key, fields)
+        values[key] = tuple(value) if isinstance(value, list) else value
+    values["keeps"] = tuple(parse_keep(k) for k in data.get("keeps", ()))
+    return KernelRow(**values)
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The kernels that a software stack uses.
+
+    Attributes
+    ----------
+    rows
+        Operator kind -> row.
+    fused
+        Groups of operators whose outputs come out of one kernel and share one storage: ``("q", "k", "v")``.
+    """
+
+    rows: Mapping[str, KernelRow]
+    fused: tuple[tuple[str, ...], ...] = ()
+    _group: dict[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_group", {name: group for group in self.fused for name in group})
+
+    def row(self, kind: str) -> KernelRow:
+        """The row of an operator kind.
+
+        Raises
+        ------
+        UnsupportedError
+            For a kind that no row covers, by name: its cost is unknown, not zero.
+        """
+        try:
+            return self.rows[kind]
+        except KeyError:
+            raise UnsupportedError(f"the cost of operators of kind {kind!r} is not modelled") from None
+
+    def group(self, operator: str) -> tuple[str, ...]:
+        """The fusion group of an operator: itself alone if it is in none."""
+        return self._group.get(operator, (operator,))

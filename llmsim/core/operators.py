@@ -1,0 +1,199 @@
+"""What a layer is made of: tensors with named dimensions and operators that read and write them.
+
+The vocabulary of dimensions (one name, one role; a dimension that is sharded in two ways has two names):
+
+=================  ==================================================================================================
+name               role
+=================  ==================================================================================================
+batch              sequences of all data-parallel ranks together in one micro-step (micro-batch x dp)
+sequence, context  positions that ask, positions that are attended to
+hidden             width of the residual stream
+heads, kv_heads    query heads, key/value heads (aligned: tensor parallelism takes both at once)
+head_dim, v_dim    width of a query/key head, width of a value head where it differs
+ffn, shared_ffn    inner width of a dense MLP, of the shared experts
+vocab              rows of the embedding, columns of the head
+experts            expert index of expert *weights*; ``router_experts`` is the same number in the router's logits
+slots              rows after dispatch: one per (token, chosen expert), over all ranks; an *expected* size
+moe_ffn            inner width of a routed expert
+top_k              experts chosen per token
+=================  ==================================================================================================
+
+Other dimensions (``q_rank``, ``kv_rank``, ``rope_dim``, ...) belong to one layer file and are never sharded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["activation", "weight", "index"]
+
+EXPECTED_DIMS = frozenset({"slots"})
+"""Dimensions whose size is an expectation over the routing, not a fact: terms that contain one inherit the mark."""
+
+
+def names(dims: str | Iterable[str]) -> tuple[str, ...]:
+    """Dimension names from a spaced string; a repeated name is an error, since equal names could not be told apart."""
+    result = tuple(dims.split()) if isinstance(dims, str) else tuple(dims)
+    if len(set(result)) != len(result):
+        raise ValueError(f"a tensor cannot carry a dimension twice: {result}")
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor by name and dimension names.
+
+    Attributes
+    ----------
+    name
+        Unique within its layer.
+    dims
+        Dimension names in order.
+    role
+        ``activation`` (has a gradient), ``weight`` (a parameter) or ``index`` (integers at hand in any layout, no
+        gradient, never communicated by the layout rules).
+    format
+        Storage class, turned into bytes by the precision recipe: ``activation``, ``weight``, ``fp32``, ``int64`` ...
+    state
+        Kept per token during decoding (the key/value cache).
+    leading
+        Of a weight: how many of its dimensions make up dimension 0 of the stored parameter, which FSDP shards.
+    """
+
+    name: str
+    dims: tuple[str, ...]
+    role: Role = "activation"
+    format: str = "activation"
+    state: bool = False
+    leading: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A tensor as one operator names its dimensions, by position: keys are written over ``sequence``, read over
+    ``context``."""
+
+    tensor: Tensor
+    dims: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One step of a layer.
+
+    Attributes
+    ----------
+    name
+        Unique within its layer.
+    kind
+        What the passes know it by: ``contract``, ``attention``, ``norm``, ``activation``, ``gate``, ``rotary``, ``add``,
+        ``embedding``, ``loss``, ``route``, ``dispatch``, ``combine``, ``concat``, ``scale`` ... A pass that meets a kind
+        it has no formula for refuses by name.
+    reads, write
+        ``reads[0]`` of a contraction is the activation, ``reads[1]`` the weight, ``reads[2]``, if any, the bias.
+    over
+        Dimensions reduced by a statistic: hidden in a norm, vocab in a loss, context in attention.
+    """
+
+    name: str
+    kind: str
+    reads: tuple[Read, ...]
+    write: Tensor
+    over: tuple[str, ...] = ()
+
+    @property
+    def space(self) -> tuple[str, ...]:
+        """The iteration space: the union of the dimensions of what it reads and writes."""
+        seen = dict.fromkeys(d for r in self.reads for d in r.dims)
+        seen.update(dict.fromkeys(self.write.dims))
+        return tuple(seen)
+
+    @property
+    def activations(self) -> tuple[Read, ...]:
+        """The reads that carry a gradient of an activation."""
+        return tuple(r for r in self.reads if r.tensor.role == "activation")
+
+    @property
+    def weights(self) -> tuple[Read, ...]:
+        """The reads that are parameters."""
+        return tuple(r for r in self.reads if r.tensor.role == "weight")
+
+
+def weight(
+    name: str, inputs: str, outputs: str = "", *, leading: str | None = None, format: str = "weight"
+) -> Tensor:
+    """A parameter of dimensions ``inputs`` then ``outputs``.
+
+    By default dimension 0 of the stored tensor is ``outputs`` (torch stores a linear layer as (out, in)), or all of
+    ``inputs`` where there are no outputs (a norm's gain, a bias).
+    """
+    lead = names(leading) if leading is not None else (names(outputs) or names(inputs))
+    return Tensor(name, names(f"{inputs} {outputs}"), "weight", format, leading=lead)
+
+
+def index(name: str, dims: str, format: str = "int64") -> Tensor:
+    """An integer tensor (token ids, labels)."""
+    return Tensor(name, names(dims), "index", format)
+
+
+def activation(name: str, dims: str, format: str = "activation", *, state: bool = False) -> Tensor:
+    """An activation."""
+    return Tensor(name, names(dims), "activation", format, state)
+
+
+def renamed(tensor: Tensor, **change: str) -> Read:
+    """A read that names some dimensions differently: ``renamed(k, sequence="context")``."""
+    return Read(tensor, tuple(change.get(d, d) for d in tensor.dims))
+
+
+class LayerBuilder:
+    """Collects the operators of a layer in order; each method returns the tensor that the operator writes."""
+
+    def __init__(self) -> None:
+        self.operators: list[Operator] = []
+
+    def op(
+        self,
+        name: str,
+        kind: str,
+        reads: Sequence[Tensor | Read],
+        dims: str,
+        *,
+        over: str = "",
+        format: str = "activation",
+        state: bool = False,
+        role: Role = "activation",
+    ) -> Tensor:
+        """Append an operator; ``dims`` are those of the tensor it writes, which takes the operator's name."""
+        write = Tensor(name, names(dims), role, format, state)
+        read = tuple(r if isinstance(r, Read) else Read(r, r.dims) for r in reads)
+        self.operators.append(Operator(name, kind, read, write, names(over)))
+        return write
+
+    def linear(
+        self,
+        name: str,
+        x: Tensor | Read,
+        inputs: str,
+        outputs: str,
+        *,
+        bias: bool = False,
+        state: bool = False,
+    ) -> Tensor:
+        """``y = x W (+ b)``: contracts ``inputs`` of x with a weight (inputs, outputs), keeps the other dimensions."""
+        read = x if isinstance(x, Read) else Read(x, x.dims)
+        gone = names(inputs)
+        kept = [d for d in read.dims if d not in gone]
+        reads: list[Tensor | Read] = [read, weight(f"{name}.weight", inputs, outputs)]
+        if bias:
+            reads.append(weight(f"{name}.bias", outputs))
+        return self.op(name, "contract", reads, " ".join([*kept, outputs]), state=state)
+
+    def norm(self, name: str, x: Tensor, over: str, *, kind: str = "norm", bias: bool = False) -> Tensor:
+        """A root-mean-square norm (``norm``) or a layer norm (``layer_norm``) with a gain, over the named dimensions."""
+        reads: list[Tensor | Read] = [x, weight(f"{name}.weight", over)]
+        if bias:
+            reads.append(weight(f"{name}.bias", over))
+        return self.op(name, kind, reads, " ".join(x.dims), over=over)

@@ -1,0 +1,236 @@
+"""What autograd keeps between forward and backward: distinct storages, by kernel inventory, under any recompute region.
+
+A tensor that two operators keep counts once; outputs of one fused kernel share one storage, so keeping one view keeps all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .inventory import Inventory, Keep
+from .layout import home_term, local_term, need_term, read_view, result_term, space_term, view
+from .messages import GatherPolicy
+from .operators import Operator, Read, Tensor, names
+from .sharding import Sharding
+from .terms import Term, Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """One storage kept for backward.
+
+    Attributes
+    ----------
+    storage
+        Its name: the tensor's (or fusion group's) own, or ``operator:source`` for what an operator makes itself.
+    terms
+        Bytes.
+    operator
+        The first operator that keeps it.
+    per_step
+        Whether it exists once a step rather than once a micro-batch.
+    """
+
+    storage: str
+    terms: Terms
+    operator: str
+    per_step: bool = False
+
+
+@dataclass(frozen=True)
+class Region:
+    """A set of operators that are computed again in backward.
+
+    What enters is kept, what its operators keep is dropped and made again.
+
+    Attributes
+    ----------
+    operators
+        Their names.
+    keep_outputs
+        Operators of the region whose result is kept after all, and which are not computed again (selective checkpoint
+        policies).
+    discard
+        Whether the region's results are dropped even where operators outside keep them (Megatron's output discarding;
+        torch's checkpoint leaves them to their other owners).
+    """
+
+    operators: frozenset[str]
+    keep_outputs: frozenset[str] = frozenset()
+    discard: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """The outcome of the pass.
+
+    Attributes
+    ----------
+    kept
+        Storages alive from forward to backward.
+    again
+        Storages that recomputing makes anew while the layer's backward runs.
+    recomputed
+        Names of the operators executed again, in order.
+    """
+
+    kept: tuple[Saved, ...]
+    again: tuple[Saved, ...]
+    recomputed: tuple[str, ...]
+
+
+class _Ledger:
+    """Storages by name, with aliases for fused outputs and gathered copies."""
+
+    def __init__(
+        self,
+        operators: Sequence[Operator],
+        sharding: Sharding,
+        inventory: Inventory,
+        formats: Mapping[str, str],
+        gather: Mapping[str, GatherPolicy],
+    ):
+        self.sharding, self.inventory, self.formats, self.gather = sharding, inventory, formats, gather
+        self.producer = {op.write.name: op for op in operators}
+
+    def _same(self, a: str, b: str) -> bool:
+        return self.formats.get(a, a) == self.formats.get(b, b)
+
+    def is_parameter(self, keep: Keep, op: Operator) -> bool:
+        """Parameters are not activations; a copy of one in another format is."""
+        if not keep.source.startswith("read"):
+            return False
+        tensor = op.reads[int(keep.source[4:])].tensor
+        return tensor.role == "weight" and (keep.format is None or self._same(keep.format, tensor.format))
+
+    def own(self, tensor: Tensor) -> tuple[str, Terms]:
+        """A tensor's storage at rest, shared with the outputs of its fusion group."""
+        op = self.producer.get(tensor.name)
+        group = self.inventory.group(op.name) if op else (tensor.name,)
+        members = [self.producer[n].write for n in group if n in self.producer] or [tensor]
+        return "+".join(m.name for m in members), tuple(home_term(m, self.sharding) for m in members)
+
+    def seen(self, read: Read, op: Operator) -> tuple[str, Terms]:
+        """The storage of a tensor as an operator reads it: its own, or a gathered or exchanged copy that is kept."""
+        look = read_view(read, op, self.sharding)
+        copied = [a for a in look.gathered if self.gather.get(a, "keep") == "keep"] + list(look.exchanged)
+        if not copied:
+            return self.own(read.tensor)
+        carriers = {a: p for a, p in look.home.items() if a not in copied}
+        carriers |= {a: look.need[a] for a in look.exchanged}
+        return f"{read.tensor.name}@{'·'.join(copied)}", (
+            local_term(read.dims, carriers, read.tensor.format),
+        )
+
+    def of(self, keep: Keep, op: Operator) -> tuple[str, Terms]:
+        """The storage that a row's item refers to."""
+        if keep.source == "write" or keep.source.startswith("read"):
+            if keep.source == "write":
+                read = Read(op.write, op.write.dims)
+                look = view(op.write, op.write.dims, op, self.sharding)
+                storage, terms = self.own(op.write)
+                if look.exchanged:
+                    storage, terms = f"{op.name}:write", (result_term(op, self.sharding),)
+            else:
+                read = op.reads[int(keep.source[4:])]
+                storage, terms = self.seen(read, op)
+            if keep.format and (keep.always_new or not self._same(keep.format, read.tensor.format)):
+                made = need_term(read, op, self.sharding, keep.format) if keep.source != "write" else terms[0]
+                return f"{op.name}:{keep.source}", (made.stored(keep.format),)
+            if keep.always_new:
+                return f"{op.name}:{keep.source}", terms
+            return storage, terms
+        if keep.source == "rows":
+            rows = tuple(d for d in op.write.dims if d not in op.over)
+            return f"{op.name}:{keep.source}", (space_term(op, rows, self.sharding).stored(keep.format),)
+        dims = names(keep.source)
+        return f"{op.name}:{keep.source}", (space_term(op, dims, self.sharding).stored(keep.format),)
+
+
+def derive_saved(
+    operators: Sequence[Operator],
+    sharding: Sharding,
+    inventory: Inventory,
+    *,
+    formats: Mapping[str, str],
+    gather: Mapping[str, GatherPolicy] | None = None,
+    regions: Sequence[Region] = (),
+    early_stop: bool = True,
+) -> Savings:
+    """Storages kept for backward, and what is computed again.
+
+    Parameters
+    ----------
+    formats
+        Storage class -> format name, so that "kept as fp32" is the tensor itself where the tensor is fp32 already.
+    regions
+        Recompute regions; an operator belongs to at most one.
+    early_stop
+        Recompute up to the last operator whose result someone in the region keeps (torch), or all (Megatron).
+    """
+    ledger = _Ledger(operators, sharding, inventory, formats, gather or {})
+    region_of = {name: region for region in regions for name in region.operators}
+    dropped = {
+        ledger.own(op.write)[0]
+        for op in operators
+        if op.name in region_of
+        and region_of[op.name].discard
+        and op.name not in region_of[op.name].keep_outputs
+    }
+    kept: dict[str, Saved] = {}
+    again: dict[str, Saved] = {}
+
+    def note(
+        table: dict[str, Saved], storage: str, terms: Terms, op: Operator, per_step: bool = False
+    ) -> None:
+        table.setdefault(storage, Saved(storage, terms, op.name, per_step))
+
+    for op in operators:
+        region = region_of.get(op.name)
+        row = inventory.row(op.kind)
+        for read in op.activations if region else ():
+            producer = ledger.producer.get(read.tensor.name)
+            if producer is None or region_of.get(producer.name) is not region:
+                storage, terms = ledger.own(read.tensor)
+                note(again if storage in dropped else kept, storage, terms, op)
+        for keep in row.keeps:
+            if not ledger.is_parameter(keep, op):
+                storage, terms = ledger.of(keep, op)
+                inside = region is not None or storage.split("@")[0] in dropped
+                note(again if inside else kept, storage, terms, op, keep.per_step)
+        if region and op.name in region.keep_outputs:
+            note(kept, *ledger.own(op.write), op)
+    made_again = {k: v for k, v in again.items() if k not in kept}
+    return Savings(
+        tuple(kept.values()), tuple(made_again.values()), _recomputed(operators, regions, ledger, early_stop)
+    )
+
+
+def _recomputed(
+    operators: Sequence[Operator], regions: Sequence[Region], ledger: _Ledger, early_stop: bool
+) -> tuple[str, ...]:
+    result: set[str] = set()
+    for region in regions:
+        inside = [op for op in operators if op.name in region.operators]
+        wanted: set[str] = set()
+        for op in inside if early_stop and not region.discard else ():
+            for keep in ledger.inventory.row(op.kind).keeps:
+                if keep.source.startswith("read") and op.reads[int(keep.source[4:])].tensor.role == "weight":
+                    continue
+                wanted.add(
+                    op.name
+                    if not keep.source.startswith("read")
+                    else op.reads[int(keep.source[4:])].tensor.name
+                )
+        last = max(
+            (i for i, op in enumerate(inside) if op.write.name in wanted or op.name in wanted), default=-1
+        )
+        run = inside[: last + 1] if early_stop and not region.discard else inside
+        result.update(op.name for op in run if op.name not in region.keep_outputs)
+    return tuple(op.name for op in operators if op.name in result)
+
+
+def saved_terms(saved: Sequence[Saved], *, per_step: bool = False) -> tuple[Term, ...]:
+    """The terms of the storages that exist once a micro-batch (or once a step)."""
+    return tuple(t for s in saved if s.per_step == per_step for t in s.terms)

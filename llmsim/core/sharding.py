@@ -1,0 +1,72 @@
+"""Which mesh axis shards which dimension: an ordered list per axis, of which a tensor takes the first it finds.
+
+The order is the whole of sequence parallelism: with ``tp: (heads, kv_heads), ffn, vocab, sequence`` a query tensor is
+sharded over its heads, and the residual, which has none of the first three, over its sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Placement: TypeAlias = dict[str, tuple[str, ...]]
+"""Axis -> the dimensions that carry it (several when aligned, as heads and kv_heads are)."""
+
+Groups: TypeAlias = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """The layout rule of a mesh.
+
+    Attributes
+    ----------
+    rules
+        Axis -> ordered groups of aligned dimensions.
+    at
+        (operator kind, axis) -> groups that hold inside operators of that kind instead (Ulysses: attention is sharded
+        over heads by the context axis).
+    """
+
+    rules: Mapping[str, Groups]
+    at: Mapping[tuple[str, str], Groups] = field(default_factory=dict)
+
+    def place(self, dims: tuple[str, ...], kind: str | None = None) -> Placement:
+        """Where each axis sits among ``dims``; axes that find nothing are absent."""
+        result: Placement = {}
+        for axis, usual in self.rules.items():
+            groups = self.at.get((kind, axis), usual) if kind else usual
+            for group in groups:
+                found = tuple(d for d in group if d in dims)
+                if found:
+                    result[axis] = found
+                    break
+        return result
+
+
+def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "all_gather") -> Sharding:
+    """The sharding of a (tp, cp, dp | ep, etp, edp) mesh.
+
+    Parameters
+    ----------
+    sequence_parallel
+        Whether tensor parallelism shards the sequence of tensors that have no head, FFN or vocabulary dimension
+        (Korthikanti 2022, arXiv:2205.05198).
+    context_kind
+        ``all_gather`` and ``ring`` keep attention sharded over the sequence; ``ulysses`` over the heads
+        (arXiv:2309.14509).
+    """
+    tensor: Groups = (("heads", "kv_heads"), ("ffn",), ("shared_ffn",), ("vocab",))
+    rules: dict[str, Groups] = {
+        "dp": (("batch",),),
+        "cp": (("sequence",),),
+        "tp": (*tensor, ("sequence",)) if sequence_parallel else tensor,
+        "ep": (("experts", "slots"),),
+        "edp": (("slots",),),
+        "etp": (("moe_ffn",), ("slots",)),
+    }
+    at: dict[tuple[str, str], Groups] = {}
+    if context_kind == "ulysses":
+        at["attention", "cp"] = (("heads", "kv_heads"),)
+    return Sharding(rules, at)

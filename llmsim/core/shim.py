@@ -1,0 +1,119 @@
+"""The few functions that a cost formula needs beyond ``+ - * /``, for every kind of number.
+
+A formula written with these functions and the arithmetic operators gives the same answer on a Python number, a NumPy
+array (one entry a plan, or a calibration draw) and a SymPy expression, because it is the same code.
+
+SymPy is never imported from here unless a symbol is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Number: TypeAlias = Any
+"""An int, a float, a NumPy array or a SymPy expression: formulas do not ask which."""
+
+
+def is_symbolic(*values: Number) -> bool:
+    """Whether any value is a SymPy expression (or an object array of them)."""
+    return any(
+        hasattr(v, "free_symbols") or (isinstance(v, np.ndarray) and v.dtype == object) for v in values
+    )
+
+
+def _is_plain(value: Number) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, np.generic)
+
+
+def _symbolic(name: str, *values: Number) -> Number:
+    import sympy
+
+    function = {"max": sympy.Max, "min": sympy.Min, "log2": lambda v: sympy.log(v, 2)}[name]
+    if any(isinstance(v, np.ndarray) for v in values):
+        return np.frompyfunc(function, len(values), 1)(*values)
+    return function(*values)
+
+
+def maximum(first: Number, *others: Number) -> Number:
+    """The largest of its arguments, elementwise."""
+    if all(map(_is_plain, (first, *others))):
+        return max(first, *others) if others else first
+    result = first
+    for other in others:
+        result = _symbolic("max", result, other) if is_symbolic(result, other) else np.maximum(result, other)
+    return result
+
+
+def minimum(first: Number, *others: Number) -> Number:
+    """The smallest of its arguments, elementwise."""
+    if all(map(_is_plain, (first, *others))):
+        return min(first, *others) if others else first
+    result = first
+    for other in others:
+        result = _symbolic("min", result, other) if is_symbolic(result, other) else np.minimum(result, other)
+    return result
+
+
+def where(condition: Number, then: Number, otherwise: Number) -> Number:
+    """``then`` where the condition holds, else ``otherwise``; a symbolic condition gives a ``Piecewise``."""
+    if isinstance(condition, (bool, np.bool_)):
+        return then if condition else otherwise
+    if isinstance(condition, np.ndarray):
+        return np.where(condition, then, otherwise)
+    import sympy
+
+    return sympy.Piecewise((then, condition), (otherwise, True))
+
+
+def ceil_div(numerator: Number, divisor: Number) -> Number:
+    """``ceil(numerator / divisor)`` on integers; on symbols the regime where it divides, ``numerator / divisor``.
+
+    The symbolic regime is what a reader of a closed form wants; ``sympy.ceiling`` blocks simplification and
+    differentiation. The gap to the true value is the padding of this plan.
+    """
+    if is_symbolic(numerator, divisor):
+        return numerator / divisor
+    return -(-numerator // divisor)
+
+
+def log2(value: Number) -> Number:
+    """The binary logarithm; vanishes at 1, so a group of one costs no steps."""
+    if is_symbolic(value):
+        return _symbolic("log2", value)
+    return np.log2(value) if isinstance(value, np.ndarray) else float(np.log2(value))
+
+
+def soft_maximum(a: Number, b: Number, sharpness: Number) -> Number:
+    """``(a**q + b**q)**(1/q)`` for a, b >= 0: at least max(a, b), smooth, and scaled so that it never overflows."""
+    high = maximum(a, b)
+    low = minimum(a, b)
+    return high * (1 + (low / maximum(high, 1e-300)) ** sharpness) ** (1 / sharpness)
+
+
+def total(values: Iterable[Number]) -> Number:
+    """The sum; 0 for nothing."""
+    result: Number = 0
+    for value in values:
+        result = result + value
+    return result
+
+
+def product(values: Iterable[Number]) -> Number:
+    """The product; 1 for nothing."""
+    result: Number = 1
+    for value in values:
+        result = result * value
+    return result
+
+
+def stack(values: Sequence[Number]) -> np.ndarray:
+    """Values of several operators side by side: shape (operators, *plans), object dtype when symbolic."""
+    if is_symbolic(*values):
+        result = np.empty(len(values), dtype=object)
+        result[:] = list(values)
+        return result
+    shape = np.broadcast_shapes(*(np.shape(v) for v in values)) if values else ()
+    return np.stack([np.broadcast_to(v, shape) for v in values]) if values else np.zeros((0,))

@@ -1,0 +1,83 @@
+"""Units: SI inside, GiB and TFLOP/s only where people read; parsing of what people type."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from .errors import InputError
+
+KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+KILO, MEGA, GIGA, TERA = 1e3, 1e6, 1e9, 1e12
+MICROSECOND = 1e-6
+DAY_S = 86_400.0
+HOUR_S = 3_600.0
+
+_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12, "p": 10**15}
+_COUNT = re.compile(r"^\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([kKmMbBgGtTpP]?)\s*$")
+
+
+def parse_count(text: str | int | float, field: str) -> float:
+    """A positive count such as ``15T`` (15e12), ``8k`` (8,000), ``1_000`` or ``2.5e9``.
+
+    Raises
+    ------
+    InputError
+        For text that is not a number, and for zero, negative, NaN and infinite values.
+    """
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        value = float(text)
+    else:
+        match = _COUNT.match(str(text))
+        if match is None:
+            raise InputError(
+                field, text, "a positive number, with k, M, B or T if you like (15T = 15e12)", "15T"
+            )
+        value = float(match[1].replace(",", "").replace("_", "")) * _DECIMAL[match[2].lower()]
+    if not math.isfinite(value) or value <= 0:
+        raise InputError(field, text, "a finite number above 0", "15T")
+    return value
+
+
+def parse_length(text: str | int, field: str) -> int:
+    """A sequence length in tokens; ``8k`` is 8,192 as model builders mean it, ``1M`` is 1,048,576.
+
+    Raises
+    ------
+    InputError
+        For anything but a whole number of at least one token.
+    """
+    match = _COUNT.match(str(text))
+    factor = {"": 1, "k": KIB, "m": MIB}.get(match[2].lower()) if match else None
+    value = float(match[1].replace(",", "").replace("_", "")) * factor if match and factor else math.nan
+    if not math.isfinite(value) or value != int(value) or value < 1:
+        raise InputError(field, text, "a whole number of tokens, 1 or more (8192 or 8k)", "8192")
+    return int(value)
+
+
+def gib(value_bytes: float, digits: int = 2) -> str:
+    """Bytes as text in GiB."""
+    return f"{value_bytes / GIB:,.{digits}f} GiB"
+
+
+def seconds(value_s: float) -> str:
+    """A duration as text in the unit that suits it."""
+    if not math.isfinite(value_s):
+        return str(value_s)
+    for limit, factor, unit in (
+        (1e-3, 1e6, "us"),
+        (1.0, 1e3, "ms"),
+        (600.0, 1.0, "s"),
+        (2 * DAY_S, 1 / HOUR_S, "h"),
+    ):
+        if abs(value_s) < limit:
+            return f"{value_s * factor:.4g} {unit}"
+    return f"{value_s / DAY_S:,.1f} days"
+
+
+def large(value: float) -> str:
+    """A large count as text: 15T, 70.6B, 8.03B, 4,096."""
+    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M")):
+        if abs(value) >= factor:
+            return f"{value / factor:.4g}{unit}"
+    return f"{value:,.0f}"

@@ -1,0 +1,223 @@
+"""Work of a layer: FLOPs, bytes and shapes of what each operator computes, forward and backward.
+
+FLOPs count a multiply-add as 2. Both products of the backward pass of a contraction have the iteration space of the
+forward one, hence its FLOPs. Input-gradient and weight-gradient work are separate entries, since schedules may part them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .inventory import Inventory, KernelRow
+from .layout import home_term, need_term, result_term, space_term
+from .operators import Operator, Read
+from .sharding import Sharding
+from .terms import Term, Terms
+
+Phase = Literal["forward", "input_gradient", "weight_gradient"]
+WorkKind = Literal["gemm", "grouped_gemm", "attention", "memory"]
+
+LOOKUPS = frozenset({"embedding"})
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one kernel (or one fused group) does on one rank for one micro-batch.
+
+    Attributes
+    ----------
+    name, operators
+        The first operator of the group, and all of them.
+    kind, source
+        How it is rated, and the operator kind it came from.
+    phase
+        ``forward``, ``input_gradient`` or ``weight_gradient``.
+    flops
+        Multiply-adds x 2, all of them (attention: the full square).
+    masked_flops
+        The part of ``flops`` that scales with the attended positions, to be evaluated with ``context`` set to the mean
+        number of visible ones where the kernel skips what is masked.
+    bytes
+        Device memory traffic of one pass; times ``passes``.
+    rows, columns, depth, groups
+        GEMM shape m, n, k, as terms of elements; ``groups`` local experts of a grouped product.
+    launches
+        Kernels launched.
+    low_precision
+        Whether the precision recipe's matrix format applies.
+    """
+
+    name: str
+    operators: tuple[str, ...]
+    kind: WorkKind
+    source: str
+    phase: Phase
+    flops: Terms = ()
+    masked_flops: bool = False
+    bytes: Terms = ()
+    passes: float = 1.0
+    rows: Terms = ()
+    columns: Terms = ()
+    depth: Terms = ()
+    groups: Terms = ()
+    launches: int = 1
+    low_precision: bool = False
+
+
+def derive_work(operators: Sequence[Operator], sharding: Sharding, inventory: Inventory) -> tuple[Work, ...]:
+    """The work of all operators, forward entries in order, each followed by its backward entries."""
+    result: list[Work] = []
+    done: set[str] = set()
+    by_name = {op.name: op for op in operators}
+    for op in operators:
+        if op.name in done:
+            continue
+        group = [by_name[n] for n in inventory.group(op.name) if n in by_name]
+        done.update(o.name for o in group)
+        if op.kind == "contract":
+            result += _contraction(group, sharding, inventory.row("contract"))
+        elif op.kind == "attention":
+            result += _attention(op, sharding, inventory.row("attention"))
+        else:
+            result += _memory(op, sharding, inventory.row(op.kind))
+    return tuple(result)
+
+
+def contraction_parts(
+    op: Operator,
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """The dimensions of a contraction as a matrix product: rows, columns, depth and groups.
+
+    Depth is shared by both reads and not written; columns are written and only in the weight; groups are *selected*
+    dimensions, in one read only and not written (the expert index of a grouped product); rows are the rest.
+    """
+    x, w = op.reads[0].dims, op.reads[1].dims
+    written = op.write.dims
+    depth = tuple(d for d in x if d in w and d not in written)
+    columns = tuple(d for d in w if d in written and d not in x)
+    groups = tuple(d for d in (*x, *w) if d not in written and (d in x) != (d in w))
+    rows = tuple(d for d in written if d not in columns)
+    return rows, columns, depth, groups
+
+
+def _contraction(group: Sequence[Operator], sharding: Sharding, row: KernelRow) -> list[Work]:
+    first = group[0]
+    parts = [contraction_parts(op) for op in group]
+    rows = space_term(first, parts[0][0], sharding)
+    depth = space_term(first, parts[0][2], sharding)
+    groups = tuple(space_term(first, (d,), sharding) for d in parts[0][3])
+    columns = tuple(space_term(op, p[1], sharding) for op, p in zip(group, parts, strict=True))
+    flops = tuple(
+        space_term(op, (*p[0], *p[1], *p[2]), sharding).scaled(2) for op, p in zip(group, parts, strict=True)
+    )
+    read = need_term(first.reads[0], first, sharding)
+    weights = tuple(need_term(op.reads[1], op, sharding) for op in group)
+    written = tuple(result_term(op, sharding) for op in group)
+    gradient = tuple(t.stored("gradient") for t in weights)
+    kind: WorkKind = "grouped_gemm" if groups else "gemm"
+    names = tuple(op.name for op in group)
+    low = all(op.reads[1].tensor.format == "weight" for op in group)
+    products: list[Work] = []
+
+    def add(phase: Phase, m: Terms, n: Terms, k: Terms, traffic: Terms, launches: int) -> None:
+        products.append(
+            Work(
+                names[0],
+                names,
+                kind,
+                "contract",
+                phase,
+                flops,
+                False,
+                traffic,
+                1.0,
+                m,
+                n,
+                k,
+                groups,
+                launches,
+                low,
+            )
+        )
+
+    add("forward", (rows,), columns, (depth,), (read, *weights, *written), row.forward_launches)
+    if first.reads[0].tensor.role == "activation":
+        add("input_gradient", (rows,), (depth,), columns, (*written, *weights, read), 1)
+    add("weight_gradient", (depth,), columns, (rows,), (read, *written, *gradient, *gradient), 1)
+    return products
+
+
+def _attention(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
+    q, k, v = op.reads[:3]
+    context = tuple(d for d in op.over if d not in q.dims)
+    scores = space_term(op, (*q.dims, *context), sharding).scaled(2)
+    values = space_term(op, (*op.write.dims, *context), sharding).scaled(2)
+    width = tuple(d for d in q.dims if d in k.dims and d not in ("batch", "heads", "kv_heads"))
+    square = space_term(op, tuple(d for d in (*q.dims, *context) if d not in width), sharding)
+    score_bytes = square.stored(row.score_format)
+    tensors = (
+        need_term(q, op, sharding),
+        need_term(k, op, sharding),
+        need_term(v, op, sharding),
+        result_term(op, sharding),
+    )
+    first, second = row.backward_products
+    rows = (space_term(op, tuple(d for d in q.dims if d not in width), sharding),)
+    depth = (space_term(op, width, sharding),)
+
+    def entry(phase: Phase, flops: Terms, traffic: Terms, score_passes: float, launches: int) -> list[Work]:
+        main = Work(
+            op.name, (op.name,), "attention", "attention", phase, flops, row.skips_masked, traffic, 1.0, rows,
+            (space_term(op, context, sharding),), depth, (), launches, False,
+        )  # fmt: skip
+        if not score_passes:
+            return [main]
+        spill = Work(
+            f"{op.name}.scores", (op.name,), "memory", "scores", phase, (), row.skips_masked, (score_bytes,),
+            score_passes, launches=max(1, launches - 2),
+        )  # fmt: skip
+        return [main, spill]
+
+    return [
+        *entry("forward", (scores, values), tensors, row.score_passes[0], row.forward_launches),
+        *entry(
+            "input_gradient",
+            (scores.scaled(first), values.scaled(second)),
+            (*tensors, *tensors),
+            row.score_passes[1],
+            row.backward_launches,
+        ),
+    ]
+
+
+def _memory(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
+    """Operators without products: each tensor read or written once a pass; backward reads the written gradient and what was
+    kept, and writes a gradient for each activation that was read."""
+    reads = tuple(_traffic(r, op, sharding) for r in op.reads if r.tensor.role != "weight")
+    written = result_term(op, sharding)
+    forward = Work(
+        op.name, (op.name,), "memory", op.kind, "forward", (), False, (*reads, written), row.forward_passes,
+        launches=row.forward_launches,
+    )  # fmt: skip
+    activations = tuple(_traffic(r, op, sharding) for r in op.activations)
+    kept = tuple(
+        _traffic(op.reads[int(k.source[4:])], op, sharding)
+        for k in row.keeps
+        if k.source.startswith("read") and op.reads[int(k.source[4:])].tensor.role == "activation"
+    )
+    scattered = (written.stored("gradient"),) if op.kind in LOOKUPS else ()
+    if not activations and not scattered:
+        return [forward]
+    backward = Work(
+        op.name, (op.name,), "memory", op.kind, "input_gradient", (), False,
+        (written, *kept, *activations, *scattered), row.backward_passes, launches=row.backward_launches,
+    )  # fmt: skip
+    return [forward, backward]
+
+
+def _traffic(read: Read, op: Operator, sharding: Sharding) -> Term:
+    if op.kind in ("dispatch", "combine"):
+        return home_term(read.tensor, sharding)
+    return need_term(read, op, sharding)

@@ -1,0 +1,61 @@
+"""Softmax attention with multi-head, grouped or multi-query keys and values, with rotary or other positions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..core.operators import LayerBuilder, Read, Tensor, renamed, weight
+
+HEADS = "batch sequence heads head_dim"
+KV_HEADS = "batch sequence kv_heads head_dim"
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Grouped-query attention (Ainslie 2023, arXiv:2305.13245; kv_heads = heads is multi-head, 1 is multi-query).
+
+    Attributes
+    ----------
+    rotary
+        Rotary positions on queries and keys.
+    bias, out_bias
+        Biases of q, k, v and of the output projection.
+    qk_norm
+        A norm of each head's queries and keys (``head``), of their whole width (``full``), or one without a gain
+        (``gainless``).
+    sinks
+        One learned score per head that takes part in the softmax.
+    gate
+        The query projection is doubled: its second half gates the output.
+    """
+
+    rotary: bool = True
+    bias: bool = False
+    out_bias: bool = False
+    qk_norm: Literal["none", "head", "full", "gainless"] = "none"
+    sinks: bool = False
+    gate: bool = False
+
+    def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
+        q = b.linear("q", x, "hidden", "heads head_dim", bias=self.bias)
+        gate = b.linear("q_gate", x, "hidden", "heads head_dim", bias=self.bias) if self.gate else None
+        k = b.linear("k", x, "hidden", "kv_heads head_dim", bias=self.bias, state=True)
+        v = b.linear("v", x, "hidden", "kv_heads head_dim", bias=self.bias, state=True)
+        if self.qk_norm in ("head", "full"):
+            full = self.qk_norm == "full"
+            q = b.norm("q_norm", q, "heads head_dim" if full else "head_dim")
+            k = b.norm("k_norm", k, "kv_heads head_dim" if full else "head_dim")
+        if self.rotary:
+            q = b.op("q_rotary", "rotary", [q], HEADS)
+            k = b.op("k_rotary", "rotary", [k], KV_HEADS, state=True)
+        if self.qk_norm == "gainless":
+            q = b.op("q_norm", "norm", [q], HEADS, over="head_dim")
+            k = b.op("k_norm", "norm", [k], KV_HEADS, over="head_dim")
+        reads: list[Tensor | Read] = [q, renamed(k, sequence="context"), renamed(v, sequence="context")]
+        if self.sinks:
+            reads.append(weight("attention.sinks", "heads", format="weight_high"))
+        o = b.op("attention", "attention", reads, HEADS, over="context")
+        if gate is not None:
+            o = b.op("attention_gate", "gate", [gate, o], HEADS)
+        return b.linear("attention_out", o, "heads head_dim", "hidden", bias=self.out_bias)

@@ -1,0 +1,97 @@
+"""What a layer kind is, and the residual arrangements that its parts are put together in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from ..core.operators import LayerBuilder, Operator, Tensor, activation
+
+RESIDUAL = "batch sequence hidden"
+
+Mixer: TypeAlias = Callable[[LayerBuilder, Tensor], Tensor]
+"""Appends its operators to the builder; takes the normed residual, returns what is added to it."""
+
+Arrangement = Literal["pre", "post", "sandwich"]
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The norm of a model: ``norm`` (root mean square) or ``layer_norm``, with or without a bias."""
+
+    kind: Literal["norm", "layer_norm"] = "norm"
+    bias: bool = False
+
+    def __call__(self, b: LayerBuilder, name: str, x: Tensor, over: str = "hidden") -> Tensor:
+        return b.norm(name, x, over, kind=self.kind, bias=self.bias)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerKind:
+    """A kind of layer: its operators and the sizes of its dimensions.
+
+    Attributes
+    ----------
+    name
+        Says what it is (``gqa+mlp``, ``mla+moe`` ...).
+    operators
+        In forward order. Compared by identity: a kind is derived once per structure.
+    sizes
+        Dimension -> global size, of the dimensions that belong to the model.
+    window
+        Positions that sliding-window attention sees, None for all.
+    causal
+        Whether positions see only those before them.
+    """
+
+    name: str
+    operators: tuple[Operator, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    window: int | None = None
+    causal: bool = True
+
+    @property
+    def parameters(self) -> int:
+        """Elements of its distinct parameters."""
+        seen: dict[str, int] = {}
+        for op in self.operators:
+            for read in op.weights:
+                count = 1
+                for dim in read.tensor.dims:
+                    count *= self.sizes[dim]
+                seen[read.tensor.name] = count
+        return sum(seen.values())
+
+    @property
+    def is_moe(self) -> bool:
+        """Whether tokens are dispatched to experts."""
+        return any(op.kind == "dispatch" for op in self.operators)
+
+
+def residual(
+    b: LayerBuilder, x: Tensor, name: str, mixer: Mixer, norm: Norm, arrangement: Arrangement = "pre"
+) -> Tensor:
+    """One residual branch: ``x + mixer(norm(x))``, ``x + norm(mixer(x))`` (post) or both norms (sandwich)."""
+    inner = norm(b, f"{name}_norm", x) if arrangement in ("pre", "sandwich") else x
+    y = mixer(b, inner)
+    if arrangement in ("post", "sandwich"):
+        y = norm(b, f"{name}_post_norm", y)
+    return b.op(f"{name}_residual", "add", [x, y], RESIDUAL)
+
+
+def parallel_residual(
+    b: LayerBuilder, x: Tensor, mixers: Mapping[str, Mixer], norm: Norm, shared: bool
+) -> Tensor:
+    """``x + sum of mixer(norm(x))``: attention and MLP side by side, with one norm between them or one each."""
+    common = norm(b, "input_norm", x) if shared else None
+    y = x
+    for name, mixer in mixers.items():
+        inner = common if common is not None else norm(b, f"{name}_norm", x)
+        y = b.op(f"{name}_residual", "add", [y, mixer(b, inner)], RESIDUAL)
+    return y
+
+
+def layer_input() -> Tensor:
+    """The residual stream that enters a layer."""
+    return activation("x", RESIDUAL)

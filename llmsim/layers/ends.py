@@ -1,0 +1,82 @@
+"""The two ends of a model, embedding and head with its loss, and the multi-token-prediction module."""
+
+from __future__ import annotations
+
+from ..core.operators import LayerBuilder, Tensor, index, weight
+from .base import RESIDUAL, Mixer, Norm, residual
+
+TABLE = "embedding.weight"
+
+
+def embedding(
+    *, positions: bool = False, types: bool = False, norm: Norm | None = None, projected: bool = False
+) -> LayerBuilder:
+    """Token embedding, with learned positions, token types and a norm where the model has them.
+
+    ``projected``: the table has its own width and a matrix leads to the hidden width (OPT-350M).
+    """
+    b = LayerBuilder()
+    width = "embed_width" if projected else "hidden"
+    table = weight(TABLE, "vocab", width, leading="vocab", format="weight_high")
+    x = b.op("embedding", "embedding", [index("tokens", "batch sequence"), table], f"batch sequence {width}")
+    if projected:
+        x = b.linear("embed_in", x, "embed_width", "hidden")
+    if positions:
+        x = _add_lookup(b, x, "position", "positions")
+    if types:
+        x = _add_lookup(b, x, "type", "token_types")
+    if norm is not None:
+        norm(b, "embedding_norm", x)
+    return b
+
+
+def _add_lookup(b: LayerBuilder, x: Tensor, name: str, rows: str) -> Tensor:
+    table = weight(f"{name}.weight", rows, "hidden", leading=rows, format="weight_high")
+    y = b.op(f"{name}_embedding", "embedding", [index(name, "batch sequence"), table], RESIDUAL)
+    return b.op(f"{name}_add", "add", [x, y], RESIDUAL)
+
+
+def head(*, tied: bool, norm: Norm | None, bias: bool = False, projected: bool = False) -> LayerBuilder:
+    """Final norm, the product with the vocabulary matrix (the embedding table itself where tied) and the loss."""
+    b = LayerBuilder()
+    x = Tensor("x", tuple(RESIDUAL.split()))
+    if norm is not None:
+        x = norm(b, "final_norm", x)
+    if projected:
+        x = b.linear("embed_out", x, "hidden", "embed_width")
+    _logits(b, x, tied, bias, "embed_width" if projected else "hidden")
+    return b
+
+
+def _logits(b: LayerBuilder, x: Tensor, tied: bool, bias: bool, width: str = "hidden") -> None:
+    matrix = weight(TABLE if tied else "head.weight", width, "vocab", leading="vocab", format="weight_high")
+    reads = [x, matrix, *([weight("head.bias", "vocab", format="weight_high")] if bias else [])]
+    logits = b.op("logits", "contract", reads, "batch sequence vocab")
+    b.op(
+        "loss",
+        "loss",
+        [logits, index("labels", "batch sequence")],
+        "batch sequence",
+        over="vocab",
+        format="fp32",
+    )
+
+
+def next_token_module(mixers: dict[str, Mixer], norm: Norm) -> LayerBuilder:
+    """One multi-token-prediction module (DeepSeek-V3, arXiv:2412.19437, section 2.2): two norms, a projection of both
+    streams, one layer, and the shared norm-and-head with its own loss. Embedding and head are the model's own."""
+    b = LayerBuilder()
+    x = Tensor("x", tuple(RESIDUAL.split()))
+    table = weight(TABLE, "vocab", "hidden", leading="vocab", format="weight_high")
+    e = b.op("mtp_embedding", "embedding", [index("tokens", "batch sequence"), table], RESIDUAL)
+    both = b.op(
+        "mtp_concat",
+        "concat",
+        [norm(b, "mtp_embedding_norm", e), norm(b, "mtp_hidden_norm", x)],
+        "batch sequence hidden_pair",
+    )
+    y = b.linear("mtp_projection", both, "hidden_pair", "hidden")
+    for name, mixer in mixers.items():
+        y = residual(b, y, name, mixer, norm)
+    _logits(b, norm(b, "mtp_final_norm", y), tied=False, bias=False)
+    return b

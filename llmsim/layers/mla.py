@@ -1,0 +1,66 @@
+"""Multi-head latent attention in its expanded form, as trained (DeepSeek-V2, arXiv:2405.04434, section 2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.operators import LayerBuilder, Tensor, renamed, weight
+
+QUERY = "batch sequence heads qk_dim"
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Keys and values expand from a latent of width ``kv_rank``; a rotary key of width ``rope_dim`` is shared by all heads.
+
+    ``qk_dim`` = ``nope_dim`` + ``rope_dim`` is the width of a query.
+
+    Attributes
+    ----------
+    q_latent
+        Whether queries come from a latent too (``q_rank``).
+    bias
+        Biases of the down-projections.
+    indexer
+        The lightning indexer of DeepSeek-V3.2 that picks the positions attended to: its parameters; the selection itself
+        is an operator kind (``index_select``) whose cost is not modelled.
+    """
+
+    q_latent: bool = True
+    bias: bool = False
+    indexer: bool = False
+
+    def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
+        if self.q_latent:
+            q_low = b.linear("q_down", x, "hidden", "q_rank", bias=self.bias)
+            q_in, width = b.norm("q_down_norm", q_low, "q_rank"), "q_rank"
+        else:
+            q_in, width = x, "hidden"
+        q = b.linear("q", q_in, width, "heads qk_dim")
+        q = b.op("q_rotary", "rotary", [q], QUERY)
+        latent = b.linear("kv_down", x, "hidden", "kv_rank", bias=self.bias, state=True)
+        k_rope = b.linear("k_rope", x, "hidden", "rope_dim", bias=self.bias, state=True)
+        latent = b.norm("kv_down_norm", latent, "kv_rank")
+        k_nope = b.linear("k_up", latent, "kv_rank", "heads nope_dim")
+        v = b.linear("v_up", latent, "kv_rank", "heads v_dim")
+        k_rope = b.op("k_rotary", "rotary", [k_rope], "batch sequence rope_dim")
+        k = b.op("k_concat", "concat", [k_nope, k_rope], QUERY)
+        keys, values = renamed(k, sequence="context"), renamed(v, sequence="context")
+        if self.indexer:
+            self._index(b, x, q_in)
+        o = b.op("attention", "attention", [q, keys, values], "batch sequence heads v_dim", over="context")
+        return b.linear("attention_out", o, "heads v_dim", "hidden")
+
+    @staticmethod
+    def _index(b: LayerBuilder, x: Tensor, q_in: Tensor) -> None:
+        q = b.linear("index_q", q_in, "q_rank", "index_heads index_dim")
+        k = b.linear("index_k", x, "hidden", "index_dim")
+        k = b.norm("index_k_norm", k, "index_dim", kind="layer_norm", bias=True)
+        heads = weight("index_heads.weight", "hidden", "index_heads")
+        share = b.op("index_weights", "contract", [x, heads], "batch sequence index_heads")
+        b.op(
+            "index_select",
+            "index_select",
+            [q, renamed(k, sequence="context"), share],
+            "batch sequence index_top_k",
+        )

@@ -1,0 +1,85 @@
+"""Mixture of experts: a router, dropless dispatch to grouped products, and shared experts beside them.
+
+``slots`` are the rows after dispatch, tokens x top_k x imbalance over all ranks: an expected size. Dispatch and combine are
+the border between the token layout (dp, cp, tp) and the expert layout (ep, edp, etp) of the same ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.operators import LayerBuilder, Read, Tensor, weight
+from .base import RESIDUAL
+from .mlp import Mlp
+
+
+@dataclass(frozen=True)
+class MixtureOfExperts:
+    """Top-k routing to experts of width ``moe_ffn`` (Shazeer 2017, arXiv:1701.06538; dropless as MegaBlocks,
+    arXiv:2211.15841).
+
+    Attributes
+    ----------
+    gated
+        Whether an expert has three matrices.
+    shared, shared_gate
+        Whether shared experts of total width ``shared_ffn`` see every token, and whether a sigmoid weighs their output.
+    router_bias, expert_bias
+        Biases.
+    latent
+        Experts work in a narrower space of width ``latent``, reached by projections of their own.
+    """
+
+    gated: bool = True
+    shared: bool = False
+    shared_gate: bool = False
+    router_bias: bool = False
+    expert_bias: bool = False
+    latent: bool = False
+
+    def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
+        routed = self._routed(b, x)
+        if not self.shared:
+            return routed
+        side = Mlp(self.gated, width="shared_ffn", prefix="shared_")(b, x)
+        if self.shared_gate:
+            score = b.op(
+                "shared_score",
+                "contract",
+                [x, weight("shared_score.weight", "hidden", "one")],
+                "batch sequence one",
+            )
+            side = b.op("shared_weigh", "gate", [score, side], RESIDUAL)
+        return b.op("shared_add", "add", [routed, side], RESIDUAL)
+
+    def _routed(self, b: LayerBuilder, x: Tensor) -> Tensor:
+        reads: list[Tensor | Read] = [
+            x,
+            weight("router.weight", "hidden", "router_experts", format="weight_high"),
+        ]
+        if self.router_bias:
+            reads.append(weight("router.bias", "router_experts", format="weight_high"))
+        logits = b.op("router", "contract", reads, "batch sequence router_experts")
+        chosen = b.op(
+            "route", "route", [logits], "batch sequence top_k", over="router_experts", format="fp32"
+        )
+        inner, width = (
+            (b.linear("latent_down", x, "hidden", "latent"), "latent") if self.latent else (x, "hidden")
+        )
+        rows = b.op("dispatch", "dispatch", [inner, chosen], f"slots {width}")
+        gate = self._expert(b, "expert_gate", rows, width, "moe_ffn") if self.gated else None
+        up = self._expert(b, "expert_up", rows, width, "moe_ffn")
+        if gate is not None:
+            act = b.op("expert_activate", "gate", [gate, up], "slots moe_ffn")
+        else:
+            act = b.op("expert_activate", "activation", [up], "slots moe_ffn")
+        rows = self._expert(b, "expert_down", act, "moe_ffn", width)
+        y = b.op("combine", "combine", [rows, chosen], f"batch sequence {width}")
+        return b.linear("latent_up", y, "latent", "hidden") if self.latent else y
+
+    def _expert(self, b: LayerBuilder, name: str, x: Tensor, inputs: str, outputs: str) -> Tensor:
+        matrix = weight(f"{name}.weight", f"experts {inputs}", outputs, leading="experts")
+        reads: list[Tensor | Read] = [x, matrix]
+        if self.expert_bias:
+            reads.append(weight(f"{name}.bias", f"experts {outputs}", leading="experts"))
+        return b.op(name, "contract", reads, f"slots {outputs}")
