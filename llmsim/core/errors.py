@@ -20,9 +20,7 @@ class InputError(LlmsimError):
         As given; ``allowed`` and ``nearest`` are texts or None.
     """
 
-    def __init__(
-        self, field: str, value: Any, allowed: str | None = None, nearest: Any = None, why: str = ""
-    ):
+    def __init__(self, field: str, value: Any, allowed: str | None = None, nearest: Any = None, why: str = ""):
         self.field, self.value, self.allowed, self.nearest, self.why = field, value, allowed, nearest, why
         text = f"{field}: {_shorten(value)} {why or 'is not valid'}"
         if allowed:
@@ -54,9 +52,7 @@ def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     lowered = str(name).lower()
     inside = [k for k in known if lowered and (lowered in k.lower() or k.lower() in lowered)]
     close = difflib.get_close_matches(lowered, known, n=count, cutoff=0.4)
-    ranked = list(dict.fromkeys([*inside, *close])) or difflib.get_close_matches(
-        lowered, known, n=1, cutoff=0.0
-    )
+    ranked = list(dict.fromkeys([*inside, *close])) or difflib.get_close_matches(lowered, known, n=1, cutoff=0.0)
     return ranked[:count]
 
 

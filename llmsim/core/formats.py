@@ -30,10 +30,7 @@ class Format:
 
     def bytes(self, elements: Number) -> Number:
         """Bytes of ``elements`` elements, scales included (exact on integers, rounded up to whole scale blocks)."""
-        if self.bits % 8 == 0:
-            size = elements * (self.bits // 8)
-        else:
-            size = ceil_div(elements * self.bits, 8)
+        size = elements * (self.bits // 8) if self.bits % 8 == 0 else ceil_div(elements * self.bits, 8)
         if self.block:
             size = size + ceil_div(elements, self.block) * self.scale_bits // 8
         return size
@@ -53,13 +50,9 @@ FORMATS = {
         Format("bf16", 16),
         Format("fp16", 16),
         Format("fp8", 8),
-        Format(
-            "fp8-block", 8, scale_bits=32, block=128
-        ),  # DeepSeek-V3, arXiv:2412.19437 section 3.3: 1x128 tiles
+        Format("fp8-block", 8, scale_bits=32, block=128),  # DeepSeek-V3, arXiv:2412.19437 section 3.3: 1x128 tiles
         Format("mxfp8", 8, scale_bits=8, block=32),  # OCP Microscaling Formats (MX) v1.0, table 1
-        Format(
-            "nvfp4", 4, scale_bits=8, block=16
-        ),  # two-level scale: an e4m3 per 16 elements, one fp32 per tensor
+        Format("nvfp4", 4, scale_bits=8, block=16),  # two-level scale: an e4m3 per 16 elements, one fp32 per tensor
         Format("int64", 64),
         Format("int32", 32),
         Format("int8", 8),

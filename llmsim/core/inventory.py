@@ -1,8 +1,9 @@
-"""What a kernel implementation keeps for backward and how often it passes over memory: rows of data, read by the passes.
+"""What a kernel implementation keeps for backward and how often it passes over memory: rows of data, read by the
+passes.
 
-A row answers for one (operator kind, implementation): ``norm`` may be ``fused`` (keeps its input and one number a row) or
-``eager`` (keeps two 32-bit copies). The rows themselves are in ``hardware_profiles/software/kernels.yaml``; a software
-profile says which implementation it uses for each kind.
+A row answers for one (operator kind, implementation): ``norm`` may be ``fused`` (keeps its input and one number a
+row) or ``eager`` (keeps two 32-bit copies). The rows themselves are in ``hardware_profiles/software/kernels.yaml``; a
+software profile says which implementation it uses for each kind.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class Keep:
     Attributes
     ----------
     source
-        ``read0``, ``read1`` ... or ``write``: a tensor of the operator; ``rows``: one value per row of the statistic (the
-        written dimensions without those in ``over``); otherwise dimension names of a new tensor.
+        ``read0``, ``read1`` ... or ``write``: a tensor of the operator; ``rows``: one value per row of the statistic
+        (the written dimensions without those in ``over``); otherwise dimension names of a new tensor.
     format
         Storage class, or None for the tensor's own storage, shared with everyone else who keeps it. Where the class
         resolves to the tensor's own format, it is the tensor's own storage too.
@@ -48,7 +49,8 @@ class KernelRow:
     keeps
         What it saves for backward.
     forward_passes, backward_passes
-        Its memory traffic over the least possible: 1 for one fused kernel that reads its inputs and writes its output once.
+        Its memory traffic over the least possible: 1 for one fused kernel that reads its inputs and writes its output
+        once.
     forward_launches, backward_launches
         Kernels launched.
     score_passes

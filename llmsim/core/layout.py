@@ -1,8 +1,9 @@
 """The one law from which every message follows: what an operator needs against where its tensors live.
 
-An operator's iteration space is the union of the dimensions of what it touches; the mesh axes are laid on that space. Of
-each tensor, ``missing`` are the axes of the space that the tensor, as seen in this operator, does not carry: what is
-written is a partial sum over them, and so is the gradient of what is read. Weights and activations obey the same sentence.
+An operator's iteration space is the union of the dimensions of what it touches; the mesh axes are laid on that space.
+Of each tensor, ``missing`` are the axes of the space that the tensor, as seen in this operator, does not carry: what
+is written is a partial sum over them, and so is the gradient of what is read. Weights and activations obey the same
+sentence.
 """
 
 from __future__ import annotations
@@ -64,9 +65,7 @@ def read_view(read: Read, operator: Operator, sharding: Sharding) -> View:
     return view(read.tensor, read.dims, operator, sharding)
 
 
-def local_term(
-    dims: tuple[str, ...], carriers: dict[str, tuple[int, ...]], format: str | None = None
-) -> Term:
+def local_term(dims: tuple[str, ...], carriers: dict[str, tuple[int, ...]], format: str | None = None) -> Term:
     """The local size of a tensor with these dimensions, each divided by the axes that it carries."""
     axes_of: dict[int, tuple[str, ...]] = {}
     for axis, positions in carriers.items():

@@ -1,8 +1,8 @@
 """Messages of a layer, derived from its operators and the sharding: which collective, over which axes, how many bytes.
 
 Payloads follow torch's convention (the output of an all-gather, the input of a reduce-scatter, the tensor of an
-all-reduce, the send buffer of an all-to-all), so that they compare with ``==``; what travels on the wire, (n-1)/n of it and
-nothing at degree 1, is the rate's business. Backward messages are the transposes of the forward ones.
+all-reduce, the send buffer of an all-to-all), so that they compare with ``==``; what travels on the wire, (n-1)/n of
+it and nothing at degree 1, is the rate's business. Backward messages are the transposes of the forward ones.
 """
 
 from __future__ import annotations
@@ -120,7 +120,8 @@ def _write_messages(op: Operator, sharding: Sharding) -> list[Message]:
     name = op.write.name
     found: list[Message] = []
     scattered = tuple(a for a in look.missing if a in look.home)
-    # A scalar per row that is reduced by the operator's own statistic (the loss) is summed by the messages of that kind.
+    # A scalar per row that is reduced by the operator's own statistic (the loss) is summed by the messages of that
+    # kind.
     summed = () if op.kind in STATISTIC_REDUCTIONS else tuple(a for a in look.missing if a not in look.home)
     if scattered and op.kind not in STATISTIC_REDUCTIONS:
         found.append(Message("reduce_scatter", scattered, whole, "forward", op.name, "after", name))

@@ -88,9 +88,9 @@ class Operator:
     name
         Unique within its layer.
     kind
-        What the passes know it by: ``contract``, ``attention``, ``norm``, ``activation``, ``gate``, ``rotary``, ``add``,
-        ``embedding``, ``loss``, ``route``, ``dispatch``, ``combine``, ``concat``, ``scale`` ... A pass that meets a kind
-        it has no formula for refuses by name.
+        What the passes know it by: ``contract``, ``attention``, ``norm``, ``activation``, ``gate``, ``rotary``,
+        ``add``, ``embedding``, ``loss``, ``route``, ``dispatch``, ``combine``, ``concat``, ``scale`` ... A pass that
+        meets a kind it has no formula for refuses by name.
     reads, write
         ``reads[0]`` of a contraction is the activation, ``reads[1]`` the weight, ``reads[2]``, if any, the bias.
     over
@@ -121,9 +121,7 @@ class Operator:
         return tuple(r for r in self.reads if r.tensor.role == "weight")
 
 
-def weight(
-    name: str, inputs: str, outputs: str = "", *, leading: str | None = None, format: str = "weight"
-) -> Tensor:
+def weight(name: str, inputs: str, outputs: str = "", *, leading: str | None = None, format: str = "weight") -> Tensor:
     """A parameter of dimensions ``inputs`` then ``outputs``.
 
     By default dimension 0 of the stored tensor is ``outputs`` (torch stores a linear layer as (out, in)), or all of
@@ -192,7 +190,8 @@ class LayerBuilder:
         return self.op(name, "contract", reads, " ".join([*kept, outputs]), state=state)
 
     def norm(self, name: str, x: Tensor, over: str, *, kind: str = "norm", bias: bool = False) -> Tensor:
-        """A root-mean-square norm (``norm``) or a layer norm (``layer_norm``) with a gain, over the named dimensions."""
+        """A root-mean-square norm (``norm``) or a layer norm (``layer_norm``) with a gain, over the named
+        dimensions."""
         reads: list[Tensor | Read] = [x, weight(f"{name}.weight", over)]
         if bias:
             reads.append(weight(f"{name}.bias", over))

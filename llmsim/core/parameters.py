@@ -24,8 +24,8 @@ class Parameter:
     leading, rest
         Dimension 0 of the local tensor, which FSDP shards with padding, and the product of the others.
     gradient_axes
-        Axes over which its gradient is a partial sum: ``(dp, cp)`` of a dense weight, also ``tp`` of a norm under sequence
-        parallelism, ``edp`` of an expert.
+        Axes over which its gradient is a partial sum: ``(dp, cp)`` of a dense weight, also ``tp`` of a norm under
+        sequence parallelism, ``edp`` of an expert.
     expert
         Whether it belongs to the expert factorisation of the ranks.
     format

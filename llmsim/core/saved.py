@@ -1,6 +1,7 @@
 """What autograd keeps between forward and backward: distinct storages, by kernel inventory, under any recompute region.
 
-A tensor that two operators keep counts once; outputs of one fused kernel share one storage, so keeping one view keeps all.
+A tensor that two operators keep counts once; outputs of one fused kernel share one storage, so keeping one view keeps
+all.
 """
 
 from __future__ import annotations
@@ -119,9 +120,7 @@ class _Ledger:
             return self.own(read.tensor)
         carriers = {a: p for a, p in look.home.items() if a not in copied}
         carriers |= {a: look.need[a] for a in look.exchanged}
-        return f"{read.tensor.name}@{'·'.join(copied)}", (
-            local_term(read.dims, carriers, read.tensor.format),
-        )
+        return f"{read.tensor.name}@{'·'.join(copied)}", (local_term(read.dims, carriers, read.tensor.format),)
 
     def of(self, keep: Keep, op: Operator) -> tuple[str, Terms]:
         """The storage that a row's item refers to."""
@@ -174,16 +173,12 @@ def derive_saved(
     dropped = {
         ledger.own(op.write)[0]
         for op in operators
-        if op.name in region_of
-        and region_of[op.name].discard
-        and op.name not in region_of[op.name].keep_outputs
+        if op.name in region_of and region_of[op.name].discard and op.name not in region_of[op.name].keep_outputs
     }
     kept: dict[str, Saved] = {}
     again: dict[str, Saved] = {}
 
-    def note(
-        table: dict[str, Saved], storage: str, terms: Terms, op: Operator, per_step: bool = False
-    ) -> None:
+    def note(table: dict[str, Saved], storage: str, terms: Terms, op: Operator, per_step: bool = False) -> None:
         table.setdefault(storage, Saved(storage, terms, op.name, per_step))
 
     for op in operators:
@@ -219,13 +214,9 @@ def _recomputed(
                 if keep.source.startswith("read") and op.reads[int(keep.source[4:])].tensor.role == "weight":
                     continue
                 wanted.add(
-                    op.name
-                    if not keep.source.startswith("read")
-                    else op.reads[int(keep.source[4:])].tensor.name
+                    op.name if not keep.source.startswith("read") else op.reads[int(keep.source[4:])].tensor.name
                 )
-        last = max(
-            (i for i, op in enumerate(inside) if op.write.name in wanted or op.name in wanted), default=-1
-        )
+        last = max((i for i, op in enumerate(inside) if op.write.name in wanted or op.name in wanted), default=-1)
         run = inside[: last + 1] if early_stop and not region.discard else inside
         result.update(op.name for op in run if op.name not in region.keep_outputs)
     return tuple(op.name for op in operators if op.name in result)

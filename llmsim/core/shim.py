@@ -19,9 +19,7 @@ Number: TypeAlias = Any
 
 def is_symbolic(*values: Number) -> bool:
     """Whether any value is a SymPy expression (or an object array of them)."""
-    return any(
-        hasattr(v, "free_symbols") or (isinstance(v, np.ndarray) and v.dtype == object) for v in values
-    )
+    return any(hasattr(v, "free_symbols") or (isinstance(v, np.ndarray) and v.dtype == object) for v in values)
 
 
 def _is_plain(value: Number) -> bool:

@@ -30,9 +30,7 @@ def parse_count(text: str | int | float, field: str) -> float:
     else:
         match = _COUNT.match(str(text))
         if match is None:
-            raise InputError(
-                field, text, "a positive number, with k, M, B or T if you like (15T = 15e12)", "15T"
-            )
+            raise InputError(field, text, "a positive number, with k, M, B or T if you like (15T = 15e12)", "15T")
         value = float(match[1].replace(",", "").replace("_", "")) * _DECIMAL[match[2].lower()]
     if not math.isfinite(value) or value <= 0:
         raise InputError(field, text, "a finite number above 0", "15T")

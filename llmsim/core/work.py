@@ -1,7 +1,8 @@
 """Work of a layer: FLOPs, bytes and shapes of what each operator computes, forward and backward.
 
 FLOPs count a multiply-add as 2. Both products of the backward pass of a contraction have the iteration space of the
-forward one, hence its FLOPs. Input-gradient and weight-gradient work are separate entries, since schedules may part them.
+forward one, hence its FLOPs. Input-gradient and weight-gradient work are separate entries, since schedules may part
+them.
 """
 
 from __future__ import annotations
@@ -109,9 +110,7 @@ def _contraction(group: Sequence[Operator], sharding: Sharding, row: KernelRow) 
     depth = space_term(first, parts[0][2], sharding)
     groups = tuple(space_term(first, (d,), sharding) for d in parts[0][3])
     columns = tuple(space_term(op, p[1], sharding) for op, p in zip(group, parts, strict=True))
-    flops = tuple(
-        space_term(op, (*p[0], *p[1], *p[2]), sharding).scaled(2) for op, p in zip(group, parts, strict=True)
-    )
+    flops = tuple(space_term(op, (*p[0], *p[1], *p[2]), sharding).scaled(2) for op, p in zip(group, parts, strict=True))
     read = need_term(first.reads[0], first, sharding)
     weights = tuple(need_term(op.reads[1], op, sharding) for op in group)
     written = tuple(result_term(op, sharding) for op in group)
@@ -193,8 +192,8 @@ def _attention(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
 
 
 def _memory(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
-    """Operators without products: each tensor read or written once a pass; backward reads the written gradient and what was
-    kept, and writes a gradient for each activation that was read."""
+    """Operators without products: each tensor read or written once a pass; backward reads the written gradient and
+    what was kept, and writes a gradient for each activation that was read."""
     reads = tuple(_traffic(r, op, sharding) for r in op.reads if r.tensor.role != "weight")
     written = result_term(op, sharding)
     forward = Work(

@@ -80,9 +80,7 @@ def residual(
     return b.op(f"{name}_residual", "add", [x, y], RESIDUAL)
 
 
-def parallel_residual(
-    b: LayerBuilder, x: Tensor, mixers: Mapping[str, Mixer], norm: Norm, shared: bool
-) -> Tensor:
+def parallel_residual(b: LayerBuilder, x: Tensor, mixers: Mapping[str, Mixer], norm: Norm, shared: bool) -> Tensor:
     """``x + sum of mixer(norm(x))``: attention and MLP side by side, with one norm between them or one each."""
     common = norm(b, "input_norm", x) if shared else None
     y = x

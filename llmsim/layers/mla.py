@@ -11,7 +11,8 @@ QUERY = "batch sequence heads qk_dim"
 
 @dataclass(frozen=True)
 class LatentAttention:
-    """Keys and values expand from a latent of width ``kv_rank``; a rotary key of width ``rope_dim`` is shared by all heads.
+    """Keys and values expand from a latent of width ``kv_rank``; a rotary key of width ``rope_dim`` is shared by all
+    heads.
 
     ``qk_dim`` = ``nope_dim`` + ``rope_dim`` is the width of a query.
 
@@ -22,8 +23,8 @@ class LatentAttention:
     bias
         Biases of the down-projections.
     indexer
-        The lightning indexer of DeepSeek-V3.2 that picks the positions attended to: its parameters; the selection itself
-        is an operator kind (``index_select``) whose cost is not modelled.
+        The lightning indexer of DeepSeek-V3.2 that picks the positions attended to: its parameters; the selection
+        itself is an operator kind (``index_select``) whose cost is not modelled.
     """
 
     q_latent: bool = True

@@ -1,7 +1,7 @@
 """Mixture of experts: a router, dropless dispatch to grouped products, and shared experts beside them.
 
-``slots`` are the rows after dispatch, tokens x top_k x imbalance over all ranks: an expected size. Dispatch and combine are
-the border between the token layout (dp, cp, tp) and the expert layout (ep, edp, etp) of the same ranks.
+``slots`` are the rows after dispatch, tokens x top_k x imbalance over all ranks: an expected size. Dispatch and
+combine are the border between the token layout (dp, cp, tp) and the expert layout (ep, edp, etp) of the same ranks.
 """
 
 from __future__ import annotations
@@ -60,12 +60,8 @@ class MixtureOfExperts:
         if self.router_bias:
             reads.append(weight("router.bias", "router_experts", format="weight_high"))
         logits = b.op("router", "contract", reads, "batch sequence router_experts")
-        chosen = b.op(
-            "route", "route", [logits], "batch sequence top_k", over="router_experts", format="fp32"
-        )
-        inner, width = (
-            (b.linear("latent_down", x, "hidden", "latent"), "latent") if self.latent else (x, "hidden")
-        )
+        chosen = b.op("route", "route", [logits], "batch sequence top_k", over="router_experts", format="fp32")
+        inner, width = (b.linear("latent_down", x, "hidden", "latent"), "latent") if self.latent else (x, "hidden")
         rows = b.op("dispatch", "dispatch", [inner, chosen], f"slots {width}")
         gate = self._expert(b, "expert_gate", rows, width, "moe_ffn") if self.gated else None
         up = self._expert(b, "expert_up", rows, width, "moe_ffn")

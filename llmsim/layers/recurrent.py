@@ -1,5 +1,6 @@
 """Linear-time mixers: their parameters. What a scan or a recurrence costs is not modelled; the operator kinds
-(``ssm_scan``, ``selective_scan``, ``delta_rule``, ``convolution``) are refused by name by every pass that needs a cost."""
+(``ssm_scan``, ``selective_scan``, ``delta_rule``, ``convolution``) are refused by name by every pass that needs a
+cost."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ class Mamba2:
         z = b.linear("ssm_in", x, "hidden", "ssm_projection")
         conv = b.op(
             "ssm_conv", "convolution",
-            [z, weight("ssm_conv.weight", "ssm_conv_channels conv_kernel"), weight("ssm_conv.bias", "ssm_conv_channels")],
-            "batch sequence ssm_inner",
+            [z, weight("ssm_conv.weight", "ssm_conv_channels conv_kernel"), weight("ssm_conv.bias",
+            "ssm_conv_channels")], "batch sequence ssm_inner",
         )  # fmt: skip
         scan = b.op(
             "ssm_scan", "ssm_scan",
@@ -55,7 +56,8 @@ class Mamba1:
 
 @dataclass(frozen=True)
 class GatedDeltaNet:
-    """Gated delta rule (Yang 2024, arXiv:2412.06464) as in Qwen3-Next: q, k of ``linear_k`` and v, z of ``linear_v`` width."""
+    """Gated delta rule (Yang 2024, arXiv:2412.06464) as in Qwen3-Next: q, k of ``linear_k`` and v, z of ``linear_v``
+    width."""
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
         qk = b.linear("delta_qk", x, "hidden", "linear_qk")
@@ -67,8 +69,8 @@ class GatedDeltaNet:
             "batch sequence linear_v",
         )  # fmt: skip
         y = b.op(
-            "delta_rule", "delta_rule", [conv, ba, weight("delta.a", "linear_v_heads"), weight("delta.dt", "linear_v_heads")],
-            "batch sequence linear_v",
+            "delta_rule", "delta_rule", [conv, ba, weight("delta.a", "linear_v_heads"), weight("delta.dt",
+            "linear_v_heads")], "batch sequence linear_v",
         )  # fmt: skip
         y = b.op(
             "delta_norm",
