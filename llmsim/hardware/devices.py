@@ -1,0 +1,246 @@
+"""Devices: what the maker states and what was measured or fitted, each number with its provenance."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..core.errors import InputError, nearest_names
+from ..core.provenance import Quantity
+from .profiles import build, profile_names, read_profile
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class GenerationRates(BaseModel):
+    """How kernels of one generation of hardware behave: constants of the forms in :mod:`llmsim.hardware.kernels`.
+
+    Attributes
+    ----------
+    gemm_efficiency
+        Matrix format class (``16bit``, ``8bit``, ``4bit``, ``32bit``) -> largest fraction of the dense peak.
+    tile_half_area
+        Elements of an output tile at which a tile reaches half of that.
+    depth_overhead
+        Depth (in k) that the prologue of a tile is worth.
+    split_cost_s
+        Seconds for each doubling of split-K.
+    sharpness
+        Exponent of the soft maximum of compute and memory time.
+    grouped_efficiency
+        Fraction of a plain product's rate that a grouped one reaches.
+    attention_forward, attention_backward
+        Largest fraction of the 16-bit peak on executed FLOPs.
+    attention_head_dim_half
+        Head width at which attention reaches half of that.
+    attention_tail
+        Unfilled time at the end of an attention kernel, in blocks per compute unit.
+    memory_efficiency
+        Fraction of the memory bandwidth that elementwise kernels reach.
+    quantise_efficiency
+        Fraction of the memory bandwidth that the conversion to a matrix format reaches.
+    kernel_latency_s
+        Shortest time of a kernel.
+    in_situ
+        Rate inside a training step over the rate of the kernel alone: clocks under load, cold caches.
+    """
+
+    model_config = _STRICT
+
+    name: str
+    gemm_efficiency: dict[Literal["32bit", "16bit", "8bit", "4bit"], Quantity]
+    tile_half_area: Quantity
+    depth_overhead: Quantity
+    split_cost_s: Quantity
+    sharpness: Quantity
+    grouped_efficiency: Quantity
+    attention_forward: Quantity
+    attention_backward: Quantity
+    attention_head_dim_half: Quantity
+    attention_tail: Quantity
+    memory_efficiency: Quantity
+    quantise_efficiency: Quantity
+    kernel_latency_s: Quantity
+    in_situ: Quantity
+
+    @model_validator(mode="after")
+    def _physical(self) -> GenerationRates:
+        fractions: dict[str, Quantity] = {f"gemm_efficiency.{k}": v for k, v in self.gemm_efficiency.items()}
+        for key in (
+            "grouped_efficiency", "attention_forward", "attention_backward", "memory_efficiency",
+            "quantise_efficiency", "in_situ",
+        ):  # fmt: skip
+            fractions[key] = getattr(self, key)
+        for key, quantity in fractions.items():
+            if not 0 < quantity.value <= 1:
+                raise ValueError(f"{key} is an efficiency and must lie in (0, 1], not {quantity.value}")
+        for key in ("tile_half_area", "depth_overhead", "split_cost_s", "kernel_latency_s", "attention_head_dim_half", "attention_tail"):
+            if getattr(self, key).value < 0:
+                raise ValueError(f"{key} must not be negative")
+        return self
+
+
+class ScaleUp(BaseModel):
+    """The fast domain that devices share directly (NVLink, Infinity Fabric, ICI, PCIe).
+
+    Attributes
+    ----------
+    name
+        What it is.
+    domain
+        Devices in one domain.
+    bandwidth
+        One way, per device, bytes/s.
+    efficiency
+        Fraction of it that a large collective reaches.
+    latency_s
+        Per step of a ring.
+    ramp
+        Bytes per rank at which the transfer time doubles (protocol switching), coefficient of the square-root term.
+    in_switch_reduction
+        Whether the switch adds (NVLS), which halves the traffic of an all-reduce.
+    """
+
+    model_config = _STRICT
+
+    name: str
+    domain: int = Field(ge=1)
+    bandwidth: Quantity
+    efficiency: Quantity
+    latency_s: Quantity
+    ramp: Quantity
+    in_switch_reduction: bool = False
+
+
+class Device(BaseModel):
+    """One accelerator (or CPU), as placed in a node.
+
+    Attributes
+    ----------
+    name, vendor, generation
+        The generation names a profile of kernel rates.
+    aliases
+        Other names it is known by.
+    devices_per_node
+        Of the usual machine.
+    compute_units
+        Streaming multiprocessors, compute units or cores.
+    peak
+        Format (fp32, tf32, bf16, fp16, fp8, fp4) -> dense FLOP/s.
+    memory_bytes, memory_bandwidth
+        As the driver reports it, bytes; bytes/s.
+    scale_up, network
+        The fast domain; the name of the fabric profile taken unless the user names one.
+    host_bandwidth
+        To host memory, one way, bytes/s.
+    power_w
+        Board power limit, W.
+    price
+        USD per device and hour, dated.
+    rates
+        Overrides of the generation's rates for this device.
+    """
+
+    model_config = _STRICT
+
+    name: str
+    vendor: str
+    generation: str
+    aliases: tuple[str, ...] = ()
+    devices_per_node: int = Field(ge=1)
+    compute_units: int = Field(ge=1)
+    peak: dict[Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp4"], Quantity]
+    memory_bytes: Quantity
+    memory_bandwidth: Quantity
+    scale_up: ScaleUp
+    network: str
+    host_bandwidth: Quantity
+    power_w: Quantity
+    price: Quantity
+    rates: dict[str, Any] = Field(default_factory=dict)
+    notes: str = ""
+
+    def kernel_rates(self) -> GenerationRates:
+        """The generation's rates with this device's overrides."""
+        return _rates_of(self.name)
+
+    def peak_of(self, format: str) -> float:
+        """Dense FLOP/s in a matrix format; 8- and 4-bit formats that the device lacks run at its 16-bit rate.
+
+        Raises
+        ------
+        InputError
+            When the device has no rate at all for the format.
+        """
+        for name in _PEAK_FALLBACK.get(format, (format,)):
+            if name in self.peak:
+                return self.peak[name].value
+        raise InputError("precision", format, ", ".join(self.peak), why=f"has no peak rate on {self.name}")
+
+    def supports(self, format: str) -> bool:
+        """Whether the device multiplies matrices in that format natively."""
+        return format in self.peak
+
+
+_PEAK_FALLBACK = {
+    "bf16": ("bf16", "fp16", "fp32"),
+    "fp16": ("fp16", "bf16", "fp32"),
+    "tf32": ("tf32", "fp32"),
+    "fp8": ("fp8", "bf16", "fp16", "fp32"),
+    "fp4": ("fp4", "fp8", "bf16", "fp16", "fp32"),
+}
+
+
+@lru_cache(maxsize=128)
+def _rates_of(device: str) -> GenerationRates:
+    found = get_device(device)
+    data = read_profile("generations", found.generation, "generation")
+    merged = {**data, "name": found.generation}
+    for key, value in found.rates.items():
+        if key == "gemm_efficiency":
+            merged[key] = {**data[key], **value}
+        else:
+            merged[key] = value
+    return build(GenerationRates, merged, f"device {device}: rates")
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[\s_]+", "-", name.strip().lower())
+
+
+@lru_cache(maxsize=128)
+def get_device(name: str) -> Device:
+    """The device of that name or alias (``h100`` is ``h100-sxm-80gb``).
+
+    Raises
+    ------
+    InputError
+        For an unknown one, with the nearest names.
+    """
+    wanted = _canonical(str(name))
+    names = profile_names("devices")
+    if wanted not in names:
+        wanted = _aliases().get(wanted, wanted)
+    if wanted not in names:
+        near = nearest_names(wanted, [*names, *_aliases()])
+        near = list(dict.fromkeys(_aliases().get(n, n) for n in near))
+        raise InputError("device", name, ", ".join(names), ", ".join(near), why="is unknown")
+    data = read_profile("devices", wanted, "device")
+    return build(Device, {**data, "name": wanted}, f"device profile {wanted}")
+
+
+@lru_cache(maxsize=1)
+def _aliases() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in profile_names("devices"):
+        for alias in read_profile("devices", name, "device").get("aliases", ()):
+            found[_canonical(alias)] = name
+    return found
+
+
+def device_names() -> list[str]:
+    """All bundled devices."""
+    return profile_names("devices")

@@ -1,0 +1,167 @@
+"""Seconds of a kernel from its shape: continuous, never decreasing in the work, never faster than the peak.
+
+Every formula takes numbers, arrays (operators x plans) or symbols and returns the same. Constants come from a
+:class:`~llmsim.hardware.devices.GenerationRates` profile; peaks and bandwidths from the device.
+
+References
+----------
+The tile and wave form of matrix products follows the usual account of tiled kernels (NVIDIA, "Matrix multiplication
+background user's guide"): a grid of output tiles spread over the compute units, each with a prologue, and split-K when the
+tiles do not fill the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.shim import Number, maximum, minimum, soft_maximum
+from .devices import Device
+
+TILES = ((256, 256), (256, 128), (128, 128), (128, 64), (64, 64), (64, 32))
+SPLITS = (1, 2, 4, 8, 16)
+
+FORMAT_CLASS = {
+    "fp64": "32bit",
+    "fp32": "32bit",
+    "tf32": "32bit",
+    "bf16": "16bit",
+    "fp16": "16bit",
+    "fp8": "8bit",
+    "fp4": "4bit",
+}
+"""Matrix format -> class of the efficiency that applies."""
+
+
+@dataclass(frozen=True, slots=True)
+class KernelConstants:
+    """The numbers that the kernel formulas need, as plain values (or arrays of calibration draws).
+
+    ``peak`` FLOP/s of the matrix format in use; ``bandwidth`` bytes/s; the rest as in the generation profile.
+    """
+
+    peak: Number
+    bandwidth: Number
+    compute_units: Number
+    gemm_efficiency: Number
+    tile_half_area: Number
+    depth_overhead: Number
+    split_cost_s: Number
+    sharpness: Number
+    grouped_efficiency: Number
+    attention_forward: Number
+    attention_backward: Number
+    attention_head_dim_half: Number
+    attention_tail: Number
+    memory_efficiency: Number
+    quantise_efficiency: Number
+    kernel_latency_s: Number
+
+
+def kernel_constants(device: Device, format: str) -> KernelConstants:
+    """The constants of a device for products in a matrix format (bf16, fp8 ...).
+
+    Raises
+    ------
+    InputError
+        When the device has no rate for the format.
+    """
+    rates = device.kernel_rates()
+    native = format if device.supports(format) else "bf16" if format in ("fp8", "fp4") else format
+    efficiency = rates.gemm_efficiency.get(FORMAT_CLASS[native]) or rates.gemm_efficiency["16bit"]  # type: ignore[call-overload]
+    return KernelConstants(
+        peak=device.peak_of(native),
+        bandwidth=device.memory_bandwidth.value,
+        compute_units=device.compute_units,
+        gemm_efficiency=efficiency.value,
+        tile_half_area=rates.tile_half_area.value,
+        depth_overhead=rates.depth_overhead.value,
+        split_cost_s=rates.split_cost_s.value,
+        sharpness=rates.sharpness.value,
+        grouped_efficiency=rates.grouped_efficiency.value,
+        attention_forward=rates.attention_forward.value,
+        attention_backward=rates.attention_backward.value,
+        attention_head_dim_half=rates.attention_head_dim_half.value,
+        attention_tail=rates.attention_tail.value,
+        memory_efficiency=rates.memory_efficiency.value,
+        quantise_efficiency=rates.quantise_efficiency.value,
+        kernel_latency_s=rates.kernel_latency_s.value,
+    )
+
+
+def gemm_compute_seconds(rows: Number, columns: Number, depth: Number, groups: Number, k: KernelConstants) -> Number:
+    """Compute time of ``groups`` products of (rows x depth) by (depth x columns), each with its own output.
+
+    The least over output tiles and split-K factors: time of one tile times the waves of tiles, at least one. A tile of
+    area A runs at ``e A / (A + A0)`` of a compute unit's peak, on ``depth / split + k0`` steps.
+    """
+    per_unit = k.gemm_efficiency * k.peak / k.compute_units
+    best: Number | None = None
+    for tile_rows, tile_columns in TILES:
+        area = tile_rows * tile_columns
+        tiles = maximum(rows / tile_rows, 1.0) * maximum(columns / tile_columns, 1.0) * groups
+        step = 2.0 * area * (area + k.tile_half_area) / area / per_unit
+        for doublings, split in enumerate(SPLITS):
+            waves = maximum(tiles * (split / k.compute_units), 1.0)
+            time = waves * step * (depth / split + k.depth_overhead) + doublings * k.split_cost_s
+            best = time if best is None else minimum(best, time)
+    return best
+
+
+def gemm_seconds(
+    rows: Number, columns: Number, depth: Number, traffic_bytes: Number, k: KernelConstants, groups: Number = 1
+) -> Number:
+    """Time of a matrix product, seconds: latency plus the soft maximum of its compute and its memory time."""
+    compute = gemm_compute_seconds(rows, columns, depth, groups, k)
+    memory = traffic_bytes / (k.memory_efficiency * k.bandwidth)
+    return k.kernel_latency_s + soft_maximum(compute, memory, k.sharpness)
+
+
+def grouped_gemm_seconds(
+    rows: Number, columns: Number, depth: Number, groups: Number, traffic_bytes: Number, k: KernelConstants
+) -> Number:
+    """Time of a grouped product over ``groups`` experts that share ``rows`` rows evenly, seconds."""
+    compute = gemm_compute_seconds(rows / groups, columns, depth, groups, k) / k.grouped_efficiency
+    memory = traffic_bytes / (k.memory_efficiency * k.bandwidth)
+    return k.kernel_latency_s + soft_maximum(compute, memory, k.sharpness)
+
+
+def attention_seconds(
+    flops: Number,
+    rows: Number,
+    head_dim: Number,
+    traffic_bytes: Number,
+    k: KernelConstants,
+    *,
+    backward: bool,
+    peak: Number,
+) -> Number:
+    """Time of a fused attention kernel, seconds.
+
+    Parameters
+    ----------
+    flops
+        Executed multiply-adds x 2 (what is masked out is not executed where the kernel skips it).
+    rows
+        Query rows x heads on this rank; blocks of 128 rows are spread over the compute units, and the longest blocks
+        of a causal kernel leave a tail that weighs less the more blocks there are.
+    head_dim
+        Width of a query head.
+    peak
+        16-bit peak, FLOP/s: attention stays in 16 bits under every recipe.
+    """
+    efficiency = k.attention_backward if backward else k.attention_forward
+    width = head_dim / (head_dim + k.attention_head_dim_half)
+    tail = 1.0 + k.attention_tail * k.compute_units * 128 / rows
+    compute = flops * tail / (efficiency * width * peak)
+    memory = traffic_bytes / (k.memory_efficiency * k.bandwidth)
+    return k.kernel_latency_s + soft_maximum(compute, memory, k.sharpness)
+
+
+def memory_seconds(traffic_bytes: Number, launches: Number, k: KernelConstants) -> Number:
+    """Time of kernels that only move memory (norms, activations, copies), seconds."""
+    return launches * k.kernel_latency_s + traffic_bytes / (k.memory_efficiency * k.bandwidth)
+
+
+def quantise_seconds(traffic_bytes: Number, k: KernelConstants) -> Number:
+    """Time of converting a matrix operand to the low-precision format, seconds."""
+    return k.kernel_latency_s + traffic_bytes / (k.quantise_efficiency * k.bandwidth)

@@ -1,0 +1,118 @@
+"""Where profiles lie, and how their YAML is read: once, by name, with errors that name file and field."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..core.errors import InputError, unknown_name
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+@lru_cache(maxsize=1)
+def profiles_root() -> Path:
+    """The folder ``hardware_profiles``: inside the installed package, or beside it in a checkout."""
+    for candidate in (_PACKAGE / "hardware_profiles", _PACKAGE.parent / "hardware_profiles"):
+        if candidate.is_dir():
+            return candidate
+    raise FileNotFoundError("hardware_profiles is missing from this installation of llmsim")
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """A YAML (or JSON) mapping.
+
+    Raises
+    ------
+    InputError
+        For a file that cannot be read or is not a mapping, with the line where it breaks.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise InputError(what, str(path), "a readable YAML or JSON file", why=f"cannot be read ({reason})") from None
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        data = yaml.load(text, Loader=loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(what, str(path), "well-formed YAML or JSON", why=f"is broken{where}") from None
+    if not isinstance(data, dict):
+        raise InputError(what, str(path), "a mapping of fields", why=f"holds a {type(data).__name__}")
+    return data
+
+
+def build(model: type[Model], data: dict[str, Any], where: str) -> Model:
+    """A pydantic object from a mapping, with our kind of error.
+
+    Raises
+    ------
+    InputError
+        Naming the field, its value and what is allowed; an unknown key comes with the nearest known ones.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise as_input_error(error, model, where) from None
+
+
+def as_input_error(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
+    """The first problem of a pydantic error, in our words."""
+    first = error.errors()[0]
+    path = ".".join(str(p) for p in first["loc"])
+    field = f"{where}: {path}" if path else where
+    if first["type"] == "extra_forbidden":
+        known = unknown_name("key", str(first["loc"][-1]), _fields_at(model, first["loc"][:-1]))
+        return InputError(field, first["input"], known.allowed, known.nearest, why="is an unknown key")
+    if first["type"] == "missing":
+        return InputError(field, None, "this field is required", why="is missing")
+    return InputError(field, first["input"], first["msg"].removeprefix("Value error, ").removeprefix("Input should be "))
+
+
+def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    current: Any = model
+    for part in path:
+        if not (isinstance(part, str) and isinstance(current, type) and issubclass(current, BaseModel)):
+            break
+        field = current.model_fields.get(part)
+        if field is None:
+            break
+        current = field.annotation
+    fields = current.model_fields if isinstance(current, type) and issubclass(current, BaseModel) else model.model_fields
+    return [f.alias or name for name, f in fields.items()]
+
+
+@lru_cache(maxsize=256)
+def _named_path(room: str, name: str) -> Path | None:
+    path = profiles_root() / room / f"{name}.yaml"
+    return path if path.is_file() else None
+
+
+def profile_names(room: str) -> list[str]:
+    """Names of all profiles of a room (``devices``, ``networks``, ``software``, ``generations``)."""
+    return sorted(p.stem for p in (profiles_root() / room).glob("*.yaml") if p.stem != "kernels")
+
+
+def read_profile(room: str, name: str, field: str) -> dict[str, Any]:
+    """The mapping of a named profile, without its schema line.
+
+    Raises
+    ------
+    InputError
+        For an unknown name, with the nearest ones.
+    """
+    plain = isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")
+    path = _named_path(room, name) if plain else None
+    if path is None:
+        raise unknown_name(field, name, profile_names(room))
+    data = read_yaml(path, field)
+    data.pop("schema", None)
+    return data
