@@ -60,9 +60,13 @@ def where(condition: Number, then: Number, otherwise: Number) -> Number:
     if isinstance(condition, (bool, np.bool_)):
         return then if condition else otherwise
     if isinstance(condition, np.ndarray):
+        if condition.dtype == object:
+            return np.frompyfunc(where, 3, 1)(condition, then, otherwise)
         return np.where(condition, then, otherwise)
     import sympy
 
+    if condition in (sympy.true, sympy.false):
+        return then if condition == sympy.true else otherwise
     return sympy.Piecewise((then, condition), (otherwise, True))
 
 
@@ -107,11 +111,16 @@ def product(values: Iterable[Number]) -> Number:
     return result
 
 
-def stack(values: Sequence[Number]) -> np.ndarray:
-    """Values of several operators side by side: shape (operators, *plans), object dtype when symbolic."""
+def stack(values: Sequence[Number], shape: tuple[int, ...] = ()) -> np.ndarray:
+    """Values of several operators side by side: shape (operators, *plans), object dtype when symbolic.
+
+    Parameters
+    ----------
+    shape
+        Of the plans; values that do not depend on them are repeated.
+    """
     if is_symbolic(*values):
         result = np.empty(len(values), dtype=object)
         result[:] = list(values)
         return result
-    shape = np.broadcast_shapes(*(np.shape(v) for v in values)) if values else ()
-    return np.stack([np.broadcast_to(v, shape) for v in values]) if values else np.zeros((0,))
+    return np.stack([np.broadcast_to(v, shape) for v in values]) if values else np.zeros((0, *shape))

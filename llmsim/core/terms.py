@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -89,6 +90,12 @@ class Sizes:
         self.dims, self.degrees, self.formats = dict(dims), dict(degrees), dict(formats or {})
         self._local: dict[Factor, Number] = {}
         self._product: dict[tuple[Factor, ...], Number] = {}
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the table of plans that the values describe; () for a single plan."""
+        values = (*self.dims.values(), *self.degrees.values())
+        return np.broadcast_shapes(*(np.shape(v) for v in values if isinstance(v, np.ndarray)))
 
     def with_dims(self, **change: Number) -> Sizes:
         """The same sizes with some dimensions replaced."""

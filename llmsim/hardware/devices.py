@@ -15,6 +15,12 @@ from .profiles import build, profile_names, read_profile
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
+WorkClass = Literal[
+    "gemm_32bit", "gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "permute", "convert"
+]  # fmt: skip
+"""Classes of kernels that share an in-step efficiency."""
+
+
 class GenerationRates(BaseModel):
     """How kernels of one generation of hardware behave: constants of the forms in :mod:`llmsim.hardware.kernels`.
 
@@ -45,7 +51,8 @@ class GenerationRates(BaseModel):
     kernel_latency_s
         Shortest time of a kernel.
     in_situ
-        Rate inside a training step over the rate of the kernel alone: clocks under load, cold caches.
+        Class of work -> rate inside a training step over the rate of the kernel alone (clocks under load, cold caches,
+        neighbours).
     """
 
     model_config = _STRICT
@@ -64,20 +71,28 @@ class GenerationRates(BaseModel):
     memory_efficiency: Quantity
     quantise_efficiency: Quantity
     kernel_latency_s: Quantity
-    in_situ: Quantity
+    in_situ: dict[WorkClass, Quantity]
 
     @model_validator(mode="after")
     def _physical(self) -> GenerationRates:
         fractions: dict[str, Quantity] = {f"gemm_efficiency.{k}": v for k, v in self.gemm_efficiency.items()}
+        fractions |= {f"in_situ.{k}": v for k, v in self.in_situ.items()}
         for key in (
             "grouped_efficiency", "attention_forward", "attention_backward", "memory_efficiency",
-            "quantise_efficiency", "in_situ",
+            "quantise_efficiency",
         ):  # fmt: skip
             fractions[key] = getattr(self, key)
         for key, quantity in fractions.items():
             if not 0 < quantity.value <= 1:
                 raise ValueError(f"{key} is an efficiency and must lie in (0, 1], not {quantity.value}")
-        for key in ("tile_half_area", "depth_overhead", "split_cost_s", "kernel_latency_s", "attention_head_dim_half", "attention_tail"):
+        for key in (
+            "tile_half_area",
+            "depth_overhead",
+            "split_cost_s",
+            "kernel_latency_s",
+            "attention_head_dim_half",
+            "attention_tail",
+        ):
             if getattr(self, key).value < 0:
                 raise ValueError(f"{key} must not be negative")
         return self
@@ -98,10 +113,10 @@ class ScaleUp(BaseModel):
         Fraction of it that a large collective reaches.
     latency_s
         Per step of a ring.
-    ramp
-        Bytes per rank at which the transfer time doubles (protocol switching), coefficient of the square-root term.
-    in_switch_reduction
-        Whether the switch adds (NVLS), which halves the traffic of an all-reduce.
+    half_bytes
+        Payload at which a collective reaches half of its bandwidth (protocol switching).
+    in_switch_traffic
+        Bytes on the wire per byte of an all-reduce that the switch adds up (NVLS); None where it does not add.
     """
 
     model_config = _STRICT
@@ -111,8 +126,8 @@ class ScaleUp(BaseModel):
     bandwidth: Quantity
     efficiency: Quantity
     latency_s: Quantity
-    ramp: Quantity
-    in_switch_reduction: bool = False
+    half_bytes: Quantity
+    in_switch_traffic: Quantity | None = None
 
 
 class Device(BaseModel):
@@ -140,6 +155,8 @@ class Device(BaseModel):
         Board power limit, W.
     price
         USD per device and hour, dated.
+    in_situ
+        In-step rate over that of the generation: a power cap, a slower memory.
     rates
         Overrides of the generation's rates for this device.
     """
@@ -160,6 +177,7 @@ class Device(BaseModel):
     host_bandwidth: Quantity
     power_w: Quantity
     price: Quantity
+    in_situ: Quantity
     rates: dict[str, Any] = Field(default_factory=dict)
     notes: str = ""
 

@@ -6,8 +6,8 @@ Every formula takes numbers, arrays (operators x plans) or symbols and returns t
 References
 ----------
 The tile and wave form of matrix products follows the usual account of tiled kernels (NVIDIA, "Matrix multiplication
-background user's guide"): a grid of output tiles spread over the compute units, each with a prologue, and split-K when the
-tiles do not fill the device.
+background user's guide"): a grid of output tiles spread over the compute units, each with a prologue, and split-K
+when the tiles do not fill the device.
 """
 
 from __future__ import annotations

@@ -1,26 +1,25 @@
 """Networks: tiers of bandwidth and latency, and the seconds of a collective on them.
 
-A cluster's network is a list of tiers from the inside out (scale-up domain, fabric). A group of ``n`` ranks whose members lie
-``stride`` ranks apart fills each tier as far as its size allows; everything about tiers and shared links follows from the
-pair (n, stride) and the tier sizes.
+A cluster's network is a list of tiers from the inside out (scale-up domain, fabric). A group of ``n`` ranks whose
+members lie ``stride`` ranks apart fills each tier as far as its size allows; everything about tiers and shared links
+follows from the pair (n, stride) and the tier sizes.
 
 References
 ----------
 Ring and tree forms: Thakur, Rabenseifner, Gropp 2005, "Optimization of collective communication operations in MPICH";
-traffic per rank as NVIDIA nccl-tests defines bus bandwidth. In-switch reduction halves the bytes of an all-reduce.
+traffic per rank as NVIDIA nccl-tests defines bus bandwidth; in-switch reduction as NCCL's NVLS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.provenance import Quantity
-from ..core.shim import Number, log2, maximum, minimum
+from ..core.shim import Number, log2, maximum, minimum, where
 from .devices import Device
 from .profiles import build, profile_names, read_profile
 
@@ -38,9 +37,8 @@ class Fabric(BaseModel):
         Fraction of it that a large collective reaches.
     latency_s
         Per step between domains.
-    ramp
-        Coefficient of the square-root term, square root of seconds per square root of byte-seconds; see
-        :func:`collective_seconds`.
+    half_bytes
+        Payload at which a collective reaches half of its bandwidth.
     pod
         Devices under one non-blocking switch tree, None for all.
     oversubscription
@@ -53,7 +51,7 @@ class Fabric(BaseModel):
     bandwidth: Quantity
     efficiency: Quantity
     latency_s: Quantity
-    ramp: Quantity
+    half_bytes: Quantity
     pod: int | None = Field(default=None, ge=1)
     oversubscription: float = Field(default=1.0, ge=1)
     aliases: tuple[str, ...] = ()
@@ -62,7 +60,7 @@ class Fabric(BaseModel):
 
 @dataclass(frozen=True)
 class Tier:
-    """One level of a network, as plain numbers (or calibration draws).
+    """One level of a network, as plain numbers.
 
     Attributes
     ----------
@@ -72,10 +70,10 @@ class Tier:
         Devices that reach each other through it; 0 means all.
     bandwidth
         Per device and direction, bytes/s, before efficiency.
-    efficiency, latency_s, ramp
+    efficiency, latency_s, half_bytes
         As in the profiles.
-    in_switch_reduction
-        Whether its switch adds.
+    in_switch_traffic
+        Bytes on the wire per byte of an all-reduce that its switch adds up; None where it does not add.
     """
 
     name: str
@@ -83,8 +81,8 @@ class Tier:
     bandwidth: Number
     efficiency: Number
     latency_s: Number
-    ramp: Number
-    in_switch_reduction: bool = False
+    half_bytes: Number
+    in_switch_traffic: float | None = None
 
 
 @lru_cache(maxsize=64)
@@ -113,25 +111,18 @@ def compile_tiers(device: Device, fabric: Fabric, domain: int) -> tuple[Tier, ..
         up.bandwidth.value,
         up.efficiency.value,
         up.latency_s.value,
-        up.ramp.value,
-        up.in_switch_reduction,
+        up.half_bytes.value,
+        up.in_switch_traffic.value if up.in_switch_traffic else None,
     )
-    base: dict[str, Any] = {
-        "efficiency": fabric.efficiency.value,
-        "latency_s": fabric.latency_s.value,
-        "ramp": fabric.ramp.value,
-    }
+    rates = (fabric.efficiency.value, fabric.latency_s.value, fabric.half_bytes.value)
     if fabric.pod is None:
-        return (inner, Tier(fabric.name, 0, fabric.bandwidth.value, **base))
-    return (
-        inner,
-        Tier(fabric.name, fabric.pod, fabric.bandwidth.value, **base),
-        Tier(f"{fabric.name} spine", 0, fabric.bandwidth.value / fabric.oversubscription, **base),
-    )
+        return (inner, Tier(fabric.name, 0, fabric.bandwidth.value, *rates))
+    spine = fabric.bandwidth.value / fabric.oversubscription
+    return (inner, Tier(fabric.name, fabric.pod, fabric.bandwidth.value, *rates), Tier("spine", 0, spine, *rates))
 
 
 def members_within(ranks: Number, stride: Number, domain: int) -> Number:
-    """How many of a group's ranks lie in one domain: max(1, min(n, domain / stride)); 0 domain means everywhere."""
+    """How many of a group's ranks lie in one domain: max(1, min(n, domain / stride)); domain 0 means everywhere."""
     if domain == 0:
         return ranks
     return maximum(minimum(ranks, domain / stride), 1)
@@ -139,29 +130,44 @@ def members_within(ranks: Number, stride: Number, domain: int) -> Number:
 
 @dataclass(frozen=True)
 class WireTime:
-    """A collective's time in parts: latency, and transfer through the tier that limits it.
+    """What a collective takes at the full bandwidth of each tier, seconds.
 
     Attributes
     ----------
-    latency_s, transfer_s
-        Seconds; their sum is the time of the collective alone.
-    outer_s
-        The part of ``transfer_s`` that the outermost used tier would take by itself.
+    latency_s
+        Of its steps.
+    inner_s, outer_s
+        Transfer through the scale-up domain and through the fabric. Collectives are pipelined over the tiers, so the
+        slower one sets the time.
     """
 
-    latency_s: Number
-    transfer_s: Number
-    outer_s: Number
+    latency_s: Number = 0
+    inner_s: Number = 0
+    outer_s: Number = 0
 
-    @property
-    def seconds(self) -> Number:
-        return self.latency_s + self.transfer_s
+    def __add__(self, other: WireTime) -> WireTime:
+        return WireTime(self.latency_s + other.latency_s, self.inner_s + other.inner_s, self.outer_s + other.outer_s)
+
+    def scaled(self, factor: Number) -> WireTime:
+        """That many of them."""
+        return WireTime(self.latency_s * factor, self.inner_s * factor, self.outer_s * factor)
+
+    def map(self, change: Callable[[Number], Number]) -> WireTime:
+        """The same with every number changed (a selection of rows)."""
+        return WireTime(change(self.latency_s), change(self.inner_s), change(self.outer_s))
+
+    def seconds(self, inner_efficiency: Number, outer_efficiency: Number) -> Number:
+        """Time alone at the bandwidths that large collectives reach."""
+        return self.latency_s + maximum(self.inner_s / inner_efficiency, self.outer_s / outer_efficiency)
+
+
+NO_TRAFFIC = WireTime()
 
 
 def collective_time(
     collective: str, payload_bytes: Number, ranks: Number, stride: Number, tiers: Sequence[Tier]
 ) -> WireTime:
-    """Time of one collective, seconds; nothing at one rank.
+    """Time of one collective; nothing at one rank.
 
     Parameters
     ----------
@@ -175,55 +181,55 @@ def collective_time(
 
     Notes
     -----
-    Rings are pipelined over tiers, so the slowest tier sets the transfer time: through tier i go ``(n-1)/n`` of the payload
-    shared by the members of the group that lie inside the tier below. A term ``ramp * sqrt(bytes / bandwidth)`` stands for
-    the protocol switching that keeps medium-sized messages below full bandwidth.
+    Through tier i go ``(n-1)/n`` of the payload, shared by the members of the group that lie inside the tier below. A
+    factor ``1 + sqrt(half / bytes)`` stands for the protocol switching that keeps medium-sized messages below full
+    bandwidth.
     """
     if collective == "send_recv":
         return _send_time(payload_bytes, ranks, stride, tiers)
-    share = (ranks - 1) / ranks
+    parts: list[Number] = []
     latency: Number = 0
-    transfer: Number = 0
-    outer: Number = 0
     inside: Number = 1
     for tier in tiers:
         reach = members_within(ranks, stride, tier.domain)
         crossing = reach / inside  # groups of the tier below that meet in this one
-        active = (reach - inside) / reach  # vanishes where the tier adds nobody
         if collective == "all_to_all":
-            wire = payload_bytes * (reach - inside) / ranks / (tier.efficiency * tier.bandwidth)
+            wire = payload_bytes * (reach - inside) / ranks
         else:
-            wire = share * payload_bytes / inside / (tier.efficiency * tier.bandwidth)
-        factor: Number = 1
+            wire = payload_bytes * (ranks - 1) / ranks / inside
         steps = crossing - 1
         if collective == "all_reduce":
-            factor = 1 if tier.in_switch_reduction else 2
+            added = tier.in_switch_traffic
+            wire = 2 * wire if added is None else minimum(2 * wire, added * payload_bytes / inside)
             steps = minimum(2 * (crossing - 1), 2 * log2(crossing) + 1)
-        spread = tier.ramp * (wire * factor) ** 0.5
-        latency = latency + steps * tier.latency_s
-        time = maximum(wire * factor + spread, 0) * _present(active)
-        outer = time + outer * (1 - _present(active))
-        transfer = maximum(transfer, time)
+        used = where(reach > inside, 1.0, 0.0)
+        latency = latency + used * steps * tier.latency_s
+        parts.append(used * _transfer(wire, tier))
         inside = reach
-    return WireTime(latency, transfer, outer)
+    return WireTime(latency, parts[0], maximum(*parts[1:]) if parts[1:] else 0)
 
 
-def _present(active: Number) -> Number:
-    """1 where a share is above 0, else 0."""
-    return minimum(active * 1e9, 1.0)
+def _transfer(wire_bytes: Number, tier: Tier) -> Number:
+    return (wire_bytes + (wire_bytes * tier.half_bytes) ** 0.5) / tier.bandwidth
 
 
 def _send_time(payload_bytes: Number, ranks: Number, stride: Number, tiers: Sequence[Tier]) -> WireTime:
-    """One message to the neighbour ``stride`` ranks away, through the innermost tier that holds both."""
+    """One message to the neighbour ``stride`` ranks away, through the innermost tier that holds the whole group: the
+    slowest hop of a chain is the one that everybody waits for."""
     latency: Number = 0
-    transfer: Number = 0
-    found: Number = 0  # 1 once a tier has carried it
+    parts: list[Number] = []
+    waiting: Number = where(ranks > 1, 1.0, 0.0)  # 0 once a tier has carried it
     for tier in tiers:
-        fits = 1.0 if tier.domain == 0 else _present(maximum(minimum(ranks, tier.domain / stride) - 1, 0))
-        here = fits * (1 - found)
-        wire = payload_bytes / (tier.efficiency * tier.bandwidth)
-        latency = latency + here * tier.latency_s
-        transfer = transfer + here * (wire + tier.ramp * wire**0.5)
-        found = found + here
-    alone = _present(ranks - 1)
-    return WireTime(latency * alone, transfer * alone, transfer * alone)
+        holds = where(members_within(ranks, stride, tier.domain) >= ranks, 1.0, 0.0) * waiting
+        latency = latency + holds * tier.latency_s
+        parts.append(holds * _transfer(payload_bytes, tier))
+        waiting = waiting - holds
+    return WireTime(latency, parts[0], maximum(*parts[1:]) if parts[1:] else 0)
+
+
+def collective_seconds(
+    collective: str, payload_bytes: Number, ranks: Number, stride: Number, tiers: Sequence[Tier]
+) -> Number:
+    """Seconds of one collective at the efficiencies of the tiers."""
+    outer = tiers[-1].efficiency if len(tiers) > 1 else 1.0
+    return collective_time(collective, payload_bytes, ranks, stride, tiers).seconds(tiers[0].efficiency, outer)

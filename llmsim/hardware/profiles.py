@@ -74,7 +74,9 @@ def as_input_error(error: ValidationError, model: type[BaseModel], where: str) -
         return InputError(field, first["input"], known.allowed, known.nearest, why="is an unknown key")
     if first["type"] == "missing":
         return InputError(field, None, "this field is required", why="is missing")
-    return InputError(field, first["input"], first["msg"].removeprefix("Value error, ").removeprefix("Input should be "))
+    return InputError(
+        field, first["input"], first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    )
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
@@ -86,7 +88,9 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
         if field is None:
             break
         current = field.annotation
-    fields = current.model_fields if isinstance(current, type) and issubclass(current, BaseModel) else model.model_fields
+    fields = (
+        current.model_fields if isinstance(current, type) and issubclass(current, BaseModel) else model.model_fields
+    )
     return [f.alias or name for name, f in fields.items()]
 
 

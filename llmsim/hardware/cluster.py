@@ -1,0 +1,121 @@
+"""A cluster: how many nodes of which device, and the fabric between them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..core.errors import InputError
+from .devices import Device, get_device
+from .network import Fabric, Tier, compile_tiers, get_fabric
+from .profiles import build, read_yaml
+
+_SPELLING = re.compile(r"^\s*(?:(\d+)\s*[xX]\s*)?(\d+)\s*[xX]\s*(\S+)\s*$")
+_LIMIT = 10_000_000
+
+
+class Cluster(BaseModel):
+    """Nodes of one kind of device, joined by a fabric.
+
+    Attributes
+    ----------
+    device
+        Name of a device profile.
+    nodes, devices_per_node
+        At least 1 each.
+    network
+        Name of a fabric profile; None takes the device's usual one (an answer lists it under ``assumed``).
+    scale_up_domain
+        Devices in one scale-up domain; None takes the device's (no more than there are).
+    schema_version
+        Of this form.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: str = "llmsim.cluster/1"
+    device: str
+    nodes: int = Field(ge=1, le=_LIMIT)
+    devices_per_node: int = Field(ge=1, le=1024)
+    network: str | None = None
+    scale_up_domain: int | None = Field(default=None, ge=1)
+
+    @property
+    def n_devices(self) -> int:
+        """All devices."""
+        return self.nodes * self.devices_per_node
+
+    @property
+    def profile(self) -> Device:
+        """The device's profile."""
+        return get_device(self.device)
+
+    @property
+    def fabric(self) -> Fabric:
+        """The fabric's profile."""
+        return get_fabric(self.network or self.profile.network)
+
+    @property
+    def domain(self) -> int:
+        """Devices in one scale-up domain: a node, or a rack where NVLink joins several nodes."""
+        up = self.profile.scale_up.domain
+        if self.scale_up_domain is not None:
+            return self.scale_up_domain
+        own = max(up, self.devices_per_node) if up > self.profile.devices_per_node else min(up, self.devices_per_node)
+        return max(1, min(own, self.n_devices))
+
+    def tiers(self) -> tuple[Tier, ...]:
+        """The network's tiers from the inside out."""
+        return compile_tiers(self.profile, self.fabric, self.domain)
+
+    def assumed(self) -> dict[str, str]:
+        """What the user did not say and was taken from a profile."""
+        found: dict[str, str] = {}
+        if self.network is None and self.n_devices > self.domain:
+            found["network"] = f"{self.fabric.name} (the usual fabric of {self.profile.name})"
+        if self.scale_up_domain is None:
+            found["scale-up domain"] = f"{self.domain} devices by {self.profile.scale_up.name}"
+        return found
+
+    @classmethod
+    def parse(cls, text: str | Path | Cluster, *, network: str | None = None) -> Cluster:
+        """A cluster from ``64x8xh100-sxm-80gb`` (nodes x devices per node x device; ``8xh100`` is one node), or from a
+        YAML or JSON file with the fields of this class.
+
+        Raises
+        ------
+        InputError
+            For text of another form, zero nodes, an unknown device or fabric, with the nearest valid choice.
+        """
+        if isinstance(text, Cluster):
+            return text if network is None else text.model_copy(update={"network": get_fabric(network).name})
+        match = _SPELLING.match(str(text))
+        if match is None:
+            if Path(text).suffix.lower() in (".yaml", ".yml", ".json") or Path(text).is_file():
+                return cls._from_file(Path(text), network)
+            example = "64x8xh100-sxm-80gb"
+            raise InputError(
+                "cluster", str(text), "NODESxDEVICESxDEVICE such as 64x8xh100-sxm-80gb, or a YAML file", example
+            )
+        nodes, per_node, name = int(match[1] or 1), int(match[2]), match[3]
+        for field, value in (("nodes", nodes), ("devices per node", per_node)):
+            if value < 1 or value > _LIMIT:
+                raise InputError(
+                    f"cluster: {field}", value, f"a whole number from 1 to {_LIMIT:,}", 1 if value < 1 else _LIMIT
+                )
+        data: dict[str, Any] = {"nodes": nodes, "devices_per_node": per_node, "device": get_device(name).name}
+        if network is not None:
+            data["network"] = get_fabric(network).name
+        return build(cls, data, "cluster")
+
+    @classmethod
+    def _from_file(cls, path: Path, network: str | None) -> Cluster:
+        data = read_yaml(path, "cluster")
+        found = build(cls, data, f"cluster {path}")
+        update: dict[str, Any] = {"device": get_device(found.device).name}
+        if network or found.network:
+            update["network"] = get_fabric(network or found.network or "").name
+        return found.model_copy(update=update)

@@ -1,0 +1,300 @@
+"""Software profiles: what is a fact of a framework and its release is data, not code.
+
+A profile says which kernels a stack runs, what it fuses, which copies it keeps, in what formats it holds weights and
+gradients, what it overlaps, and what its host side costs. A release overrides what it changed.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..core.errors import InputError, unknown_name
+from ..core.inventory import Inventory, KernelRow, parse_row
+from ..core.provenance import Quantity
+from .profiles import build, profile_names, profiles_root, read_profile, read_yaml
+
+_STRICT = ConfigDict(extra="forbid", frozen=True)
+
+
+class Formats(BaseModel):
+    """Formats of what a training state is made of.
+
+    Attributes
+    ----------
+    parameter
+        Of the weights that forward and backward read, ``compute`` for the recipe's 16-bit format.
+    gradient
+        Of the accumulated gradient.
+    reduce
+        In which gradients travel.
+    master, moments
+        Of the optimizer's copy of the weights (None: it updates the parameters themselves) and of its moments.
+    """
+
+    model_config = _STRICT
+
+    parameter: str = "compute"
+    gradient: str = "fp32"
+    reduce: str = "fp32"
+    master: str | None = "fp32"
+    moments: str = "fp32"
+
+
+class Overlap(BaseModel):
+    """What is hidden behind compute: fractions of the transfer that may run beside it, each in [0, 1].
+
+    ``tensor_on`` and ``expert_on`` hold where a plan asks for that overlap.
+    """
+
+    model_config = _STRICT
+
+    gradient: Quantity
+    parameter: Quantity
+    tensor: Quantity
+    context: Quantity
+    expert: Quantity
+    pipeline: Quantity
+    tensor_on: Quantity
+    expert_on: Quantity
+
+
+class StackRates(BaseModel):
+    """What the stack's kernels reach of the device's in-step rate: generation (or ``default``) -> fraction.
+
+    Attributes
+    ----------
+    in_situ
+        Of all kernels.
+    attention
+        Of attention kernels besides: a generation of flash attention that does not suit the hardware.
+    """
+
+    model_config = _STRICT
+
+    in_situ: dict[str, Quantity]
+    attention: dict[str, Quantity]
+
+    @model_validator(mode="after")
+    def _complete(self) -> StackRates:
+        for name in ("in_situ", "attention"):
+            fractions = getattr(self, name)
+            if "default" not in fractions:
+                raise ValueError(f"{name} needs a default")
+            for generation, quantity in fractions.items():
+                if not 0 < quantity.value <= 1:
+                    raise ValueError(f"{name}.{generation} must lie in (0, 1], not {quantity.value}")
+        return self
+
+
+class HostCosts(BaseModel):
+    """Seconds that the host side costs.
+
+    Attributes
+    ----------
+    launch_s
+        Host seconds for one kernel launch; the device waits where launches take longer than kernels.
+    moe_layer_s
+        Host seconds of one mixture-of-experts layer per micro-batch, forward and backward together, beyond its launches
+        (routing, permutation, size exchanges).
+    graphed
+        Fraction of host work that captured graphs remove.
+    microbatch_s, step_s
+        Fixed seconds per micro-batch and per step.
+    """
+
+    model_config = _STRICT
+
+    launch_s: Quantity
+    moe_layer_s: Quantity
+    graphed: Quantity
+    microbatch_s: Quantity
+    step_s: Quantity
+
+
+class MemoryCosts(BaseModel):
+    """Memory beyond the tensors of the model.
+
+    Attributes
+    ----------
+    workspace_bytes
+        Kernel workspaces, allocated by the framework.
+    reserved_factor
+        Reserved over allocated: caching and fragmentation, at least 1.
+    context_bytes
+        Driver context and communication buffers, outside the framework's allocator.
+    headroom
+        Fraction of the device that a plan leaves free.
+    """
+
+    model_config = _STRICT
+
+    workspace_bytes: Quantity
+    reserved_factor: Quantity
+    context_bytes: Quantity
+    headroom: Quantity
+
+
+class Defaults(BaseModel):
+    """What the stack does when nobody says otherwise; every use is listed under ``assumed``."""
+
+    model_config = _STRICT
+
+    sharding: Literal["ddp", "zero1", "zero2", "zero3", "hsdp"] = "zero1"
+    recompute: str = "none"
+    sequence_parallel: bool = True
+    context_kind: Literal["all_gather", "ring", "ulysses"] = "ring"
+    expert_tensor_parallel: int = 1
+    imbalance: float = Field(default=1.0, ge=1)
+    data_parallel_reduce: Literal["step", "microbatch"] = "step"
+
+
+class Software(BaseModel):
+    """One training stack.
+
+    Attributes
+    ----------
+    name, release
+        Profile and the release that was asked for.
+    aliases
+        Other names of the framework.
+    kernels
+        Operator kind -> implementation, a row of ``kernels.yaml``.
+    fused
+        Groups of operators that one kernel computes.
+    gather
+        Axis -> what becomes of a gathered copy (``keep``, ``again``, ``stream``).
+    shared_input
+        Whether operators that read one tensor share its gather and reduction.
+    early_stop
+        Whether recomputing stops once everything kept has been made again.
+    reshard_root
+        FSDP: whether the root unit is freed after forward.
+    padded_shards
+        FSDP: whether each parameter is padded along its first dimension (per parameter) or the flat buffer is.
+    formats, rates, overlap, host, memory, defaults
+        See the classes.
+    contention
+        Slow-down of compute and communication while both run, at least 1 (Galvatron, arXiv:2211.13878).
+    releases
+        Pattern of a release -> overrides, the first match holds.
+    """
+
+    model_config = _STRICT
+
+    name: str
+    release: str = ""
+    aliases: tuple[str, ...] = ()
+    kernels: dict[str, str]
+    fused: tuple[tuple[str, ...], ...] = ()
+    gather: dict[Literal["tp", "cp", "etp"], Literal["keep", "again", "stream"]] = Field(default_factory=dict)
+    shared_input: bool = True
+    early_stop: bool = True
+    reshard_root: bool = False
+    padded_shards: bool = True
+    formats: Formats = Formats()
+    rates: StackRates
+    overlap: Overlap
+    host: HostCosts
+    memory: MemoryCosts
+    defaults: Defaults = Defaults()
+    contention: Quantity
+    releases: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    notes: str = ""
+
+    def inventory(self, **override: str) -> Inventory:
+        """The kernel rows that this stack uses; keywords replace implementations (``attention="math"``)."""
+        return _inventory(tuple(sorted({**self.kernels, **override}.items())), self.fused)
+
+
+@lru_cache(maxsize=1)
+def kernel_rows() -> dict[str, dict[str, KernelRow]]:
+    """Operator kind -> implementation -> row."""
+    data = read_yaml(profiles_root() / "software" / "kernels.yaml", "kernel rows")
+    data.pop("schema", None)
+    return {kind: {name: parse_row(row) for name, row in rows.items()} for kind, rows in data.items()}
+
+
+@lru_cache(maxsize=64)
+def _inventory(kernels: tuple[tuple[str, str], ...], fused: tuple[tuple[str, ...], ...]) -> Inventory:
+    rows = kernel_rows()
+    chosen: dict[str, KernelRow] = {kind: next(iter(options.values())) for kind, options in rows.items()}
+    for kind, name in kernels:
+        if kind not in rows:
+            raise unknown_name("operator kind", kind, rows)
+        if name not in rows[kind]:
+            raise unknown_name(f"implementation of {kind}", name, rows[kind])
+        chosen[kind] = rows[kind][name]
+    return Inventory(chosen, fused)
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        nested = isinstance(value, dict) and isinstance(base.get(key), dict) and "value" not in value
+        merged[key] = _merge(base[key], value) if nested else value
+    return merged
+
+
+@lru_cache(maxsize=1)
+def _aliases() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in profile_names("software"):
+        for alias in read_profile("software", name, "framework").get("aliases", ()):
+            found[str(alias).lower()] = name
+    return found
+
+
+def framework_name(name: str) -> str:
+    """The profile name of a framework or alias.
+
+    Raises
+    ------
+    InputError
+        For an unknown one, with the nearest names.
+    """
+    wanted = str(name).strip().lower()
+    if wanted in profile_names("software"):
+        return wanted
+    if wanted in _aliases():
+        return _aliases()[wanted]
+    raise unknown_name("framework", name, [*profile_names("software"), *_aliases()])
+
+
+@lru_cache(maxsize=256)
+def get_software(name: str, release: str = "") -> Software:
+    """The profile of a framework at a release (empty: its newest).
+
+    Raises
+    ------
+    InputError
+        For an unknown framework or a broken profile.
+    """
+    profile = framework_name(name)
+    data = _resolve(profile, ())
+    for pattern, change in data.get("releases", {}).items():
+        if release and fnmatch.fnmatchcase(release.lower(), str(pattern).lower()):
+            data = _merge(data, change)
+            break
+    return build(Software, {**data, "name": profile, "release": release}, f"software profile {profile}")
+
+
+def _resolve(profile: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if profile in seen:
+        raise InputError("extends", profile, "a chain without a loop", why="extends itself")
+    data = read_profile("software", profile, "framework")
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    inherited = _resolve(parent, (*seen, profile))
+    inherited.pop("aliases", None)
+    inherited.pop("releases", None)
+    return _merge(inherited, data)
+
+
+def software_names() -> list[str]:
+    """All bundled frameworks."""
+    return profile_names("software")

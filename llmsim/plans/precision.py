@@ -1,0 +1,96 @@
+"""Precision recipes: the format of matrix products, of what they keep, and what converting to it costs.
+
+References
+----------
+fp8 with delayed and current scaling: NVIDIA Transformer Engine documentation; block scaling: DeepSeek-V3,
+arXiv:2412.19437, section 3.3; mxfp8: OCP Microscaling Formats v1.0; nvfp4: NVIDIA, arXiv:2509.25149.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.errors import unknown_name
+from ..core.formats import Format, get_format
+from ..hardware.software import Formats
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """A recipe.
+
+    Attributes
+    ----------
+    name
+        As in plans and run tables.
+    matmul
+        Format of the products of quantisable matrices: ``bf16``, ``fp16``, ``fp8``, ``fp4``.
+    compute
+        16-bit format of everything else: activations, attention, embedding, head, router.
+    operand
+        Storage of a converted operand.
+    conversion_bytes
+        Device traffic of converting one element of a 16-bit operand, bytes: reading it, writing the copy and, where the
+        hardware multiplies one layout only, its transpose; scaling by the tensor's own maximum reads it once more.
+    """
+
+    name: str
+    matmul: str
+    compute: str
+    operand: str
+    conversion_bytes: float = 0.0
+
+    @property
+    def converts(self) -> bool:
+        """Whether operands are converted at all."""
+        return self.conversion_bytes > 0
+
+
+PRECISIONS = {
+    p.name: p
+    for p in (
+        Precision("bf16", "bf16", "bf16", "bf16"),
+        Precision("fp16", "fp16", "fp16", "fp16"),
+        Precision("fp8-delayed", "fp8", "bf16", "fp8", 4.0),
+        Precision("fp8-current", "fp8", "bf16", "fp8", 6.0),
+        Precision("fp8-rowwise", "fp8", "bf16", "fp8", 8.0),
+        Precision("fp8-block", "fp8", "bf16", "fp8-block", 4.0),
+        Precision("mxfp8", "fp8", "bf16", "mxfp8", 4.0),
+        Precision("nvfp4", "fp4", "bf16", "nvfp4", 4.5),
+    )
+}
+
+
+def get_precision(name: str) -> Precision:
+    """The recipe of that name.
+
+    Raises
+    ------
+    InputError
+        For an unknown one, with the nearest names.
+    """
+    try:
+        return PRECISIONS[str(name).strip().lower()]
+    except KeyError:
+        raise unknown_name("precision", name, PRECISIONS) from None
+
+
+def storage_classes(precision: Precision, formats: Formats) -> dict[str, Format]:
+    """Storage class of a term -> format, for a recipe on a software stack."""
+
+    def resolve(name: str) -> Format:
+        return get_format(precision.compute if name == "compute" else name)
+
+    parameter = resolve(formats.parameter)
+    return {
+        "activation": get_format(precision.compute),
+        "operand": get_format(precision.operand),
+        "weight": parameter,
+        "weight_high": parameter,
+        "gradient": resolve(formats.gradient),
+        "reduce": resolve(formats.reduce),
+        "fp32": get_format("fp32"),
+        "int64": get_format("int64"),
+        "int32": get_format("int32"),
+        "bool": get_format("bool"),
+    }

@@ -1,0 +1,280 @@
+"""The training plan: one way to run one training step on a cluster, and what makes it invalid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ..architecture import Architecture
+from ..core.errors import InputError
+from ..hardware.profiles import build, read_yaml
+from ..hardware.software import Software, framework_name, get_software
+from .optimizer import get_optimizer
+from .precision import get_precision
+from .recompute import parse_recompute
+
+Degree = Annotated[int, Field(ge=1, le=1_000_000)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+class TrainingPlan(BaseModel):
+    """How a training step runs.
+
+    Degrees multiply to the number of devices: ``tensor_parallel x context_parallel x data_parallel x
+    pipeline_parallel``. Expert parallelism lies inside the first three.
+
+    Attributes
+    ----------
+    sequence_length, global_batch_size, micro_batch_size
+        Tokens of a sequence; sequences per step; sequences per data-parallel rank and micro-step.
+    tensor_parallel, context_parallel, data_parallel, pipeline_parallel, virtual_pipeline
+        Degrees, and model chunks per pipeline stage.
+    expert_parallel, expert_tensor_parallel
+        Over the ranks of one pipeline stage.
+    sequence_parallel
+        Shard the sequence over tensor-parallel ranks where tensors have no heads.
+    context_kind
+        How attention crosses context-parallel ranks.
+    sharding, shard_group
+        What data-parallel ranks share out; for ``hsdp`` over groups of ``shard_group`` ranks.
+    schedule
+        Of the pipeline; interleaved where there are several chunks.
+    recompute
+        ``none``, ``full``, ``selective``, ``selective:layernorm,moe_act`` ...; see
+        :func:`llmsim.plans.recompute.parse_recompute`.
+    precision, optimizer
+        Recipe and optimizer.
+    overlap
+        ``profile`` (what the stack hides by default), ``none``, or besides ``tensor`` or ``expert`` transfers.
+    imbalance
+        Tokens of the busiest expert rank over the mean; None takes the software profile's.
+    framework, release
+        Software profile.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal["llmsim.training-plan/1"] = "llmsim.training-plan/1"
+    sequence_length: Count
+    global_batch_size: Count
+    micro_batch_size: Count = 1
+    tensor_parallel: Degree = 1
+    context_parallel: Degree = 1
+    data_parallel: Degree = 1
+    pipeline_parallel: Degree = 1
+    virtual_pipeline: Degree = 1
+    expert_parallel: Degree = 1
+    expert_tensor_parallel: Degree = 1
+    sequence_parallel: bool = True
+    context_kind: Literal["ring", "all_gather", "ulysses"] = "ring"
+    sharding: Literal["ddp", "zero1", "zero2", "zero3", "hsdp"] = "zero1"
+    shard_group: Degree | None = None
+    schedule: Literal["gpipe", "1f1b", "interleaved"] | None = None
+    recompute: str = "none"
+    precision: str = "bf16"
+    optimizer: str = "adamw"
+    overlap: Literal["profile", "none", "tensor", "expert"] = "profile"
+    imbalance: float | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
+    framework: str = "megatron-core"
+    release: str = ""
+
+    @field_validator("recompute")
+    @classmethod
+    def _recompute(cls, value: str) -> str:
+        return str(_own_error(parse_recompute, value))
+
+    @field_validator("precision")
+    @classmethod
+    def _precision(cls, value: str) -> str:
+        return _own_error(get_precision, value).name
+
+    @field_validator("optimizer")
+    @classmethod
+    def _optimizer(cls, value: str) -> str:
+        return _own_error(get_optimizer, value).name
+
+    @field_validator("framework")
+    @classmethod
+    def _framework(cls, value: str) -> str:
+        return _own_error(framework_name, value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingPlan:
+        if self.schedule == "interleaved" and self.virtual_pipeline == 1:
+            raise ValueError("schedule interleaved needs virtual_pipeline above 1")
+        if self.schedule in ("gpipe", "1f1b") and self.virtual_pipeline > 1:
+            raise ValueError(f"schedule {self.schedule} runs one chunk per stage: virtual_pipeline must be 1")
+        if self.shard_group is not None and self.sharding != "hsdp":
+            raise ValueError(f"shard_group is for sharding hsdp, not {self.sharding}")
+        return self
+
+    @property
+    def n_devices(self) -> int:
+        """Devices that the plan uses."""
+        return self.tensor_parallel * self.context_parallel * self.data_parallel * self.pipeline_parallel
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-steps per step, rounded up where they do not divide."""
+        return -(-self.global_batch_size // (self.micro_batch_size * self.data_parallel))
+
+    @property
+    def schedule_name(self) -> Literal["gpipe", "1f1b", "interleaved"]:
+        """The schedule that runs: interleaved where there are chunks, else 1F1B, unless one was named."""
+        return self.schedule or ("interleaved" if self.virtual_pipeline > 1 else "1f1b")
+
+    @property
+    def software(self) -> Software:
+        """The profile of its framework."""
+        return get_software(self.framework, self.release)
+
+    def replace(self, **changes: Any) -> TrainingPlan:
+        """A validated copy with other fields."""
+        return type(self).model_validate({**self.model_dump(), **changes})
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> TrainingPlan:
+        """A plan from a YAML or JSON file.
+
+        Raises
+        ------
+        InputError
+            Naming the field that is wrong or unknown.
+        """
+        data = read_yaml(Path(path), "plan")
+        return build(cls, data.get("plan", data), f"plan {path}")
+
+    def __str__(self) -> str:
+        degrees = [("TP", self.tensor_parallel), ("CP", self.context_parallel), ("PP", self.pipeline_parallel)]
+        degrees += [("EP", self.expert_parallel), ("ETP", self.expert_tensor_parallel), ("DP", self.data_parallel)]
+        text = " ".join(f"{name}{n}" for name, n in degrees if n > 1) or "one device"
+        chunks = f" x{self.virtual_pipeline} chunks" if self.virtual_pipeline > 1 else ""
+        sp = " SP" if self.sequence_parallel and self.tensor_parallel > 1 else ""
+        return f"{text}{sp}{chunks} {self.sharding} micro-batch {self.micro_batch_size} recompute {self.recompute}"
+
+
+def _own_error(check: Any, value: Any) -> Any:
+    try:
+        return check(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | None = None) -> list[str]:
+    """Why a plan cannot run this model, one text a broken rule, each with the numbers; empty if it can."""
+    found: list[str] = []
+    kinds = [*architecture.kinds.values(), *architecture.mtp]
+    t, p, v = plan.tensor_parallel, plan.pipeline_parallel, plan.virtual_pipeline
+
+    def must_divide(divisor: int, value: int, what: str, by: str) -> None:
+        if value % divisor:
+            near = nearest_divisor(value, divisor)
+            found.append(f"{by}: {divisor} does not divide {what} {value}; allowed: its divisors; nearest: {near}")
+
+    for size, name in (
+        ("heads", "attention heads"),
+        ("ffn", "the MLP width"),
+        ("shared_ffn", "the shared experts' width"),
+    ):
+        for value in sorted({k.sizes[size] for k in kinds if size in k.sizes}):
+            must_divide(t, value, name, "tensor_parallel")
+    for value in sorted({k.sizes["kv_heads"] for k in kinds if "kv_heads" in k.sizes}):
+        if value % t:
+            near = nearest_divisor(value, t)
+            text = f"tensor_parallel: {t} does not divide the {value} key/value heads"
+            found.append(f"{text}; allowed: their divisors; nearest: {near}")
+    found += _batch_violations(plan)
+    found += _expert_violations(plan, architecture)
+    slots = len(architecture.layers) + 2
+    if p * v > slots:
+        found.append(
+            f"pipeline_parallel x virtual_pipeline: {p * v} parts for {slots - 2} layers, embedding and head; "
+            f"allowed: at most {slots}; nearest: pipeline_parallel {max(1, slots // v)}"
+        )
+    if v > 1 and p == 1:
+        found.append(f"virtual_pipeline: {v} chunks need a pipeline; allowed with pipeline_parallel 1: 1")
+    if plan.sequence_parallel and plan.sequence_length % (t * plan.context_parallel):
+        near = plan.sequence_length // (t * plan.context_parallel) * t * plan.context_parallel
+        found.append(
+            f"sequence_length: {plan.sequence_length} is not divided by tensor_parallel x context_parallel = "
+            f"{t * plan.context_parallel} (sequence parallelism); nearest: {near or t * plan.context_parallel}"
+        )
+    if plan.context_parallel > 1 and plan.sequence_length % (2 * plan.context_parallel):
+        found.append(
+            f"context_parallel: {plan.context_parallel} must divide half the sequence length {plan.sequence_length}; "
+            f"nearest: {nearest_divisor(plan.sequence_length // 2, plan.context_parallel)}"
+        )
+    if plan.context_kind == "ulysses" and plan.context_parallel > 1:
+        heads = min((k.sizes.get("kv_heads", k.sizes.get("heads", 1)) for k in kinds), default=1)
+        must_divide(
+            plan.context_parallel * t, heads, "the key/value heads", "context_parallel x tensor_parallel (ulysses)"
+        )
+    if n_devices is not None and plan.n_devices != n_devices:
+        found.append(
+            f"devices: the plan's degrees multiply to {plan.n_devices}, the cluster has {n_devices}; "
+            f"nearest: data_parallel {max(1, n_devices // (plan.n_devices // plan.data_parallel))}"
+        )
+    if plan.sharding == "hsdp":
+        group = plan.shard_group
+        whole = plan.data_parallel * plan.context_parallel
+        if group is not None and whole % group:
+            found.append(
+                f"shard_group: {group} does not divide the {whole} data-parallel ranks; "
+                f"nearest: {nearest_divisor(whole, group)}"
+            )
+    if plan.sharding in ("zero3", "hsdp") and p > 1 and plan.schedule_name == "interleaved":
+        found.append(
+            "sharding: fully sharded parameters with an interleaved pipeline are not modelled; allowed: 1f1b or gpipe"
+        )
+    return found
+
+
+def _batch_violations(plan: TrainingPlan) -> list[str]:
+    ways = plan.micro_batch_size * plan.data_parallel
+    if plan.global_batch_size % ways:
+        down = plan.global_batch_size // ways * ways
+        return [
+            f"global_batch_size: {plan.global_batch_size} is not divided by micro_batch_size x data_parallel = "
+            f"{plan.micro_batch_size} x {plan.data_parallel}; allowed: multiples of {ways}; nearest: {down or ways}"
+        ]
+    return []
+
+
+def _expert_violations(plan: TrainingPlan, architecture: Architecture) -> list[str]:
+    found: list[str] = []
+    moe = [k for k in (*architecture.kinds.values(), *architecture.mtp) if k.is_moe]
+    e, te = plan.expert_parallel, plan.expert_tensor_parallel
+    block = plan.tensor_parallel * plan.context_parallel * plan.data_parallel
+    if not moe:
+        if e * te > 1:
+            found.append(f"expert_parallel: {e} x {te}, but {architecture.name} has no experts; allowed: 1")
+        return found
+    if block % (e * te):
+        found.append(
+            f"expert_parallel x expert_tensor_parallel: {e} x {te} does not divide the {block} ranks of a stage "
+            f"(tensor x context x data); nearest: {nearest_divisor(block // te if block % te == 0 else block, e)}"
+        )
+    found += [
+        f"expert_parallel: {e} does not divide {value} experts; nearest: {nearest_divisor(value, e)}"
+        for value in sorted({k.sizes["experts"] for k in moe})
+        if value % e
+    ]
+    found += [
+        f"expert_tensor_parallel: {te} does not divide the expert width {value}; nearest: {nearest_divisor(value, te)}"
+        for value in sorted({k.sizes["moe_ffn"] for k in moe})
+        if value % te
+    ]
+    if plan.tensor_parallel > 1 and not plan.sequence_parallel:
+        found.append(
+            "sequence_parallel: experts under tensor parallelism need it (tokens would be dispatched several times); "
+            "allowed: true"
+        )
+    return found
+
+
+def nearest_divisor(value: int, wanted: int) -> int:
+    """The divisor of ``value`` nearest to ``wanted``."""
+    divisors = [d for i in range(1, int(value**0.5) + 1) if value % i == 0 for d in (i, value // i)]
+    return min(divisors, key=lambda d: (abs(d - wanted), d)) if divisors else 1

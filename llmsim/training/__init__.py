@@ -1,0 +1,1 @@
+"""Training: counts, memory and time of a step."""

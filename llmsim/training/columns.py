@@ -1,0 +1,123 @@
+"""Plans as flat columns: one row a plan, one array (or number, or symbol) a column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from ..core.shim import Number, minimum
+from ..core.terms import Sizes
+from ..layers.base import LayerKind
+from .structure import Structure
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The values of plans that share a structure; each an int, an int64 array (one entry a plan) or a symbol.
+
+    Attributes
+    ----------
+    sequence, micro_batch, micro_batches
+        Tokens of a sequence; sequences per data-parallel rank and micro-step; micro-steps per step.
+    tp, cp, dp, pp, chunks
+        Degrees of tensor, context, data and pipeline parallelism; model chunks per pipeline stage.
+    ep, etp
+        Expert and expert-tensor parallelism, inside tp x cp x dp.
+    shard
+        Ranks that a fully sharded state is spread over (dp x cp, or less for hybrid sharding).
+    imbalance
+        Rows of the busiest expert rank over the mean, at least 1.
+    """
+
+    sequence: Number
+    micro_batch: Number
+    micro_batches: Number
+    tp: Number = 1
+    cp: Number = 1
+    dp: Number = 1
+    pp: Number = 1
+    chunks: Number = 1
+    ep: Number = 1
+    etp: Number = 1
+    shard: Number = 1
+    imbalance: Number = 1
+
+    @property
+    def edp(self) -> Number:
+        """Ranks that hold copies of the same experts: tp x cp x dp / (ep x etp)."""
+        return self.tp * self.cp * self.dp // (self.ep * self.etp)
+
+    @property
+    def dp_cp(self) -> Number:
+        """Ranks over which dense gradients are summed."""
+        return self.dp * self.cp
+
+    @property
+    def devices(self) -> Number:
+        """All ranks."""
+        return self.tp * self.cp * self.dp * self.pp
+
+    @property
+    def global_batch(self) -> Number:
+        """Sequences per step."""
+        return self.micro_batch * self.micro_batches * self.dp
+
+    def __len__(self) -> int:
+        return max((np.size(getattr(self, f.name)) for f in fields(self)), default=1)
+
+    def take(self, rows: Number) -> Columns:
+        """Some rows (an index array, a mask or a slice)."""
+        return replace(
+            self,
+            **{f.name: v[rows] for f in fields(self) if isinstance(v := getattr(self, f.name), np.ndarray) and v.ndim},
+        )
+
+    def group(self, axes: tuple[str, ...]) -> tuple[Number, Number]:
+        """Size and stride (in global ranks) of the group spanned by mesh axes.
+
+        Ranks are ordered tp, cp, dp, pp from the nearest to the farthest; the expert axes factor the same ranks as etp,
+        ep, edp (Megatron's default order).
+        """
+        strides = {
+            "tp": 1,
+            "cp": self.tp,
+            "dp": self.tp * self.cp,
+            "pp": self.tp * self.cp * self.dp,
+            "etp": 1,
+            "ep": self.etp,
+            "edp": self.etp * self.ep,
+        }
+        degrees = {"tp": self.tp, "cp": self.cp, "dp": self.dp, "pp": self.pp}
+        degrees |= {"etp": self.etp, "ep": self.ep, "edp": self.edp}
+        order = ("tp", "cp", "dp", "pp", "etp", "ep", "edp")
+        present = [a for a in order if a in axes]
+        size: Number = 1
+        for axis in present:
+            size = size * degrees[axis]
+        return size, strides[present[0]]
+
+
+def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes:
+    """The sizes of a layer kind's dimensions for a table of plans.
+
+    ``slots``, the rows after dispatch over all ranks, are an expectation: tokens x top_k x imbalance.
+    """
+    batch = columns.micro_batch * columns.dp
+    dims: dict[str, Number] = {**kind.sizes, "batch": batch, "sequence": columns.sequence, "context": columns.sequence}
+    if "top_k" in kind.sizes:
+        slots = batch * columns.sequence * kind.sizes["top_k"]
+        dims["slots"] = slots if np.all(columns.imbalance == 1) else slots * columns.imbalance
+    degrees = {a: columns.group((a,))[0] for a in ("tp", "cp", "dp", "ep", "etp", "edp")}
+    return Sizes(dims, degrees, structure.formats())
+
+
+def visible_positions(kind: LayerKind, sequence: Number) -> Number:
+    """Mean number of positions that a query attends to: all, the causal half, or a sliding window's share.
+
+    Causal: ``(s + 1) / 2``; window w <= s: ``w - w (w - 1) / (2 s)``, the mean of ``min(i, w)`` over positions i.
+    """
+    if not kind.causal:
+        return sequence
+    window = sequence if kind.window is None else minimum(kind.window, sequence)
+    return window - window * (window - 1) / (2 * sequence)

@@ -1,0 +1,276 @@
+"""Composition: what overlaps and what waits, from the seconds of kernels and wires to the seconds of a step.
+
+Every function is a plain formula of numbers, arrays (one entry a plan, or a measured run) or calibration draws. Parts
+always add up: what the device computes, what each kind of transfer leaves exposed, what it waits for its host, the
+pipeline's bubble, the exposed rest of the gradient exchange, the optimizer and the fixed costs are the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..core.shim import Number, maximum, minimum, soft_maximum, total
+from ..hardware.network import NO_TRAFFIC, WireTime
+from .constants import StepConstants
+from .schedules import ScheduleName, StageTimes, closed_form
+from .seconds import KindSeconds, PhaseSeconds
+
+HOST_SHARPNESS = 6.0
+MOE_FORWARD_SHARE = 0.4
+"""Share of an MoE layer's host work that its forward pass does."""
+
+LAYER_PARTS = ("gemm", "grouped", "attention", "memory", "permute", "convert", "tp", "cp", "ep", "fsdp", "host")
+"""Parts of a layer's pass: compute by class, exposed transfers by axis, waiting for the host."""
+
+STEP_PARTS = (*LAYER_PARTS, "recompute", "bubble", "gradients", "parameters", "optimizer", "fixed")
+"""Parts of a step: those of the layers of the busiest stage, what it computes again, the rest of the pipeline's time,
+the exposed exchange of gradients and parameters, the optimizer, fixed costs. They sum to the step."""
+
+_OVERLAP_OF = {"tp": "tensor", "cp": "context", "ep": "expert"}
+
+
+@dataclass(frozen=True)
+class UnitTraffic:
+    """What full sharding moves for one layer and micro-batch, beside its forward and its backward pass."""
+
+    forward: WireTime = NO_TRAFFIC
+    backward: WireTime = NO_TRAFFIC
+
+    def map(self, change: Mapping[str, Number] | object) -> UnitTraffic:
+        """The same with every number changed (a selection of rows)."""
+        return UnitTraffic(self.forward.map(change), self.backward.map(change))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class StageLoad:
+    """A run of equal pipeline stages.
+
+    Attributes
+    ----------
+    counts, recomputed
+        Layers of each kind in one of them, and how many of those compute their forward again.
+    repeats
+        Stages in the run.
+    gather, reduce
+        Once a step: parameters gathered, gradients reduced.
+    update_s
+        Memory traffic of the optimizer at the full rate of elementwise kernels, seconds.
+    """
+
+    counts: Sequence[Number]
+    recomputed: Sequence[Number]
+    repeats: Number
+    gather: WireTime
+    reduce: WireTime
+    update_s: Number
+
+
+@dataclass(frozen=True)
+class StepLoad:
+    """Everything that a step has to do, in isolated seconds: what composition starts from.
+
+    Attributes
+    ----------
+    kinds, units
+        Layer kinds and what full sharding moves for each.
+    stages
+        In order.
+    hop
+        One message to the next stage.
+    micro_batches, pp, chunks, schedule
+        Of the pipeline.
+    """
+
+    kinds: Sequence[KindSeconds]
+    units: Sequence[UnitTraffic]
+    stages: Sequence[StageLoad]
+    hop: WireTime
+    micro_batches: Number
+    pp: Number
+    chunks: Number
+    schedule: ScheduleName
+
+
+def exposed(compute: Number, transfer: Number, fraction: Number, contention: Number) -> Number:
+    """Seconds that a transfer adds to the compute it may hide under.
+
+    A ``fraction`` of the transfer may run beside the compute; while both run both slow down by ``contention``
+    (Galvatron, arXiv:2211.13878: ``c min(C, X) + |C - X|``), and where that loses to running one after the other it
+    is not done. Between 0 and the transfer itself; 0 for no transfer.
+    """
+    beside = fraction * transfer
+    together = minimum(compute, beside)
+    return minimum(beside, (contention - 1) * together + (beside - together)) + (1 - fraction) * transfer
+
+
+@dataclass
+class LayerTime:
+    """Seconds of one pass of one layer by part."""
+
+    parts: dict[str, Number] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> Number:
+        """Their sum."""
+        return total(self.parts.values())
+
+
+@dataclass
+class KindTime:
+    """Forward, backward and recomputation of one layer."""
+
+    forward: LayerTime
+    backward: LayerTime
+    recompute: LayerTime
+
+
+def layer_time(
+    phase: PhaseSeconds,
+    c: StepConstants,
+    *,
+    moe_share: Number = 0,
+    unit: WireTime = NO_TRAFFIC,
+    beside_s: Number = 0,
+) -> LayerTime:
+    """One pass of one layer.
+
+    Parameters
+    ----------
+    moe_share
+        Share of the host costs of a mixture-of-experts layer that falls on this pass.
+    unit
+        Fully sharded parameters and gradients moved during this pass.
+    beside_s
+        Compute of other passes that such a transfer may hide under as well (recomputation, in backward).
+    """
+    parts: dict[str, Number] = {}
+    for work, seconds in phase.classes.items():
+        name = "gemm" if work.startswith("gemm") else work
+        parts[name] = parts.get(name, 0) + seconds / c.in_situ[work]
+    compute = total(parts.values())
+    for axis, wire in phase.wires.items():
+        under = parts.get("attention", 0) if axis == "cp" else compute
+        parts[axis] = exposed(under, wire_seconds(wire, c), c.overlap[_OVERLAP_OF[axis]], c.contention)
+    if unit is not NO_TRAFFIC:
+        parts["fsdp"] = exposed(compute + beside_s, wire_seconds(unit, c), c.overlap["parameter"], c.contention)
+    busy = total(parts.values())
+    host = (phase.launches * c.launch_s + moe_share * c.moe_layer_s) * (1 - c.graphed)
+    parts["host"] = soft_maximum(busy, host, HOST_SHARPNESS) - busy
+    return LayerTime(parts)
+
+
+def wire_seconds(wire: WireTime, c: StepConstants) -> Number:
+    """Seconds of a transfer alone."""
+    return wire.seconds(c.inner_efficiency, c.outer_efficiency)
+
+
+def kind_time(kind: KindSeconds, unit: UnitTraffic, c: StepConstants) -> KindTime:
+    """The passes of one layer kind with everything that is exposed in them."""
+    again = kind.phases["recompute"]
+    recompute = layer_time(again, c, moe_share=kind.is_moe * MOE_FORWARD_SHARE if again.classes else 0)
+    forward = layer_time(kind.phases["forward"], c, moe_share=kind.is_moe * MOE_FORWARD_SHARE, unit=unit.forward)
+    backward = layer_time(
+        kind.phases["backward"],
+        c,
+        moe_share=kind.is_moe * (1 - MOE_FORWARD_SHARE),
+        unit=unit.backward,
+        beside_s=recompute.seconds,
+    )
+    return KindTime(forward, backward, recompute)
+
+
+@dataclass
+class StageTime:
+    """Seconds of one stage (of a run of equal ones).
+
+    Attributes
+    ----------
+    forward, backward
+        One micro-batch, by part; recomputation is a part of backward.
+    gradients, parameters, optimizer
+        Once a step: exposed exchanges, and the update.
+    """
+
+    forward: dict[str, Number]
+    backward: dict[str, Number]
+    gradients: Number
+    parameters: Number
+    optimizer: Number
+
+    @property
+    def forward_s(self) -> Number:
+        """Seconds of a forward pass."""
+        return total(self.forward.values())
+
+    @property
+    def backward_s(self) -> Number:
+        """Seconds of a backward pass."""
+        return total(self.backward.values())
+
+    @property
+    def once_s(self) -> Number:
+        """Seconds once a step."""
+        return self.gradients + self.parameters + self.optimizer
+
+
+@dataclass
+class StepTime:
+    """Seconds of a step.
+
+    Attributes
+    ----------
+    stages
+        Of the stage runs, in order.
+    hop_s
+        Exposed seconds from one stage to the next.
+    pipeline_s
+        Of the pipeline by the closed form.
+    fixed_s
+        Host costs per micro-batch and step.
+    """
+
+    stages: list[StageTime]
+    hop_s: Number
+    pipeline_s: Number
+    fixed_s: Number
+
+    @property
+    def once_s(self) -> Number:
+        """Seconds once a step outside the pipeline: the slowest stage's exchange and update."""
+        return maximum(*(s.once_s for s in self.stages))
+
+    @property
+    def seconds(self) -> Number:
+        """Of the whole step."""
+        return self.pipeline_s + self.once_s + self.fixed_s
+
+
+def compose_step(load: StepLoad, c: StepConstants) -> StepTime:
+    """The time of a step from what it has to do."""
+    times = [kind_time(kind, unit, c) for kind, unit in zip(load.kinds, load.units, strict=True)]
+    found = [_stage_time(stage, times, c) for stage in load.stages]
+    hop = wire_seconds(load.hop, c) * (1 - c.overlap["pipeline"])
+    shape = StageTimes([s.forward_s for s in found], [s.backward_s for s in found], [s.repeats for s in load.stages])
+    pipeline = closed_form(load.schedule, shape, load.micro_batches, load.pp, load.chunks, hop)
+    return StepTime(found, hop, pipeline, c.step_s + load.micro_batches * c.microbatch_s)
+
+
+def _stage_time(stage: StageLoad, times: Sequence[KindTime], c: StepConstants) -> StageTime:
+    forward: dict[str, Number] = {}
+    backward: dict[str, Number] = {"recompute": 0}
+    for kind, count, again in zip(times, stage.counts, stage.recomputed, strict=True):
+        if isinstance(count, int) and count == 0:
+            continue
+        for into, layer in ((forward, kind.forward), (backward, kind.backward)):
+            for name, seconds in layer.parts.items():
+                into[name] = into.get(name, 0) + count * seconds
+        backward["recompute"] = backward["recompute"] + again * kind.recompute.seconds
+    beside_forward, beside_backward = total(forward.values()), total(backward.values())
+    return StageTime(
+        forward,
+        backward,
+        exposed(beside_backward, wire_seconds(stage.reduce, c), c.overlap["gradient"], c.contention),
+        exposed(beside_forward, wire_seconds(stage.gather, c), c.overlap["parameter"], c.contention),
+        stage.update_s / c.in_situ["memory"],
+    )

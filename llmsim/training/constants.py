@@ -1,0 +1,163 @@
+"""The rates that a step is composed with, as plain numbers: from profiles, with fitted values laid over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+from ..core.provenance import Quantity
+from ..core.shim import Number
+from ..hardware.cluster import Cluster
+from ..hardware.fitted import fitted_values
+from ..hardware.kernels import FORMAT_CLASS, KernelConstants, kernel_constants
+from ..hardware.network import Tier
+from ..hardware.software import Software
+from ..plans.precision import Precision
+from .structure import Structure
+
+Overlay: TypeAlias = Mapping[str, float]
+"""Path of a constant (``generations/hopper/in_situ/attention``) -> value that replaces the profile's."""
+
+
+@dataclass(frozen=True)
+class StepConstants:
+    """Every rate of one (cluster, software, precision).
+
+    Attributes
+    ----------
+    high, low
+        Kernel constants of 16-bit products and of the recipe's matrix format.
+    attention_peak
+        16-bit peak, FLOP/s.
+    in_situ
+        Class of work -> in-step rate over the isolated kernel's, of device and software together.
+    low_class
+        Class of the recipe's products (``gemm_8bit`` ...).
+    tiers, inner_efficiency, outer_efficiency
+        The network, and the fractions of its bandwidth that large collectives reach in the scale-up domain and outside.
+    overlap
+        gradient, parameter, tensor, context, expert, pipeline -> fraction of a transfer that may be hidden.
+    contention
+        Slow-down while compute and communication run together.
+    launch_s, moe_layer_s, graphed, microbatch_s, step_s
+        Host costs, see :class:`~llmsim.hardware.software.HostCosts`.
+    """
+
+    high: KernelConstants
+    low: KernelConstants
+    attention_peak: Number
+    in_situ: Mapping[str, Number]
+    low_class: str
+    tiers: tuple[Tier, ...]
+    inner_efficiency: Number
+    outer_efficiency: Number
+    overlap: Mapping[str, Number]
+    contention: Number
+    launch_s: Number
+    moe_layer_s: Number
+    graphed: Number
+    microbatch_s: Number
+    step_s: Number
+
+
+def step_constants(cluster: Cluster, structure: Structure, overlay: Overlay | None = None) -> StepConstants:
+    """The constants of a cluster and a structure.
+
+    Parameters
+    ----------
+    overlay
+        Fitted values; None takes those that ship with the package.
+    """
+    if overlay is not None:
+        return _build(cluster, structure, overlay)
+    key = Structure(structure.framework, structure.release, structure.precision, overlap=structure.overlap)
+    return _shipped(cluster, key)
+
+
+@lru_cache(maxsize=64)
+def _shipped(cluster: Cluster, structure: Structure) -> StepConstants:
+    return _build(cluster, structure, fitted_values())
+
+
+def _build(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepConstants:
+    device, software, recipe = cluster.profile, structure.software, structure.recipe
+    rates = device.kernel_rates()
+    stack = Stack(software, device.generation, overlay)
+    own = overlay.get(f"devices/{device.name}/in_situ", device.in_situ.value) * stack.rate
+    family = f"generations/{device.generation}/in_situ"
+    in_situ = {work: overlay.get(f"{family}/{work}", q.value) * own for work, q in rates.in_situ.items()}
+    in_situ["attention"] *= stack.attention
+
+    def host(key: str, default: float) -> float:
+        return stack.value(key, default)
+
+    return StepConstants(
+        high=kernel_constants(device, recipe.compute),
+        low=kernel_constants(device, recipe.matmul),
+        attention_peak=device.peak_of(recipe.compute),
+        in_situ=in_situ,
+        low_class=low_class(recipe),
+        tiers=cluster.tiers(),
+        inner_efficiency=overlay.get(f"devices/{device.name}/scale_up/efficiency", device.scale_up.efficiency.value),
+        outer_efficiency=overlay.get(f"networks/{cluster.fabric.name}/efficiency", cluster.fabric.efficiency.value),
+        overlap={
+            k: host(f"overlap/{k}", getattr(software.overlap, k).value) for k in type(software.overlap).model_fields
+        },
+        contention=host("contention", software.contention.value),
+        launch_s=host("host/launch_s", software.host.launch_s.value),
+        moe_layer_s=host("host/moe_layer_s", software.host.moe_layer_s.value) * stack.release_factor("moe_layer"),
+        graphed=host("host/graphed", software.host.graphed.value),
+        microbatch_s=host("host/microbatch_s", software.host.microbatch_s.value),
+        step_s=host("host/step_s", software.host.step_s.value),
+    )
+
+
+def _overlap(choice: str, host: Callable[[str, float], float], software: Software) -> dict[str, Number]:
+    found: dict[str, Number] = {
+        key: host(f"overlap/{key}", getattr(software.overlap, key).value) for key in type(software.overlap).model_fields
+    }
+    if choice == "none":
+        return dict.fromkeys(found, 0.0)
+    if choice in ("tensor", "expert"):
+        found[choice] = found[f"{choice}_on"]
+    return found
+
+
+def low_class(recipe: Precision) -> str:
+    """Class of the recipe's matrix products."""
+    return f"gemm_{FORMAT_CLASS[recipe.matmul]}"
+
+
+class Stack:
+    """The fitted constants of one software stack on one generation, with its profile behind them.
+
+    A release may carry a factor of its own on top of what its framework's runs share.
+    """
+
+    def __init__(self, software: Software, generation: str, overlay: Overlay):
+        self.software, self.generation, self.overlay = software, generation, overlay
+
+    def value(self, key: str, default: float) -> float:
+        """A constant of the framework."""
+        return self.overlay.get(f"software/{self.software.name}/{key}", default)
+
+    def release_factor(self, key: str) -> float:
+        """A factor of the release, 1 where none was fitted."""
+        return self.overlay.get(f"software/{self.software.name}@{self.software.release}/{key}", 1.0)
+
+    def _fraction(self, name: str) -> float:
+        own: dict[str, Quantity] = getattr(self.software.rates, name)
+        default = own.get(self.generation, own["default"]).value
+        return self.value(f"rates/{name}/{self.generation}", default)
+
+    @property
+    def rate(self) -> float:
+        """Of all kernels."""
+        return self._fraction("in_situ") * self.release_factor("rate")
+
+    @property
+    def attention(self) -> float:
+        """Of attention besides."""
+        return self._fraction("attention")

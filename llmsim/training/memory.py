@@ -1,0 +1,168 @@
+"""Memory of a training step on each stage: what is allocated, reserved and seen by the driver, and when the peak is.
+
+References
+----------
+Model states: Rajbhandari 2019, arXiv:1910.02054; activations in flight: Narayanan 2021, arXiv:2104.04473, and
+Korthikanti 2022, arXiv:2205.05198.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.saved import saved_terms
+from ..core.shim import Number, maximum, minimum, total
+from ..core.terms import Sizes
+from ..plans.optimizer import get_optimizer
+from .columns import kind_sizes
+from .prepare import Prepared, Problem
+from .schedules import in_flight
+from .sharding import updated_parameters
+from .stages import Stage, body_kinds, model_kinds
+from .structure import KindTerms, kind_terms
+
+MEMORY_PARTS = (
+    "parameters", "gradients", "optimizer", "activations", "head", "recomputed", "unsharded", "workspace",
+)  # fmt: skip
+"""Parts of allocated memory: model states; activations in flight; those of the head and its loss; what a layer in
+backward makes again; whole parameters and gradients of the units at work under full sharding; kernel workspaces."""
+
+
+@dataclass(frozen=True)
+class KindMemory:
+    """Activations of one layer and one micro-batch, bytes.
+
+    Attributes
+    ----------
+    plain, recomputing
+        Kept from forward to backward by a layer that recomputes nothing, and by one that recomputes.
+    again
+        Made anew while a recomputing layer's backward runs.
+    per_step
+        Kept once a step, however many micro-batches there are.
+    """
+
+    plain: Number
+    recomputing: Number
+    again: Number
+    per_step: Number
+
+
+def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
+    """What one layer keeps."""
+    return KindMemory(
+        sizes.size(saved_terms(terms.plain.kept)),
+        sizes.size(saved_terms(terms.recomputing.kept)),
+        sizes.size(saved_terms(terms.recomputing.again)),
+        sizes.size(saved_terms(terms.plain.kept, per_step=True)),
+    )
+
+
+@dataclass
+class StageMemory:
+    """Memory of a stage at its peak (of a run of equal ones: of the first, which holds the most).
+
+    Attributes
+    ----------
+    parts
+        Part -> bytes allocated.
+    reserved_bytes, device_bytes
+        What the caching allocator holds, and what the driver sees.
+    """
+
+    parts: dict[str, Number]
+    reserved_bytes: Number
+    device_bytes: Number
+
+    @property
+    def allocated_bytes(self) -> Number:
+        """Sum of the parts."""
+        return total(self.parts.values())
+
+    @property
+    def owner(self) -> str:
+        """The largest part (of a single plan)."""
+        return max(self.parts, key=lambda name: float(self.parts[name]))
+
+    @property
+    def moment(self) -> str:
+        """When the peak is (of a single plan): at the loss where the head holds something, else in backward."""
+        return "at the loss" if float(self.parts["head"]) > 0 else "start of the first backward pass"
+
+
+def stage_memory(problem: Problem, prepared: Prepared) -> list[StageMemory]:
+    """Memory of each run of stages."""
+    kinds, body = model_kinds(problem.architecture), body_kinds(problem.architecture)
+    memories = [
+        kind_memory(
+            kind_terms(k, problem.structure, recomputes=i < body), kind_sizes(k, prepared.columns, problem.structure)
+        )
+        for i, k in enumerate(kinds)
+    ]
+    return [
+        _stage(problem, prepared, stage, load.recomputed, memories, body + 1)
+        for stage, load in zip(prepared.stages, prepared.load.stages, strict=True)
+    ]
+
+
+def _stage(
+    problem: Problem,
+    prepared: Prepared,
+    stage: Stage,
+    recomputed: Sequence[Number],
+    memories: Sequence[KindMemory],
+    head: int,
+) -> StageMemory:
+    columns, structure = prepared.columns, problem.structure
+    software, formats = structure.software, structure.formats()
+    held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
+    kept, ends, again = _activations(memories, stage.counts, recomputed, held, head)
+    own = [(p, n) for p, n in zip(prepared.parameters, stage.counts, strict=True) if n]
+    everything = total((p.dense + p.expert) * n for p, n in own)
+    shard = updated_parameters(problem.sharding, prepared.parameters, stage.counts, columns)
+    sharded = problem.fully_sharded
+    unsharded: Number = 0
+    if sharded:
+        largest = maximum(*(p.dense + p.expert for p, _ in own), 0)
+        unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(largest)
+    state_bytes = get_optimizer(problem.optimizer).state_bytes(software.formats, structure.recipe.compute)
+    parts = {
+        "parameters": formats["weight"].bytes(shard if sharded else everything),
+        "gradients": formats["gradient"].bytes(shard if problem.sharding in ("zero2", "zero3", "hsdp") else everything),
+        "optimizer": shard * state_bytes,
+        "activations": kept,
+        "head": ends,
+        "recomputed": again,
+        "unsharded": unsharded,
+        "workspace": software.memory.workspace_bytes.value,
+    }
+    reserved = total(parts.values()) * software.memory.reserved_factor.value
+    return StageMemory(parts, reserved, reserved + software.memory.context_bytes.value)
+
+
+def _activations(
+    memories: Sequence[KindMemory], counts: Sequence[Number], recomputed: Sequence[Number], held: Number, head: int
+) -> tuple[Number, Number, Number]:
+    """Activations at a stage's peak, bytes: kept by the body, kept by the head, made again by the layer in backward.
+
+    Parameters
+    ----------
+    counts, recomputed
+        Layers of each kind, and how many of them recompute.
+    held
+        Micro-batches in flight (a fraction where chunks are in flight).
+    head
+        Index of the head, whose own activations live for one micro-batch only: its backward follows at once.
+    """
+    body: Number = 0
+    ends: Number = 0
+    again: Number = 0
+    for index, (kind, count, some) in enumerate(zip(memories, counts, recomputed, strict=True)):
+        kept = (count - some) * kind.plain + some * kind.recomputing
+        if index >= head:
+            ends = ends + kept
+        else:
+            body = body + kept * held + count * kind.per_step
+            again = maximum(again, kind.again * minimum(some, 1))
+    return body, ends, again

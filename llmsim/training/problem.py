@@ -1,0 +1,57 @@
+"""From a plan to the two halves that evaluation wants: structure that may branch, and values in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import numpy as np
+
+from ..architecture import Architecture
+from ..hardware.cluster import Cluster
+from ..plans.recompute import parse_recompute
+from ..plans.training import TrainingPlan
+from .columns import Columns
+from .prepare import Problem
+from .structure import Structure
+
+
+def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPlan) -> Problem:
+    """The structural half of a plan."""
+    structure = Structure(
+        plan.framework,
+        plan.release,
+        plan.precision,
+        plan.sequence_parallel,
+        plan.context_kind,
+        parse_recompute(plan.recompute),
+        plan.overlap,
+    )
+    return Problem(architecture, cluster, structure, plan.sharding, plan.schedule_name, plan.optimizer)
+
+
+def plan_columns(plan: TrainingPlan) -> Columns:
+    """The values of a plan; an imbalance that it leaves open is the software profile's."""
+    whole = plan.data_parallel * plan.context_parallel
+    imbalance = plan.imbalance
+    if imbalance is None:
+        imbalance = plan.software.defaults.imbalance
+    return Columns(
+        sequence=plan.sequence_length,
+        micro_batch=plan.micro_batch_size,
+        micro_batches=plan.micro_batches,
+        tp=plan.tensor_parallel,
+        cp=plan.context_parallel,
+        dp=plan.data_parallel,
+        pp=plan.pipeline_parallel,
+        chunks=plan.virtual_pipeline,
+        ep=plan.expert_parallel,
+        etp=plan.expert_tensor_parallel,
+        shard=(plan.shard_group or whole) if plan.sharding == "hsdp" else whole,
+        imbalance=imbalance,
+    )
+
+
+def stack_columns(columns: Sequence[Columns]) -> Columns:
+    """Several single plans as one table."""
+    return Columns(**{f.name: np.asarray([getattr(c, f.name) for c in columns]) for f in fields(Columns)})

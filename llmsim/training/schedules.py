@@ -1,0 +1,200 @@
+"""Pipeline schedules: the exact longest path of one plan, and closed forms that whole tables of plans share.
+
+Forward and backward of every (chunk, micro-batch) are nodes; a device runs its nodes in the schedule's order; a node
+waits for its neighbour's result and for the hop that brings it. The longest path through that graph is the time of
+the pipeline.
+
+References
+----------
+GPipe: Huang 2018, arXiv:1811.06965. One forward one backward, interleaved: Narayanan 2021, arXiv:2104.04473.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from ..core.shim import Number, maximum, minimum
+
+ScheduleName = Literal["gpipe", "1f1b", "interleaved"]
+SCHEDULES: tuple[ScheduleName, ...] = ("gpipe", "1f1b", "interleaved")
+
+Node: TypeAlias = tuple[str, int, int]
+"""(``F`` or ``B``, chunk on this device, micro-batch)."""
+
+
+def device_order(schedule: ScheduleName, rank: int, pp: int, chunks: int, micro_batches: int) -> list[Node]:
+    """The nodes of one device in the order in which it runs them.
+
+    Interleaved schedules take micro-batches in groups of ``pp`` (the last group may be smaller) through each chunk in
+    turn.
+    """
+    if schedule == "gpipe":
+        forward = [("F", 0, j) for j in range(micro_batches)]
+        return [*forward, *(("B", 0, j) for j in range(micro_batches))]
+    if schedule == "1f1b" or chunks == 1:
+        warm = min(pp - rank - 1, micro_batches)
+        units = [(0, j) for j in range(micro_batches)]
+        return _alternate(units, units, warm)
+    groups = [range(g, min(g + pp, micro_batches)) for g in range(0, micro_batches, pp)]
+    ahead = [(c, j) for group in groups for c in range(chunks) for j in group]
+    back = [(c, j) for group in groups for c in reversed(range(chunks)) for j in group]
+    warm = min(2 * (pp - rank - 1) + (chunks - 1) * pp, len(ahead))
+    return _alternate(ahead, back, warm)
+
+
+def _alternate(ahead: list[tuple[int, int]], back: list[tuple[int, int]], warm: int) -> list[Node]:
+    order: list[Node] = [("F", c, j) for c, j in ahead[:warm]]
+    for i in range(len(ahead) - warm):
+        order += [("F", *ahead[warm + i]), ("B", *back[i])]
+    return order + [("B", c, j) for c, j in back[len(ahead) - warm :]]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The outcome of a longest-path simulation.
+
+    Attributes
+    ----------
+    seconds
+        From the first node's start to the last node's end.
+    busy
+        Seconds of work of each device.
+    finished
+        When each device ends its last node.
+    in_flight
+        Largest number of forward results (chunk x micro-batch) that each device holds at once.
+    """
+
+    seconds: float
+    busy: tuple[float, ...]
+    finished: tuple[float, ...]
+    in_flight: tuple[int, ...]
+
+
+def longest_path(
+    schedule: ScheduleName,
+    forward: Sequence[Sequence[float]],
+    backward: Sequence[Sequence[float]],
+    micro_batches: int,
+    hop_s: float = 0.0,
+) -> Timeline:
+    """Exact time of a schedule with any times.
+
+    Parameters
+    ----------
+    forward, backward
+        Seconds of one micro-batch, ``[device][chunk]``; chunk c of device i is part ``c * pp + i`` of the model.
+    hop_s
+        Seconds from one part to the next; none within a device.
+
+    Raises
+    ------
+    ValueError
+        If the schedule deadlocks (it cannot for those built here).
+    """
+    pp, chunks = len(forward), len(forward[0])
+    orders = [device_order(schedule, i, pp, chunks, micro_batches) for i in range(pp)]
+    parts = pp * chunks
+    hop = hop_s if pp > 1 else 0.0
+    ends_f = [[-1.0] * micro_batches for _ in range(parts)]
+    ends_b = [[-1.0] * micro_batches for _ in range(parts)]
+    position, clock = [0] * pp, [0.0] * pp
+    left = sum(map(len, orders))
+    while left:
+        before = left
+        for i in range(pp):
+            order, at, now = orders[i], position[i], clock[i]
+            while at < len(order):
+                kind, chunk, j = order[at]
+                part = chunk * pp + i
+                if kind == "F":
+                    ready = ends_f[part - 1][j] + hop if part else 0.0
+                    known = part == 0 or ends_f[part - 1][j] >= 0
+                    ends, cost = ends_f, forward[i][chunk]
+                elif part == parts - 1:
+                    ready, known = ends_f[part][j], ends_f[part][j] >= 0
+                    ends, cost = ends_b, backward[i][chunk]
+                else:
+                    ready = ends_b[part + 1][j] + hop
+                    known = ends_b[part + 1][j] >= 0
+                    ends, cost = ends_b, backward[i][chunk]
+                if not known:
+                    break
+                now = max(now, ready) + cost
+                ends[part][j] = now
+                at += 1
+                left -= 1
+            position[i], clock[i] = at, now
+        if left == before:
+            raise ValueError(f"schedule {schedule} deadlocks at p={pp}, v={chunks}, m={micro_batches}")
+    busy = tuple(micro_batches * (sum(forward[i]) + sum(backward[i])) for i in range(pp))
+    return Timeline(max(clock), busy, tuple(clock), tuple(_in_flight(order) for order in orders))
+
+
+def _in_flight(order: Sequence[Node]) -> int:
+    held = most = 0
+    for kind, _, _ in order:
+        held += 1 if kind == "F" else -1
+        most = max(most, held)
+    return most
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Seconds of the stages of a pipeline in runs of equal ones, from the first to the last.
+
+    Attributes
+    ----------
+    forward, backward
+        Of one micro-batch on one stage of each run.
+    repeats
+        Stages in each run.
+    """
+
+    forward: Sequence[Number]
+    backward: Sequence[Number]
+    repeats: Sequence[Number]
+
+
+def closed_form(
+    schedule: ScheduleName, times: StageTimes, micro_batches: Number, pp: Number, chunks: Number, hop_s: Number
+) -> Number:
+    """Time of a pipeline without simulating it, seconds: never above the longest path, and equal to it for equal stages
+    and free hops.
+
+    GPipe with unequal stages is exact: ``sum F + (m-1) max F + sum B + (m-1) max B``. For 1F1B the bound is
+    ``max_i [m T_i + sum_{j<i} T_j]``: stage i cannot start before the stages in front of it have passed the first
+    micro-batch on, nor can they end before it has passed the last one back; interleaving divides that part by the
+    chunks.
+    """
+    runs = range(len(times.repeats))
+    if schedule == "gpipe":
+        total: Number = 2 * (pp - 1) * hop_s
+        for part in (times.forward, times.backward):
+            total = total + sum(part[s] * times.repeats[s] for s in runs)
+            total = total + (micro_batches - 1) * maximum(*(part[s] for s in runs))
+        return total
+    before: Number = 0
+    hops: Number = 0
+    best: Number = 0
+    for s in runs:
+        stage = times.forward[s] + times.backward[s]
+        reached = (before + (times.repeats[s] - 1) * stage) / chunks
+        hops = hops + times.repeats[s]
+        best = maximum(best, micro_batches * stage + reached + 2 * (hops - 1) * hop_s)
+        before = before + times.repeats[s] * stage
+    return best
+
+
+def in_flight(schedule: ScheduleName, first: Number, pp: Number, chunks: Number, micro_batches: Number) -> Number:
+    """Forward results that a stage holds at once, in units of one chunk of one micro-batch; ``first`` is its index.
+
+    GPipe m; 1F1B ``min(m, p - i)``; interleaved ``min(m v, 2 (p - i - 1) + (v - 1) p + 1)``.
+    """
+    if schedule == "gpipe":
+        return micro_batches
+    if schedule == "1f1b":
+        return minimum(micro_batches, pp - first)
+    return minimum(micro_batches * chunks, 2 * (pp - first - 1) + (chunks - 1) * pp + 1)

@@ -1,0 +1,167 @@
+"""The structural half of a plan, and the terms that follow from it: everything that may branch, derived once on names.
+
+A table of plans is split by structure first (sequence parallelism, context kind, recompute, software, precision);
+inside one structure all plans share their terms, and only values differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from ..core.formats import Format
+from ..core.messages import GatherPolicy, Message, derive_messages
+from ..core.operators import Operator
+from ..core.parameters import Parameter, derive_parameters
+from ..core.saved import Savings, derive_saved
+from ..core.sharding import Sharding, mesh_sharding
+from ..core.work import Work, derive_work
+from ..hardware.software import Software, get_software
+from ..layers.base import LayerKind
+from ..plans.precision import Precision, get_precision, storage_classes
+from ..plans.recompute import NONE, Recompute, regions
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What is structure in a plan: hashable, and the key of everything derived.
+
+    Attributes
+    ----------
+    framework, release
+        Software profile.
+    precision
+        Recipe name.
+    sequence_parallel
+        Whether tensor parallelism shards the sequence too.
+    context_kind
+        ``ring``, ``all_gather`` or ``ulysses``.
+    recompute
+        What is computed again in backward.
+    overlap
+        What is hidden behind compute: as the software ``profile`` says, ``none``, or besides ``tensor`` (parallel
+        tiles) or ``expert`` (beside the other half of a batch).
+    """
+
+    framework: str
+    release: str = ""
+    precision: str = "bf16"
+    sequence_parallel: bool = True
+    context_kind: str = "ring"
+    recompute: Recompute = field(default=NONE)
+    overlap: str = "profile"
+
+    @property
+    def software(self) -> Software:
+        """Its profile."""
+        return get_software(self.framework, self.release)
+
+    @property
+    def recipe(self) -> Precision:
+        """Its precision recipe."""
+        return get_precision(self.precision)
+
+    @property
+    def sharding(self) -> Sharding:
+        """Its layout rule."""
+        return mesh_sharding(sequence_parallel=self.sequence_parallel, context_kind=self.context_kind)
+
+    def formats(self) -> dict[str, Format]:
+        """Storage class -> format."""
+        return storage_classes(self.recipe, self.software.formats)
+
+
+@dataclass(frozen=True, eq=False)
+class KindTerms:
+    """The terms of one layer kind under one structure.
+
+    Attributes
+    ----------
+    work, messages, parameters
+        See :mod:`llmsim.core`.
+    plain, recomputing
+        What is saved, in a layer that recomputes nothing and in one that does as the structure says.
+    """
+
+    work: tuple[Work, ...]
+    messages: tuple[Message, ...]
+    parameters: tuple[Parameter, ...]
+    plain: Savings
+    recomputing: Savings
+
+
+_CACHE: dict[tuple[object, ...], tuple[object, KindTerms]] = {}
+
+
+def kind_terms(kind: LayerKind, structure: Structure, *, recomputes: bool = True) -> KindTerms:
+    """The terms of a layer kind, derived once per list of operators and whatever the derivation depends on.
+
+    Parameters
+    ----------
+    recomputes
+        False for the ends of a model, which are never recomputed.
+
+    Raises
+    ------
+    UnsupportedError
+        For an operator kind without a cost, by name.
+    """
+    recompute = structure.recompute if recomputes else NONE
+    key = (id(kind.operators), _derivation(structure), recompute)
+    found = _CACHE.get(key)
+    if found is None:
+        # The operators are kept beside the terms, so that their id stays theirs.
+        found = _CACHE[key] = (kind.operators, _derive(kind.operators, structure, recompute))
+    return found[1]
+
+
+@lru_cache(maxsize=1024)
+def _derivation(structure: Structure) -> tuple[object, ...]:
+    """What the derivation depends on: releases and recipes that agree in it share their terms."""
+    software = structure.software
+    formats = tuple(sorted((name, f.name) for name, f in structure.formats().items()))
+    return (
+        id(software.inventory()),
+        structure.sequence_parallel,
+        structure.context_kind,
+        formats,
+        tuple(sorted(_gather(structure).items())),
+        software.shared_input,
+        software.early_stop,
+    )
+
+
+def _gather(structure: Structure) -> dict[str, GatherPolicy]:
+    policy: dict[str, GatherPolicy] = {**structure.software.gather}
+    if structure.context_kind == "ring":
+        policy["cp"] = "stream"
+    elif policy.get("cp") == "stream":
+        policy["cp"] = "again"
+    return policy
+
+
+def _derive(operators: Sequence[Operator], structure: Structure, recompute: Recompute) -> KindTerms:
+    software, sharding = structure.software, structure.sharding
+    inventory, gather = software.inventory(), _gather(structure)
+    formats = {name: f.name for name, f in structure.formats().items()}
+    plain = derive_saved(operators, sharding, inventory, formats=formats, gather=gather)
+    recomputing = plain
+    again = regions(operators, recompute)
+    if again:
+        recomputing = derive_saved(
+            operators,
+            sharding,
+            inventory,
+            formats=formats,
+            gather=gather,
+            regions=again,
+            early_stop=software.early_stop,
+        )
+    return KindTerms(
+        derive_work(operators, sharding, inventory),
+        derive_messages(operators, sharding, inventory, shared_input=software.shared_input, gather=gather),
+        derive_parameters(operators, sharding),
+        plain,
+        recomputing,
+    )
