@@ -1,0 +1,191 @@
+"""What a fit may move: families of constants, each with a prior, and which constant of a family a run depends on.
+
+A family holds one constant for each distinct path (each generation, framework, release ...), so a run depends on
+exactly one constant of each family. Constants are fitted as logarithms around their priors; fractions stay at or
+below one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..hardware.devices import Device
+from ..hardware.software import Software
+from .runs import RunPlan
+
+COMPUTE_CLASSES = ("gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "permute", "convert")
+
+
+@dataclass(frozen=True)
+class Family:
+    """Constants of one meaning.
+
+    Attributes
+    ----------
+    name
+        What they mean, and where composition uses them.
+    path
+        The constant that a run depends on.
+    prior
+        Its value before the fit.
+    spread
+        Standard deviation of the prior in logarithms.
+    fraction
+        Whether values stay at or below 1.
+    unit
+        Of the values.
+    """
+
+    name: str
+    path: Callable[[RunPlan], str]
+    prior: Callable[[RunPlan], float]
+    spread: float
+    fraction: bool
+    unit: str = "1"
+
+
+def _device(item: RunPlan) -> Device:
+    return item.cluster.profile
+
+
+def _software(item: RunPlan) -> Software:
+    return item.plan.software
+
+
+def _stack_fraction(name: str, spread: float) -> Family:
+    def prior(item: RunPlan) -> float:
+        own = getattr(_software(item).rates, name)
+        return float(own.get(_device(item).generation, own["default"]).value)
+
+    def path(item: RunPlan) -> str:
+        return f"software/{item.plan.framework}/rates/{name}/{_device(item).generation}"
+
+    return Family(f"stack.{name}", path, prior, spread, True)
+
+
+def _class_fraction(work: str, spread: float) -> Family:
+    return Family(
+        f"in_situ.{work}",
+        lambda item: f"generations/{_device(item).generation}/in_situ/{work}",
+        lambda item: _device(item).kernel_rates().in_situ[work].value,  # type: ignore[index]
+        spread,
+        True,
+    )
+
+
+def _host(key: str, spread: float, *, fraction: bool = False, unit: str = "s") -> Family:
+    def prior(item: RunPlan) -> float:
+        value = _software(item)
+        for part in key.split("/"):
+            value = getattr(value, part)
+        return max(float(value.value), 1e-9)  # type: ignore[attr-defined]
+
+    return Family(key, lambda item: f"software/{item.plan.framework}/{key}", prior, spread, fraction, unit)
+
+
+def _release(key: str, spread: float, *, fraction: bool) -> Family:
+    return Family(
+        f"release.{key}",
+        lambda item: f"software/{item.plan.framework}@{item.plan.release}/{key}",
+        lambda item: 1.0,
+        spread,
+        fraction,
+    )
+
+
+FAMILIES: tuple[Family, ...] = (
+    _class_fraction("gemm_16bit", 0.12),
+    _class_fraction("gemm_8bit", 0.15),
+    _class_fraction("gemm_4bit", 0.15),
+    _class_fraction("grouped", 0.25),
+    _class_fraction("attention", 0.20),
+    _class_fraction("memory", 0.20),
+    _class_fraction("permute", 0.40),
+    _class_fraction("convert", 0.25),
+    Family(
+        "device",
+        lambda item: f"devices/{item.cluster.device}/in_situ",
+        lambda item: _device(item).in_situ.value,
+        0.06,
+        True,
+    ),
+    _stack_fraction("in_situ", 0.15),
+    _stack_fraction("attention", 0.25),
+    _release("rate", 0.05, fraction=True),
+    _release("moe_layer", 0.50, fraction=False),
+    _host("host/launch_s", 0.60),
+    _host("host/moe_layer_s", 0.80),
+    _host("host/microbatch_s", 0.80),
+    _host("host/step_s", 0.80),
+    _host("overlap/gradient", 0.25, fraction=True, unit="1"),
+    _host("overlap/parameter", 0.25, fraction=True, unit="1"),
+    _host("overlap/tensor_on", 0.25, fraction=True, unit="1"),
+    _host("overlap/expert_on", 0.25, fraction=True, unit="1"),
+    Family(
+        "inner",
+        lambda item: f"devices/{item.cluster.device}/scale_up/efficiency",
+        lambda item: _device(item).scale_up.efficiency.value,
+        0.15,
+        True,
+    ),
+    Family(
+        "outer",
+        lambda item: f"networks/{item.cluster.fabric.name}/efficiency",
+        lambda item: item.cluster.fabric.efficiency.value,
+        0.20,
+        True,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The constants that a set of runs depends on.
+
+    Attributes
+    ----------
+    families
+        Those in use.
+    paths
+        All constants.
+    prior
+        Logarithms of their prior values, shape (constants,).
+    spread, upper
+        Of the priors; upper bounds of the logarithms.
+    index
+        Number of the constant of each family that each run depends on, shape (families, runs).
+    """
+
+    families: tuple[Family, ...]
+    paths: tuple[str, ...]
+    prior: np.ndarray
+    spread: np.ndarray
+    upper: np.ndarray
+    index: np.ndarray
+
+    def values(self, logarithms: np.ndarray) -> dict[str, float]:
+        """Path -> value."""
+        return {path: float(np.exp(v)) for path, v in zip(self.paths, logarithms, strict=True)}
+
+
+def layout(items: Sequence[RunPlan], families: Sequence[Family] = FAMILIES) -> Layout:
+    """The constants that these runs depend on."""
+    paths: dict[str, int] = {}
+    prior: list[float] = []
+    spread: list[float] = []
+    upper: list[float] = []
+    index = np.zeros((len(families), len(items)), dtype=np.int64)
+    for f, family in enumerate(families):
+        for r, item in enumerate(items):
+            path = family.path(item)
+            if path not in paths:
+                paths[path] = len(paths)
+                value = family.prior(item)
+                prior.append(float(np.log(value)))
+                spread.append(family.spread)
+                upper.append(0.0 if family.fraction else np.inf)
+            index[f, r] = paths[path]
+    return Layout(tuple(families), tuple(paths), np.array(prior), np.array(spread), np.array(upper), index)
