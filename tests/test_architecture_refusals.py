@@ -52,6 +52,8 @@ def refused(values, **options) -> str:
         ("gemma3-12b", {"layer_types": ["sliding"] * 48}, ["layer_types[0]", "sliding_attention"]),
         ("llama-3-8b", {"layer_types": ["sliding_attention"] * 32}, ["layer_types[0]", "full_attention"]),
         ("nemotron-3-nano", {"hybrid_override_pattern": "MX" * 26}, ["hybrid_override_pattern[1]", "'X'"]),
+        ("nemotron-3-super", {"mtp_hybrid_override_pattern": "*E*"}, ["mtp_layer_types", "repeats"]),
+        ("nemotron-3-nano", {"mlp_bias": True}, ["mlp_bias", "experts"]),
         ("qwen3-30b-a3b", {"mlp_only_layers": ["0"]}, ["mlp_only_layers[0]"]),
         ("llama-4-scout", {"no_rope_layers": [1, 0]}, ["no_rope_layers", "2 entries", "48"]),
         ("kimi-k2.5", {"text_config": 3}, ["text_config", "object"]),

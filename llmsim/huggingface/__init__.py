@@ -27,7 +27,7 @@ SAME_AS = {
 }
 """Model types that are another family under a name of their own, or as a multimodal model."""
 
-WRAPPERS = ("llava", "llava_next", "llava_onevision", "mistral3", "pixtral", "vipllava", "paligemma")
+WRAPPERS = ("llava", "llava_next", "llava_onevision", "mistral3", "vipllava")
 """Multimodal types whose language model is nested under ``text_config`` and names its own type."""
 
 
@@ -73,11 +73,11 @@ def _language_model(r: Reader) -> Reader:
     if text is None:
         return _checked(r)
     text.model_type = _model_type(text, default=SAME_AS.get(outer, outer))
-    tied = r.find("tie_word_embeddings")
-    if tied is not None:
-        inner = text.values.setdefault("tie_word_embeddings", tied[1])
-        if inner != tied[1]:
-            text.refuse("tie_word_embeddings", inner, f"contradicts the outer tie_word_embeddings = {tied[1]!r}")
+    outside, inside = r.find("tie_word_embeddings"), text.find("tie_word_embeddings")
+    if outside is not None and inside is None:
+        text.values["tie_word_embeddings"] = outside[1]
+    elif outside is not None and inside is not None and inside[1] != outside[1]:
+        text.refuse(*inside, f"contradicts the outer tie_word_embeddings = {outside[1]!r}")
     if outer not in WRAPPERS:
         _checked(r)
     r.finish(is_vision)

@@ -63,7 +63,8 @@ class Decoder:
 
 def read_decoder(r: Reader, family: Decoder) -> Blueprint:
     """The blueprint of a decoder-only model."""
-    hidden, vocab, layers = r.integer("hidden_size"), r.integer("vocab_size"), r.integer("num_hidden_layers", high=MOST_LAYERS)  # fmt: skip  # noqa: E501
+    hidden, vocab = r.integer("hidden_size"), r.integer("vocab_size")
+    layers = r.integer("num_hidden_layers", high=MOST_LAYERS)
     tied = r.flag("tie_word_embeddings", family.tied)
     max_positions = r.optional("max_position_embeddings", high=LARGEST_CONTEXT)
     usual: Positions = answer(family.positions, r)
@@ -73,10 +74,9 @@ def read_decoder(r: Reader, family: Decoder) -> Blueprint:
         if max_positions is None:
             r.missing("max_position_embeddings", "a whole number, the rows of the table of learned positions,")
         sizes["positions"] = max_positions + family.extra_positions
-    embed_width = family.embed_width(r)
-    projected = embed_width is not None and embed_width != hidden
-    if embed_width is not None and projected:
-        sizes["embed_width"] = embed_width
+    width = family.embed_width(r) or hidden
+    if width != hidden:
+        sizes["embed_width"] = width
 
     norm = Norm(family.norm, answer(family.norm_bias, r))
     mixers = read_attention(r, family.attention, layers, hidden, positions)
@@ -87,10 +87,10 @@ def read_decoder(r: Reader, family: Decoder) -> Blueprint:
         layers=parts,
         block=Block((), norm, answer(family.arrangement, r), answer(family.parallel, r)),
         embedding=embedding_operators(
-            positions == "learned", False, norm if family.embedding_norm else None, projected
+            positions == "learned", False, norm if family.embedding_norm else None, width != hidden
         ),
         head=head_operators(
-            tied, norm if answer(family.final_norm, r) else None, answer(family.head_bias, r), projected
+            tied, norm if answer(family.final_norm, r) else None, answer(family.head_bias, r), width != hidden
         ),
         sizes=sizes,
         tied=tied,

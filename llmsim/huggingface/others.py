@@ -69,6 +69,8 @@ def read_nemotron_h(r: Reader) -> Blueprint:
     made = {name: part(r, hidden) for name, part in _NEMOTRON_PARTS.items() if name in names}
     count = r.optional("num_nextn_predict_layers", low=0, high=MOST_MODULES) or 0
     module = r.words("mtp_layer_types", NEMOTRON_LAYERS) or ["attention", "moe"]
+    if len(set(module)) < len(module):
+        r.refuse("mtp_layer_types", module, "repeats a kind of layer", "each kind at most once")
     inside = {name: made.get(name) or _NEMOTRON_PARTS[name](r, hidden) for name in module} if count else {}
     r.unused(*NEMOTRON_FIELDS)
     mtp = [tuple(inside[name] for name in module)] * count if count else []
@@ -94,6 +96,8 @@ def _nemotron_moe(r: Reader, hidden: int) -> Part:
     count = r.optional("n_shared_experts", low=0, high=1000) or 0
     shared = r.optional("moe_shared_expert_intermediate_size") or count * width
     latent = r.optional("moe_latent_size")
+    if r.flag("mlp_bias", False):
+        r.refuse("mlp_bias", True, "is not modelled for experts", "false")
     mixer = MixtureOfExperts(r.flag("gated_mlp", False), shared=shared > 0, latent=latent is not None)
     sizes = dict(expert_sizes(r, width))
     if shared:
