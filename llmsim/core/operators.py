@@ -121,14 +121,18 @@ class Operator:
         return tuple(r for r in self.reads if r.tensor.role == "weight")
 
 
-def weight(name: str, inputs: str, outputs: str = "", *, leading: str | None = None, format: str = "weight") -> Tensor:
+def weight(
+    name: str, inputs: str, outputs: str = "", *, leading: str | None = None, format: str | None = None
+) -> Tensor:
     """A parameter of dimensions ``inputs`` then ``outputs``.
 
     By default dimension 0 of the stored tensor is ``outputs`` (torch stores a linear layer as (out, in)), or all of
-    ``inputs`` where there are no outputs (a norm's gain, a bias).
+    ``inputs`` where there are no outputs (a norm's gain, a bias); and a matrix has the storage class ``weight``, while
+    what is not multiplied with, having no outputs, is ``weight_high``: low-precision recipes leave it alone.
     """
     lead = names(leading) if leading is not None else (names(outputs) or names(inputs))
-    return Tensor(name, names(f"{inputs} {outputs}"), "weight", format, leading=lead)
+    stored = format or ("weight" if outputs else "weight_high")
+    return Tensor(name, names(f"{inputs} {outputs}"), "weight", stored, leading=lead)
 
 
 def index(name: str, dims: str, format: str = "int64") -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -13,7 +14,7 @@ RESIDUAL = "batch sequence hidden"
 Mixer: TypeAlias = Callable[[LayerBuilder, Tensor], Tensor]
 """Appends its operators to the builder; takes the normed residual, returns what is added to it."""
 
-Arrangement = Literal["pre", "post", "sandwich"]
+Arrangement = Literal["pre", "post", "sandwich", "after"]
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,19 @@ class LayerKind:
     window: int | None = None
     causal: bool = True
 
+    def parameter_counts(self, *, active: bool = False) -> dict[str, int]:
+        """Elements of each distinct parameter, by name; with ``active``, of ``top_k`` experts instead of all."""
+        sizes = {**self.sizes, "experts": self.sizes["top_k"]} if active and self.is_moe else self.sizes
+        return {
+            read.tensor.name: math.prod(sizes[dim] for dim in read.tensor.dims)
+            for op in self.operators
+            for read in op.weights
+        }
+
     @property
     def parameters(self) -> int:
         """Elements of its distinct parameters."""
-        seen: dict[str, int] = {}
-        for op in self.operators:
-            for read in op.weights:
-                count = 1
-                for dim in read.tensor.dims:
-                    count *= self.sizes[dim]
-                seen[read.tensor.name] = count
-        return sum(seen.values())
+        return sum(self.parameter_counts().values())
 
     @property
     def is_moe(self) -> bool:
@@ -72,12 +75,14 @@ class LayerKind:
 def residual(
     b: LayerBuilder, x: Tensor, name: str, mixer: Mixer, norm: Norm, arrangement: Arrangement = "pre"
 ) -> Tensor:
-    """One residual branch: ``x + mixer(norm(x))``, ``x + norm(mixer(x))`` (post) or both norms (sandwich)."""
+    """One residual branch: ``x + mixer(norm(x))``, ``x + norm(mixer(x))`` (post), both norms (sandwich), or
+    ``norm(x + mixer(x))`` (after: the original Transformer, arXiv:1706.03762)."""
     inner = norm(b, f"{name}_norm", x) if arrangement in ("pre", "sandwich") else x
     y = mixer(b, inner)
     if arrangement in ("post", "sandwich"):
         y = norm(b, f"{name}_post_norm", y)
-    return b.op(f"{name}_residual", "add", [x, y], RESIDUAL)
+    y = b.op(f"{name}_residual", "add", [x, y], RESIDUAL)
+    return norm(b, f"{name}_post_norm", y) if arrangement == "after" else y
 
 
 def parallel_residual(b: LayerBuilder, x: Tensor, mixers: Mapping[str, Mixer], norm: Norm, shared: bool) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..core.operators import LayerBuilder, Tensor, index, weight
 from .base import RESIDUAL, Mixer, Norm, residual
 
@@ -62,7 +64,7 @@ def _logits(b: LayerBuilder, x: Tensor, tied: bool, bias: bool, width: str = "hi
     )
 
 
-def next_token_module(mixers: dict[str, Mixer], norm: Norm) -> LayerBuilder:
+def next_token_module(mixers: Mapping[str, Mixer], norm: Norm, *, tied: bool = False) -> LayerBuilder:
     """One multi-token-prediction module (DeepSeek-V3, arXiv:2412.19437, section 2.2): two norms, a projection of both
     streams, one layer, and the shared norm-and-head with its own loss. Embedding and head are the model's own."""
     b = LayerBuilder()
@@ -78,5 +80,5 @@ def next_token_module(mixers: dict[str, Mixer], norm: Norm) -> LayerBuilder:
     y = b.linear("mtp_projection", both, "hidden_pair", "hidden")
     for name, mixer in mixers.items():
         y = residual(b, y, name, mixer, norm)
-    _logits(b, norm(b, "mtp_final_norm", y), tied=False, bias=False)
+    _logits(b, norm(b, "mtp_final_norm", y), tied, bias=False)
     return b

@@ -21,7 +21,7 @@ class LatentAttention:
     q_latent
         Whether queries come from a latent too (``q_rank``).
     bias
-        Biases of the down-projections.
+        Biases of the down-projections and of the output projection.
     indexer
         The lightning indexer of DeepSeek-V3.2 that picks the positions attended to: its parameters; the selection
         itself is an operator kind (``index_select``) whose cost is not modelled.
@@ -50,7 +50,7 @@ class LatentAttention:
         if self.indexer:
             self._index(b, x, q_in)
         o = b.op("attention", "attention", [q, keys, values], "batch sequence heads v_dim", over="context")
-        return b.linear("attention_out", o, "heads v_dim", "hidden")
+        return b.linear("attention_out", o, "heads v_dim", "hidden", bias=self.bias)
 
     @staticmethod
     def _index(b: LayerBuilder, x: Tensor, q_in: Tensor) -> None:

@@ -46,7 +46,7 @@ class MixtureOfExperts:
             score = b.op(
                 "shared_score",
                 "contract",
-                [x, weight("shared_score.weight", "hidden", "one")],
+                [x, weight("shared_score.weight", "hidden", "one", format="weight_high")],
                 "batch sequence one",
             )
             side = b.op("shared_weigh", "gate", [score, side], RESIDUAL)

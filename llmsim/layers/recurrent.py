@@ -11,34 +11,44 @@ from ..core.operators import LayerBuilder, Tensor, weight
 
 @dataclass(frozen=True)
 class Mamba2:
-    """State-space duality mixer (Dao 2024, arXiv:2405.21060)."""
+    """State-space duality mixer (Dao 2024, arXiv:2405.21060).
+
+    Attributes
+    ----------
+    bias, conv_bias
+        Biases of the two projections and of the convolution.
+    """
+
+    bias: bool = False
+    conv_bias: bool = True
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
-        z = b.linear("ssm_in", x, "hidden", "ssm_projection")
-        conv = b.op(
-            "ssm_conv", "convolution",
-            [z, weight("ssm_conv.weight", "ssm_conv_channels conv_kernel"), weight("ssm_conv.bias",
-            "ssm_conv_channels")], "batch sequence ssm_inner",
-        )  # fmt: skip
+        z = b.linear("ssm_in", x, "hidden", "ssm_projection", bias=self.bias)
+        conv = _convolution(b, "ssm_conv", [z], "ssm_conv_channels", "ssm_inner", bias=self.conv_bias)
         scan = b.op(
             "ssm_scan", "ssm_scan",
             [conv, weight("ssm.a", "ssm_heads"), weight("ssm.d", "ssm_heads"), weight("ssm.dt", "ssm_heads")],
             "batch sequence ssm_inner",
         )  # fmt: skip
-        return b.linear("ssm_out", b.norm("ssm_norm", scan, "ssm_inner"), "ssm_inner", "hidden")
+        return b.linear("ssm_out", b.norm("ssm_norm", scan, "ssm_inner"), "ssm_inner", "hidden", bias=self.bias)
 
 
 @dataclass(frozen=True)
 class Mamba1:
-    """Selective state-space mixer (Gu 2023, arXiv:2312.00752) with Jamba's three inner norms (arXiv:2403.19887)."""
+    """Selective state-space mixer (Gu 2023, arXiv:2312.00752) with Jamba's three inner norms (arXiv:2403.19887).
+
+    Attributes
+    ----------
+    bias, conv_bias
+        Biases of the in and out projections and of the convolution.
+    """
+
+    bias: bool = False
+    conv_bias: bool = True
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
-        z = b.linear("ssm_in", x, "hidden", "ssm_pair")
-        conv = b.op(
-            "ssm_conv", "convolution",
-            [z, weight("ssm_conv.weight", "ssm_inner conv_kernel"), weight("ssm_conv.bias", "ssm_inner")],
-            "batch sequence ssm_inner",
-        )  # fmt: skip
+        z = b.linear("ssm_in", x, "hidden", "ssm_pair", bias=self.bias)
+        conv = _convolution(b, "ssm_conv", [z], "ssm_inner", "ssm_inner", bias=self.conv_bias)
         low = b.linear("ssm_x", conv, "ssm_inner", "ssm_low")
         gains = [
             weight("dt_norm.weight", "dt_rank"),
@@ -51,7 +61,7 @@ class Mamba1:
              weight("ssm.a", "ssm_inner ssm_state"), weight("ssm.d", "ssm_inner")],
             "batch sequence ssm_inner",
         )  # fmt: skip
-        return b.linear("ssm_out", scan, "ssm_inner", "hidden")
+        return b.linear("ssm_out", scan, "ssm_inner", "hidden", bias=self.bias)
 
 
 @dataclass(frozen=True)
@@ -64,10 +74,7 @@ class GatedDeltaNet:
         v = b.linear("delta_v", x, "hidden", "linear_v")
         z = b.linear("delta_z", x, "hidden", "linear_v")
         ba = b.linear("delta_ba", x, "hidden", "linear_ba")
-        conv = b.op(
-            "delta_conv", "convolution", [qk, v, weight("delta_conv.weight", "linear_conv_channels conv_kernel")],
-            "batch sequence linear_v",
-        )  # fmt: skip
+        conv = _convolution(b, "delta_conv", [qk, v], "linear_conv_channels", "linear_v", bias=False)
         y = b.op(
             "delta_rule", "delta_rule", [conv, ba, weight("delta.a", "linear_v_heads"), weight("delta.dt",
             "linear_v_heads")], "batch sequence linear_v",
@@ -79,3 +86,10 @@ class GatedDeltaNet:
             "batch sequence linear_v",
         )
         return b.linear("delta_out", y, "linear_v", "hidden")
+
+
+def _convolution(b: LayerBuilder, name: str, reads: list[Tensor], channels: str, written: str, *, bias: bool) -> Tensor:
+    """A causal depthwise convolution over the sequence."""
+    kernel = weight(f"{name}.weight", f"{channels} conv_kernel")
+    extra = [weight(f"{name}.bias", channels)] if bias else []
+    return b.op(name, "convolution", [*reads, kernel, *extra], f"batch sequence {written}")
