@@ -7,7 +7,7 @@ gives the whole Jacobian.
 
 References
 ----------
-Robust loss: Huber 1964, "Robust estimation of a location parameter" (the smooth form of scipy's ``soft_l1``).
+Robust loss: Cauchy's, which forgets gross outliers; Barron 2019, arXiv:1701.03077.
 """
 
 from __future__ import annotations
@@ -81,11 +81,10 @@ def laid_over(c: StepConstants, named: dict[str, np.ndarray]) -> StepConstants:
     in_situ = {work: named[f"in_situ.{work}"] * common for work in COMPUTE_CLASSES}
     in_situ["attention"] = in_situ["attention"] * named["stack.attention"]
     overlap = dict(c.overlap)
-    switched = {"gradient": "gradient", "parameter": "parameter", "tensor": "tensor_on", "expert": "expert_on"}
-    for key, family in switched.items():
-        # Where a plan switches an overlap off, or does not switch it on, it stays what it is.
-        on = np.asarray(c.overlap[f"{key}_fitted"])
-        overlap[key] = np.where(on, named[f"overlap/{family}"], c.overlap[key])
+    for family in ("gradient", "parameter", "tensor", "expert", "tensor_on", "expert_on"):
+        # An overlap that the stack does not have, or that the plan switches off, stays at nothing.
+        key = family.removesuffix("_on")
+        overlap[key] = np.where(c.overlap[f"{family}_fitted"], named[f"overlap/{family}"], overlap[key])
     return replace(
         c,
         in_situ=in_situ,
@@ -111,8 +110,9 @@ def _constants(items: Sequence[RunPlan]) -> StepConstants:
 
     overlap = {key: np.array([c.overlap[key] for c in each]) for key in each[0].overlap}
     choice = np.array([item.plan.overlap for item in items])
-    overlap["gradient_fitted"] = overlap["parameter_fitted"] = choice != "none"
-    overlap["tensor_fitted"], overlap["expert_fitted"] = choice == "tensor", choice == "expert"
+    for key in ("gradient", "parameter", "tensor", "expert"):
+        overlap[f"{key}_fitted"] = (choice != "none") & (overlap[key] > 0)
+    overlap["tensor_on_fitted"], overlap["expert_on_fitted"] = choice == "tensor", choice == "expert"
     return replace(
         each[0],
         overlap=overlap,
@@ -190,17 +190,16 @@ def fit(
 
 
 _KNEE = 2.0
-"""Residuals, in standard deviations, beyond which the loss grows linearly."""
+"""Residuals, in standard deviations, beyond which a run counts less and less."""
 
 
 def _robust(ratio: np.ndarray) -> np.ndarray:
-    """Signed square root of twice the robust loss, so that its square is minimised."""
-    z = (ratio / _KNEE) ** 2
-    return np.sign(ratio) * _KNEE * np.sqrt(2 * (np.sqrt(1 + z) - 1))
+    """Signed root of twice Cauchy's loss ``k**2 / 2 log(1 + (r/k)**2)``, so that its square is minimised."""
+    return np.sign(ratio) * _KNEE * np.sqrt(np.log1p((ratio / _KNEE) ** 2))
 
 
 def _robust_slope(ratio: np.ndarray) -> np.ndarray:
+    """Derivative of :func:`_robust`, 1 at zero."""
     small = np.abs(ratio) < 1e-9
-    z = (ratio / _KNEE) ** 2
-    value = np.where(small, 1.0, np.abs(_robust(np.where(small, 1.0, ratio))))
-    return np.where(small, 1.0, np.abs(ratio) / np.sqrt(1 + z) / value)
+    safe = np.where(small, 1.0, ratio)
+    return np.where(small, 1.0, np.abs(safe) / (1 + (safe / _KNEE) ** 2) / np.abs(_robust(safe)))

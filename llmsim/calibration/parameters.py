@@ -76,14 +76,17 @@ def _class_fraction(work: str, spread: float) -> Family:
     )
 
 
-def _host(key: str, spread: float, *, fraction: bool = False, unit: str = "s") -> Family:
+def _host(key: str, spread: float, *, fraction: bool = False, unit: str = "s", lineage: bool = False) -> Family:
     def prior(item: RunPlan) -> float:
         value = _software(item)
         for part in key.split("/"):
             value = getattr(value, part)
         return max(float(value.value), 1e-9)  # type: ignore[attr-defined]
 
-    return Family(key, lambda item: f"software/{item.plan.framework}/{key}", prior, spread, fraction, unit)
+    def path(item: RunPlan) -> str:
+        return f"software/{_software(item).lineage if lineage else item.plan.framework}/{key}"
+
+    return Family(key, path, prior, spread, fraction, unit)
 
 
 def _release(key: str, spread: float, *, fraction: bool) -> Family:
@@ -115,13 +118,15 @@ FAMILIES: tuple[Family, ...] = (
     _stack_fraction("in_situ", 0.15),
     _stack_fraction("attention", 0.25),
     _release("rate", 0.05, fraction=True),
-    _release("moe_layer", 0.50, fraction=False),
+    _release("moe_layer", 0.30, fraction=False),
     _host("host/launch_s", 0.60),
-    _host("host/moe_layer_s", 0.80),
+    _host("host/moe_layer_s", 0.80, lineage=True),
     _host("host/microbatch_s", 0.80),
     _host("host/step_s", 0.80),
     _host("overlap/gradient", 0.25, fraction=True, unit="1"),
     _host("overlap/parameter", 0.25, fraction=True, unit="1"),
+    _host("overlap/tensor", 0.40, fraction=True, unit="1"),
+    _host("overlap/expert", 0.40, fraction=True, unit="1"),
     _host("overlap/tensor_on", 0.25, fraction=True, unit="1"),
     _host("overlap/expert_on", 0.25, fraction=True, unit="1"),
     Family(

@@ -119,8 +119,13 @@ def gemm_seconds(
 def grouped_gemm_seconds(
     rows: Number, columns: Number, depth: Number, groups: Number, traffic_bytes: Number, k: KernelConstants
 ) -> Number:
-    """Time of a grouped product over ``groups`` experts that share ``rows`` rows evenly, seconds."""
-    compute = gemm_compute_seconds(rows / groups, columns, depth, groups, k) / k.grouped_efficiency
+    """Time of a grouped product over ``groups`` experts that share ``rows`` rows evenly, seconds.
+
+    Towards many groups the rate falls to ``grouped_efficiency`` of a plain product's; a group of one is a plain
+    product.
+    """
+    slower = 1 + (1 / k.grouped_efficiency - 1) * (1 - 1 / groups)
+    compute = gemm_compute_seconds(rows / groups, columns, depth, groups, k) * slower
     memory = traffic_bytes / (k.memory_efficiency * k.bandwidth)
     return k.kernel_latency_s + soft_maximum(compute, memory, k.sharpness)
 

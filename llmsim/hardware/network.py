@@ -165,7 +165,13 @@ NO_TRAFFIC = WireTime()
 
 
 def collective_time(
-    collective: str, payload_bytes: Number, ranks: Number, stride: Number, tiers: Sequence[Tier]
+    collective: str,
+    payload_bytes: Number,
+    ranks: Number,
+    stride: Number,
+    tiers: Sequence[Tier],
+    *,
+    copies: Number = 1,
 ) -> WireTime:
     """Time of one collective; nothing at one rank.
 
@@ -178,6 +184,10 @@ def collective_time(
         Of one rank.
     ranks, stride
         Size of the group and distance between its members in global rank order.
+    copies
+        All-to-all of a dispatcher that sends a token once to each domain and forwards it inside: rows of one token in
+        the payload. The expected number of distinct domains among ``N`` for ``K`` uniform choices is ``N (1 - (1 -
+        1/N)**K)`` (arXiv:2412.19437, section 3.2.2).
 
     Notes
     -----
@@ -194,7 +204,7 @@ def collective_time(
         reach = members_within(ranks, stride, tier.domain)
         crossing = reach / inside  # groups of the tier below that meet in this one
         if collective == "all_to_all":
-            wire = payload_bytes * (reach - inside) / ranks
+            wire = _exchanged(payload_bytes, ranks, inside, reach, copies)
         else:
             wire = payload_bytes * (ranks - 1) / ranks / inside
         steps = crossing - 1
@@ -207,6 +217,17 @@ def collective_time(
         parts.append(used * _transfer(wire, tier))
         inside = reach
     return WireTime(latency, parts[0], maximum(*parts[1:]) if parts[1:] else 0)
+
+
+def _exchanged(payload_bytes: Number, ranks: Number, inside: Number, reach: Number, copies: Number) -> Number:
+    """Bytes that an all-to-all sends through one tier, whose domains of ``inside`` ranks meet in one of ``reach``."""
+    if isinstance(copies, int) and copies == 1:
+        return payload_bytes * (reach - inside) / ranks
+    domains = reach / inside
+    distinct = domains * (1 - (1 - 1 / domains) ** copies) / copies
+    sent_once = payload_bytes * (reach - inside) / ranks * distinct
+    forwarded = payload_bytes * (reach - inside) / reach
+    return where(inside > 1, sent_once, forwarded)
 
 
 def _transfer(wire_bytes: Number, tier: Tier) -> Number:

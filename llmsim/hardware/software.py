@@ -139,7 +139,12 @@ class MemoryCosts(BaseModel):
 
 
 class Defaults(BaseModel):
-    """What the stack does when nobody says otherwise; every use is listed under ``assumed``."""
+    """What the stack does when nobody says otherwise; what a plan could say is listed under ``assumed``.
+
+    ``data_parallel_reduce``: whether fully sharded gradients are reduced once a step or after each micro-batch;
+    ``dispatch``: whether a token goes to each of its experts separately, or once to each scale-up domain (DeepEP,
+    HybridEP).
+    """
 
     model_config = _STRICT
 
@@ -150,6 +155,7 @@ class Defaults(BaseModel):
     expert_tensor_parallel: int = 1
     imbalance: float = Field(default=1.0, ge=1)
     data_parallel_reduce: Literal["step", "microbatch"] = "step"
+    dispatch: Literal["per_expert", "once_per_domain"] = "per_expert"
 
 
 class Software(BaseModel):
@@ -159,6 +165,8 @@ class Software(BaseModel):
     ----------
     name, release
         Profile and the release that was asked for.
+    lineage
+        The profile whose code it shares, by default its own: stacks of one lineage share some constants.
     aliases
         Other names of the framework.
     kernels
@@ -187,6 +195,7 @@ class Software(BaseModel):
 
     name: str
     release: str = ""
+    lineage: str = ""
     aliases: tuple[str, ...] = ()
     kernels: dict[str, str]
     fused: tuple[tuple[str, ...], ...] = ()
@@ -279,7 +288,8 @@ def get_software(name: str, release: str = "") -> Software:
         if release and fnmatch.fnmatchcase(release.lower(), str(pattern).lower()):
             data = _merge(data, change)
             break
-    return build(Software, {**data, "name": profile, "release": release}, f"software profile {profile}")
+    own = {"name": profile, "release": release, "lineage": data.get("lineage", profile)}
+    return build(Software, {**data, **own}, f"software profile {profile}")
 
 
 def _resolve(profile: str, seen: tuple[str, ...]) -> dict[str, Any]:

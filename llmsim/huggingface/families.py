@@ -159,7 +159,7 @@ DECODERS: dict[str, Decoder] = {
             types=("full", "sliding"),
             pattern=rules.one_in(2),
         ),
-        mlp=FeedForwardRule(experts=replace(_MIXTRAL_EXPERTS, router_bias=True, expert_bias=True)),
+        mlp=FeedForwardRule(experts=replace(_MIXTRAL_EXPERTS, router_bias=True, expert_bias=True, clamped=True)),
     ),
     "grok-1": Decoder(
         attention=AttentionRule(kv_heads="given"), mlp=FeedForwardRule(experts=ExpertsRule()), arrangement="sandwich"

@@ -27,7 +27,7 @@ class ExpertsRule:
         Which layers have experts.
     shared
         Total inner width of the shared experts, 0 for none; takes an expert's width.
-    shared_gate, router_bias, expert_bias
+    shared_gate, router_bias, expert_bias, clamped
         As of :class:`~llmsim.layers.moe.MixtureOfExperts`.
     optional
         Whether a file without an expert count means that all layers are dense.
@@ -39,6 +39,7 @@ class ExpertsRule:
     shared_gate: bool = False
     router_bias: Rule[bool] = False
     expert_bias: Rule[bool] = False
+    clamped: bool = False
     optional: bool = False
 
 
@@ -103,6 +104,7 @@ def _experts(r: Reader, rule: ExpertsRule, gated: bool) -> Part:
         shared_gate=rule.shared_gate and shared > 0,
         router_bias=answer(rule.router_bias, r),
         expert_bias=answer(rule.expert_bias, r),
+        clamped=rule.clamped,
     )
     return Part(
         "moe", "mlp", mixer, (*expert_sizes(r, width), *((("shared_ffn", shared), ("one", 1)) if shared else ()))

@@ -28,6 +28,8 @@ class MixtureOfExperts:
         Biases.
     latent
         Experts work in a narrower space of width ``latent``, reached by projections of their own.
+    clamped
+        The gate is clamped and scaled before it gates (gpt-oss), which few stacks fuse.
     """
 
     gated: bool = True
@@ -36,6 +38,7 @@ class MixtureOfExperts:
     router_bias: bool = False
     expert_bias: bool = False
     latent: bool = False
+    clamped: bool = False
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
         routed = self._routed(b, x)
@@ -66,7 +69,7 @@ class MixtureOfExperts:
         gate = self._expert(b, "expert_gate", rows, width, "moe_ffn") if self.gated else None
         up = self._expert(b, "expert_up", rows, width, "moe_ffn")
         if gate is not None:
-            act = b.op("expert_activate", "gate", [gate, up], "slots moe_ffn")
+            act = b.op("expert_activate", "clamped_gate" if self.clamped else "gate", [gate, up], "slots moe_ffn")
         else:
             act = b.op("expert_activate", "activation", [up], "slots moe_ffn")
         rows = self._expert(b, "expert_down", act, "moe_ffn", width)
@@ -75,7 +78,8 @@ class MixtureOfExperts:
 
     def _expert(self, b: LayerBuilder, name: str, x: Tensor, inputs: str, outputs: str) -> Tensor:
         matrix = weight(f"{name}.weight", f"experts {inputs}", outputs, leading="experts")
-        reads: list[Tensor | Read] = [x, matrix]
-        if self.expert_bias:
-            reads.append(weight(f"{name}.bias", f"experts {outputs}", leading="experts"))
-        return b.op(name, "contract", reads, f"slots {outputs}")
+        y = b.op(name, "contract", [x, matrix], f"slots {outputs}")
+        if self.expert_bias:  # each row adds the bias of its own expert, which no product does on its way out
+            bias = weight(f"{name}.bias", f"experts {outputs}", leading="experts")
+            y = b.op(f"{name}_bias", "bias", [y, bias], f"slots {outputs}")
+        return y

@@ -135,10 +135,13 @@ def layer_time(
 ) -> LayerTime:
     """One pass of one layer.
 
+    Kernels wait for their launches only where launching takes longer; the sizes that a dropless dispatcher fetches from
+    the device drain its queue, so that the host's work on them is always waited for.
+
     Parameters
     ----------
     moe_share
-        Share of the host costs of a mixture-of-experts layer that falls on this pass.
+        Share of the host's work on a mixture-of-experts layer that falls on this pass.
     unit
         Fully sharded parameters and gradients moved during this pass.
     beside_s
@@ -155,8 +158,9 @@ def layer_time(
     if unit is not NO_TRAFFIC:
         parts["fsdp"] = exposed(compute + beside_s, wire_seconds(unit, c), c.overlap["parameter"], c.contention)
     busy = total(parts.values())
-    host = (phase.launches * c.launch_s + moe_share * c.moe_layer_s) * (1 - c.graphed)
-    parts["host"] = soft_maximum(busy, host, HOST_SHARPNESS) - busy
+    queued = phase.launches * c.launch_s * (1 - c.graphed)
+    waiting = moe_share * c.moe_layer_s * (1 - c.graphed)
+    parts["host"] = soft_maximum(busy, queued, HOST_SHARPNESS) - busy + waiting
     return LayerTime(parts)
 
 

@@ -43,6 +43,8 @@ class StepConstants:
         Slow-down while compute and communication run together.
     launch_s, moe_layer_s, graphed, microbatch_s, step_s
         Host costs, see :class:`~llmsim.hardware.software.HostCosts`.
+    reserved_factor, context_bytes, workspace_bytes
+        Memory beyond tensors, see :class:`~llmsim.hardware.software.MemoryCosts`.
     """
 
     high: KernelConstants
@@ -60,6 +62,9 @@ class StepConstants:
     graphed: Number
     microbatch_s: Number
     step_s: Number
+    reserved_factor: Number
+    context_bytes: Number
+    workspace_bytes: Number
 
 
 def step_constants(cluster: Cluster, structure: Structure, overlay: Overlay | None = None) -> StepConstants:
@@ -107,10 +112,13 @@ def _build(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepCons
         },
         contention=host("contention", software.contention.value),
         launch_s=host("host/launch_s", software.host.launch_s.value),
-        moe_layer_s=host("host/moe_layer_s", software.host.moe_layer_s.value) * stack.release_factor("moe_layer"),
+        moe_layer_s=stack.moe_layer_s,
         graphed=host("host/graphed", software.host.graphed.value),
         microbatch_s=host("host/microbatch_s", software.host.microbatch_s.value),
         step_s=host("host/step_s", software.host.step_s.value),
+        reserved_factor=host("memory/reserved_factor", software.memory.reserved_factor.value),
+        context_bytes=host("memory/context_bytes", software.memory.context_bytes.value),
+        workspace_bytes=software.memory.workspace_bytes.value,
     )
 
 
@@ -161,3 +169,9 @@ class Stack:
     def attention(self) -> float:
         """Of attention besides."""
         return self._fraction("attention")
+
+    @property
+    def moe_layer_s(self) -> float:
+        """Host seconds of a mixture-of-experts layer: shared by the stacks of one lineage."""
+        path = f"software/{self.software.lineage}/host/moe_layer_s"
+        return self.overlay.get(path, self.software.host.moe_layer_s.value) * self.release_factor("moe_layer")

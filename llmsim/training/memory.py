@@ -16,6 +16,7 @@ from ..core.shim import Number, maximum, minimum, total
 from ..core.terms import Sizes
 from ..plans.optimizer import get_optimizer
 from .columns import kind_sizes
+from .constants import StepConstants
 from .prepare import Prepared, Problem
 from .schedules import in_flight
 from .sharding import updated_parameters
@@ -91,7 +92,7 @@ class StageMemory:
         return "at the loss" if float(self.parts["head"]) > 0 else "start of the first backward pass"
 
 
-def stage_memory(problem: Problem, prepared: Prepared) -> list[StageMemory]:
+def stage_memory(problem: Problem, prepared: Prepared, constants: StepConstants) -> list[StageMemory]:
     """Memory of each run of stages."""
     kinds, body = model_kinds(problem.architecture), body_kinds(problem.architecture)
     memories = [
@@ -101,7 +102,7 @@ def stage_memory(problem: Problem, prepared: Prepared) -> list[StageMemory]:
         for i, k in enumerate(kinds)
     ]
     return [
-        _stage(problem, prepared, stage, load.recomputed, memories, body + 1)
+        _stage(problem, prepared, stage, load.recomputed, memories, constants)
         for stage, load in zip(prepared.stages, prepared.load.stages, strict=True)
     ]
 
@@ -112,11 +113,12 @@ def _stage(
     stage: Stage,
     recomputed: Sequence[Number],
     memories: Sequence[KindMemory],
-    head: int,
+    constants: StepConstants,
 ) -> StageMemory:
     columns, structure = prepared.columns, problem.structure
     software, formats = structure.software, structure.formats()
     held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
+    head = body_kinds(problem.architecture) + 1
     kept, ends, again = _activations(memories, stage.counts, recomputed, held, head)
     own = [(p, n) for p, n in zip(prepared.parameters, stage.counts, strict=True) if n]
     everything = total((p.dense + p.expert) * n for p, n in own)
@@ -135,10 +137,10 @@ def _stage(
         "head": ends,
         "recomputed": again,
         "unsharded": unsharded,
-        "workspace": software.memory.workspace_bytes.value,
+        "workspace": constants.workspace_bytes,
     }
-    reserved = total(parts.values()) * software.memory.reserved_factor.value
-    return StageMemory(parts, reserved, reserved + software.memory.context_bytes.value)
+    reserved = total(parts.values()) * constants.reserved_factor
+    return StageMemory(parts, reserved, reserved + constants.context_bytes)
 
 
 def _activations(

@@ -99,7 +99,10 @@ def kind_seconds(
                 phase.add(work_class, seconds[chosen].sum(axis=0))
     for name, phase in phases.items():
         phase.launches = sum(w.launches for w in terms.work if _belongs(w, name, again))
-    for axis, messages, wire in _sent(terms.messages, sizes, columns, constants):
+    copies = 1
+    if structure.software.defaults.dispatch == "once_per_domain":
+        copies = kind.sizes.get("top_k", 1)
+    for axis, messages, wire in _sent(terms.messages, sizes, columns, constants, copies):
         for name, phase in phases.items():
             chosen = [i for i, m in enumerate(messages) if _carried(m, name, again)]
             if chosen:
@@ -139,7 +142,10 @@ def _rated(
             yield "convert", converted, _converted(converted, sizes, structure.recipe.conversion_bytes, c.high)
     grouped = [w for w in works if w.kind == "grouped_gemm"]
     if grouped:
-        yield "grouped", grouped, _grouped(grouped, sizes, c.low if low else c.high)
+        # A group of one is a plain product: only the rest has the in-step rate of grouped ones.
+        seconds, one = _grouped(grouped, sizes, c.low if low else c.high)
+        yield c.low_class if low else "gemm_16bit", grouped, seconds * one
+        yield "grouped", grouped, seconds * (1 - one)
     for backward in (False, True):
         cores = [w for w in works if w.kind == "attention" and (w.phase != "forward") == backward]
         if cores:
@@ -169,12 +175,13 @@ def _gemms(works: Sequence[Work], sizes: Sizes, k: KernelConstants) -> Number:
     return gemm_seconds(m, n, d, _traffic(works, sizes), k)
 
 
-def _grouped(works: Sequence[Work], sizes: Sizes, k: KernelConstants) -> Number:
+def _grouped(works: Sequence[Work], sizes: Sizes, k: KernelConstants) -> tuple[Number, Number]:
+    """Seconds of grouped products, and one over the number of groups."""
     m, n, d, g = (_column(works, sizes, part) for part in ("rows", "columns", "depth", "groups"))
     # In a weight gradient the rows after dispatch are the depth of each expert's product.
     inner = _each([1 if w.phase == "weight_gradient" else 0 for w in works], m)
     rows, depth = m * (1 - inner) + m * g * inner, d * (1 - inner) + d / g * inner
-    return grouped_gemm_seconds(rows, n, depth, g, _traffic(works, sizes), k)
+    return grouped_gemm_seconds(rows, n, depth, g, _traffic(works, sizes), k), 1 / g
 
 
 def _attention(works: Sequence[Work], sizes: Sizes, seen: Sizes, c: StepConstants, backward: bool) -> Number:
@@ -194,7 +201,7 @@ _AXIS_OF = {"tp": "tp", "etp": "tp", "cp": "cp", "ep": "ep"}
 
 
 def _sent(
-    messages: Sequence[Message], sizes: Sizes, columns: Columns, c: StepConstants
+    messages: Sequence[Message], sizes: Sizes, columns: Columns, c: StepConstants, copies: int
 ) -> Iterator[tuple[str, list[Message], WireTime]]:
     """(axis, messages, wire time of each): messages of one collective over one group are rated together."""
     alike: dict[tuple[str, tuple[str, ...]], list[Message]] = {}
@@ -202,7 +209,8 @@ def _sent(
         alike.setdefault((message.collective, message.axes), []).append(message)
     for (collective, axes), group in alike.items():
         payload = stack([sizes.bytes(m.payload) for m in group], sizes.shape)
-        yield _AXIS_OF[axes[0]], group, collective_time(collective, payload, *columns.group(axes), c.tiers)
+        wire = collective_time(collective, payload, *columns.group(axes), c.tiers, copies=copies if "ep" in axes else 1)
+        yield _AXIS_OF[axes[0]], group, wire
 
 
 def _carried(message: Message, phase: str, again: set[str]) -> bool:

@@ -1,0 +1,126 @@
+"""FLOPs per token under the conventions that publications use, side by side.
+
+All are forward and backward, in FLOPs per token with a multiply-add as 2, and follow from the operators of the model.
+*Model* conventions never count recomputation; *hardware* ones do.
+
+References
+----------
+Chowdhery 2022 (PaLM), arXiv:2204.02311, appendix B (model and hardware FLOPs utilisation); Narayanan 2021,
+arXiv:2104.04473; Kaplan 2020, arXiv:2001.08361 (6 N).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from ..architecture import Architecture
+from ..core.operators import Operator
+from ..core.shim import Number, minimum
+from ..core.work import contraction_parts
+from ..layers.base import LayerKind
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What a convention counts.
+
+    Attributes
+    ----------
+    attention
+        ``causal`` (half of the square), ``full`` or ``none``.
+    router, mtp, head
+        Whether router products, multi-token prediction and the vocabulary product count.
+    """
+
+    attention: str = "causal"
+    router: bool = True
+    mtp: bool = True
+    head: bool = True
+
+
+CONVENTIONS: dict[str, Convention] = {
+    "model-causal": Convention(),
+    "model-full": Convention(attention="full"),
+    "model-causal, router excluded": Convention(router=False),
+    "model-causal, without MTP": Convention(mtp=False, router=False),
+    "matmul only": Convention(attention="none"),
+}
+"""Conventions computed from the operators."""
+
+
+def layer_flops(kind: LayerKind, sequence: Number, convention: Convention) -> Number:
+    """Forward FLOPs per token of one layer.
+
+    Causal attention counts half of the square, as publications do (exact is half of s + 1); a window w < s counts
+    ``w - w**2 / (2 s)`` positions.
+    """
+    total: Number = 0
+    for op in kind.operators:
+        if op.kind == "contract":
+            if "router_experts" in op.write.dims and not convention.router:
+                continue
+            total = total + 2 * _per_token(op, kind)
+        elif op.kind == "attention" and convention.attention != "none":
+            width = _head_width(op, kind)
+            total = total + 2 * kind.sizes["heads"] * width * _positions(kind, sequence, convention.attention)
+    return total
+
+
+def _per_token(op: Operator, kind: LayerKind) -> Number:
+    """Multiply-adds of a contraction for one token; routed experts see ``top_k`` rows a token."""
+    rows, columns, depth, _ = contraction_parts(op)
+    size: Number = kind.sizes["top_k"] if "slots" in rows else 1
+    for dim in (*rows, *columns, *depth):
+        if dim not in ("batch", "sequence", "slots"):
+            size = size * kind.sizes[dim]
+    return size
+
+
+def _head_width(op: Operator, kind: LayerKind) -> int:
+    """Width of a query head plus that of a value head."""
+    return kind.sizes[op.reads[0].dims[-1]] + kind.sizes[op.write.dims[-1]]
+
+
+def _positions(kind: LayerKind, sequence: Number, attention: str) -> Number:
+    if not kind.causal:
+        return sequence
+    if attention == "full":
+        return sequence if kind.window is None else minimum(kind.window, sequence)
+    window = sequence if kind.window is None else minimum(kind.window, sequence)
+    return window - window * window / (2 * sequence)
+
+
+def flops_per_token(architecture: Architecture, sequence: Number, convention: Convention | str) -> Number:
+    """FLOPs per token, forward and backward (three times forward), under one convention."""
+    chosen = CONVENTIONS[convention] if isinstance(convention, str) else convention
+    counts = Counter(architecture.layers)
+    total: Number = 0
+    for name, count in counts.items():
+        total = total + count * layer_flops(architecture.kinds[name], sequence, chosen)
+    if chosen.head:
+        total = total + layer_flops(architecture.head, sequence, chosen)
+    if chosen.mtp:
+        for kind in architecture.mtp:
+            total = total + layer_flops(kind, sequence, chosen)
+    return 3 * total
+
+
+def published_flops(architecture: Architecture, sequence: Number, recompute: str = "none") -> dict[str, Number]:
+    """FLOPs per token under every published convention, by name.
+
+    ``hardware`` is model-full with what the plan computes again: a third of the layers' forward for full recomputation,
+    the attention core for selective. ``6nd-plus`` is ``6 N + 12 L h s`` with all parameters N (llm-foundry); ``palm``
+    is ``6 N + 12 L a d s`` with the parameters in matrices; ``6nd`` is ``6 N`` of the parameters a token uses.
+    """
+    found: dict[str, Number] = {name: flops_per_token(architecture, sequence, name) for name in CONVENTIONS}
+    head = 3 * layer_flops(architecture.head, sequence, Convention())
+    full = found["model-full"]
+    core = full - flops_per_token(architecture, sequence, Convention(attention="none"))
+    again = {"full": (full - head) / 3, "selective": core / 3}.get(recompute.partition(":")[0].partition("@")[0], 0)
+    found["hardware"] = full + again
+    layers = len(architecture.layers)
+    found["6nd"] = 6 * architecture.active_parameters
+    found["6nd-plus"] = 6 * architecture.parameters + 12 * layers * architecture.hidden * sequence
+    found["palm"] = flops_per_token(architecture, sequence, Convention(attention="none")) + core
+    return found

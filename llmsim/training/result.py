@@ -1,0 +1,121 @@
+"""The answer to "how long does a step of this plan take, and what does it need": a plain record, ready for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..plans.training import TrainingPlan
+
+SCHEMA = "llmsim.training-result/1"
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """One run of equal pipeline stages.
+
+    Attributes
+    ----------
+    first, repeats
+        Index of the first stage of the run, and how many there are.
+    layers
+        Layer kind -> number in one stage.
+    forward_s, backward_s
+        One micro-batch.
+    memory_bytes
+        Part -> bytes allocated at the peak.
+    allocated_bytes, reserved_bytes, device_bytes
+        Their sum; what the caching allocator holds; what the driver sees.
+    owner, moment
+        The largest part, and when the peak is.
+    parameters
+        Elements on one rank before data-parallel sharding.
+    """
+
+    first: int
+    repeats: int
+    layers: dict[str, int]
+    forward_s: float
+    backward_s: float
+    memory_bytes: dict[str, float]
+    allocated_bytes: float
+    reserved_bytes: float
+    device_bytes: float
+    owner: str
+    moment: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """One simulated training step.
+
+    Attributes
+    ----------
+    plan
+        What was simulated.
+    model, cluster
+        Names.
+    n_devices
+        How many devices.
+    step_time_s
+        Seconds of a step.
+    breakdown_s
+        Part -> seconds; they sum to the step.
+    tokens_per_s_per_device, tokens_per_step
+        Throughput.
+    flops_per_token
+        Convention -> FLOPs per token, forward and backward.
+    mfu, mfu_convention
+        Model FLOPs per second over the dense peak, under the convention named.
+    peak_flops_per_s
+        That peak, and its format in ``peak_format``.
+    stages
+        Memory and time by run of stages.
+    memory_limit_bytes, fits
+        What the device offers less the headroom, and whether the fullest stage stays below.
+    assumed
+        What the caller did not say: field -> what was taken, and from where.
+    provenance
+        Kind of origin -> share of the step that rests on rates of that origin.
+    """
+
+    plan: TrainingPlan
+    model: str
+    cluster: str
+    n_devices: int
+    step_time_s: float
+    breakdown_s: dict[str, float]
+    tokens_per_step: int
+    tokens_per_s_per_device: float
+    flops_per_token: dict[str, float]
+    mfu: float
+    mfu_convention: str
+    peak_flops_per_s: float
+    peak_format: str
+    stages: list[StageReport]
+    memory_limit_bytes: float
+    assumed: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def fullest(self) -> StageReport:
+        """The stage that needs the most memory."""
+        return max(self.stages, key=lambda s: s.device_bytes)
+
+    @property
+    def device_bytes(self) -> float:
+        """Memory of the fullest stage as the driver sees it."""
+        return self.fullest.device_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether the fullest stage stays below the limit."""
+        return self.device_bytes <= self.memory_limit_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON wants it, with a schema version."""
+        data = asdict(self)
+        data["plan"] = self.plan.model_dump()
+        data["fits"] = self.fits
+        return {"schema": SCHEMA, **data}

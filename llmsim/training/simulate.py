@@ -1,0 +1,172 @@
+"""Simulation of one training step: the exact schedule, the breakdown of the time, memory stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..architecture import Architecture
+from ..core.errors import InputError, UnsupportedError
+from ..core.shim import Number
+from ..hardware.cluster import Cluster
+from ..plans.training import TrainingPlan, violations
+from .compose import STEP_PARTS, StepTime, compose_step, kind_time
+from .constants import Overlay, StepConstants, step_constants
+from .conventions import published_flops
+from .memory import StageMemory, stage_memory
+from .prepare import Prepared, Problem, prepare
+from .problem import plan_columns, plan_problem
+from .result import StageReport, TrainingResult
+from .schedules import Timeline, longest_path
+from .stages import Stage, model_kinds
+
+
+def simulate_training(
+    plan: TrainingPlan,
+    architecture: Architecture | str,
+    cluster: Cluster | str,
+    *,
+    overlay: Overlay | None = None,
+    assumed: dict[str, str] | None = None,
+) -> TrainingResult:
+    """Simulate one training step.
+
+    Parameters
+    ----------
+    plan
+        How the step runs; its degrees multiply to the devices of the cluster.
+    architecture, cluster
+        Objects, or what :meth:`Architecture.from_config` and :meth:`Cluster.parse` take.
+    overlay
+        Fitted constants to use instead of those that ship.
+    assumed
+        What the caller already took from profiles, to be listed in the answer.
+
+    Raises
+    ------
+    InputError
+        For a plan that breaks a rule, all of them in one text.
+    UnsupportedError
+        For a model without a cost model.
+    """
+    model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
+    machine = Cluster.parse(cluster)
+    if model.unsupported:
+        raise UnsupportedError(
+            f"{model.name}: no cost model for {model.unsupported}; parameters are exact all the same"
+        )
+    broken = violations(plan, model, machine.n_devices)
+    if broken:
+        raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
+    problem = plan_problem(model, machine, plan)
+    constants = step_constants(machine, problem.structure, overlay)
+    prepared = next(iter(prepare(problem, plan_columns(plan), constants)))
+    return _report(plan, problem, prepared, constants, {**(assumed or {}), **machine.assumed()})
+
+
+def _report(
+    plan: TrainingPlan, problem: Problem, prepared: Prepared, constants: StepConstants, assumed: dict[str, str]
+) -> TrainingResult:
+    time = compose_step(prepared.load, constants)
+    timeline = exact_timeline(problem, prepared, time, constants)
+    breakdown = step_breakdown(prepared, time, timeline)
+    step = sum(breakdown.values())
+    memories = stage_memory(problem, prepared, constants)
+    flops = {
+        k: float(v) for k, v in published_flops(problem.architecture, plan.sequence_length, plan.recompute).items()
+    }
+    tokens = plan.global_batch_size * plan.sequence_length
+    per_device = tokens / step / plan.n_devices
+    device, recipe = problem.cluster.profile, problem.structure.recipe
+    format = recipe.matmul if device.supports(recipe.matmul) else recipe.compute
+    peak = device.peak_of(format)
+    limit = device.memory_bytes.value * (1 - problem.structure.software.memory.headroom.value)
+    return TrainingResult(
+        plan=plan,
+        model=problem.architecture.name,
+        cluster=f"{problem.cluster.nodes}x{problem.cluster.devices_per_node}x{device.name}",
+        n_devices=plan.n_devices,
+        step_time_s=step,
+        breakdown_s=breakdown,
+        tokens_per_step=tokens,
+        tokens_per_s_per_device=per_device,
+        flops_per_token=flops,
+        mfu=per_device * flops["model-causal"] / peak,
+        mfu_convention="model-causal",
+        peak_flops_per_s=peak,
+        peak_format=format,
+        stages=[_stage_report(problem, prepared, i, time, memory) for i, memory in enumerate(memories)],
+        memory_limit_bytes=limit,
+        assumed=assumed,
+    )
+
+
+def exact_timeline(problem: Problem, prepared: Prepared, time: StepTime, constants: StepConstants) -> Timeline:
+    """The longest path through the plan's schedule, every chunk with its own time."""
+    forward: list[list[float]] = []
+    backward: list[list[float]] = []
+    chunk_times = _chunk_times(prepared, constants)
+    for stage in prepared.stages:
+        own = [chunk_times(counts) for counts in stage.chunks]
+        for _ in range(stage.repeats):
+            forward.append([f for f, _ in own])
+            backward.append([b for _, b in own])
+    return longest_path(problem.schedule, forward, backward, int(prepared.load.micro_batches), float(time.hop_s))
+
+
+def _chunk_times(prepared: Prepared, constants: StepConstants) -> Callable[[tuple[int, ...]], tuple[float, float]]:
+    """Forward and backward seconds of a chunk from its layer counts."""
+    times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
+    each = [(float(t.forward.seconds), float(t.backward.seconds), float(t.recompute.seconds)) for t in times]
+    shares = [0.0] * len(each)
+    for run, have in zip(prepared.stages, prepared.load.stages, strict=True):
+        for i, (n, r) in enumerate(zip(run.counts, have.recomputed, strict=True)):
+            if n:
+                shares[i] = float(r) / n
+
+    def of(counts: tuple[int, ...]) -> tuple[float, float]:
+        ahead = sum(n * f for n, (f, _, _) in zip(counts, each, strict=True))
+        back = sum(n * (b + s * r) for n, (_, b, r), s in zip(counts, each, shares, strict=True))
+        return ahead, back
+
+    return of
+
+
+def step_breakdown(prepared: Prepared, time: StepTime, timeline: Timeline) -> dict[str, float]:
+    """Seconds of a step by part: those of the busiest stage, and the pipeline's rest as bubble.
+
+    What is done once a step is that of the stage where exchange and update take longest.
+    """
+    micro_batches = float(prepared.load.micro_batches)
+    busiest = max(time.stages, key=lambda s: float(s.forward_s + s.backward_s))
+    parts = dict.fromkeys(STEP_PARTS, 0.0)
+    for table in (busiest.forward, busiest.backward):
+        for name, seconds in table.items():
+            parts[name] += micro_batches * float(seconds)
+    parts["bubble"] = max(0.0, timeline.seconds - sum(parts.values()))
+    once = max(time.stages, key=lambda s: float(s.once_s))
+    parts["gradients"], parts["parameters"] = float(once.gradients), float(once.parameters)
+    parts["optimizer"], parts["fixed"] = float(once.optimizer), float(time.fixed_s)
+    return parts
+
+
+def _stage_report(problem: Problem, prepared: Prepared, index: int, time: StepTime, memory: StageMemory) -> StageReport:
+    stage: Stage = prepared.stages[index]
+    names = [k.name for k in model_kinds(problem.architecture)]
+    own = time.stages[index]
+    count: Number = sum((p.dense + p.expert) * n for p, n in zip(prepared.parameters, stage.counts, strict=True))
+    return StageReport(
+        first=stage.first,
+        repeats=stage.repeats,
+        layers={name: n for name, n in zip(names, stage.counts, strict=True) if n},
+        forward_s=float(own.forward_s),
+        backward_s=float(own.backward_s),
+        memory_bytes={name: float(np.asarray(v)) for name, v in memory.parts.items()},
+        allocated_bytes=float(memory.allocated_bytes),
+        reserved_bytes=float(memory.reserved_bytes),
+        device_bytes=float(memory.device_bytes),
+        owner=memory.owner,
+        moment=memory.moment,
+        parameters=int(count),
+    )
