@@ -40,7 +40,7 @@ def prepare_runs(items: Sequence[RunPlan]) -> list[tuple[np.ndarray, Problem, Pr
         problem = plan_problem(first.architecture, first.cluster, first.plan)
         columns = stack_columns([plan_columns(items[n].plan) for n in numbers])
         constants = step_constants(problem.cluster, problem.structure)
-        found += [(np.asarray(numbers)[p.rows], problem, p) for p in prepare(problem, columns, constants)]
+        found.append((np.asarray(numbers), problem, prepare(problem, columns, constants)))
     return found
 
 

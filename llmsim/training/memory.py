@@ -120,13 +120,13 @@ def _stage(
     held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
     head = body_kinds(problem.architecture) + 1
     kept, ends, again = _activations(memories, stage.counts, recomputed, held, head)
-    own = [(p, n) for p, n in zip(prepared.parameters, stage.counts, strict=True) if n]
+    own = list(zip(prepared.parameters, stage.counts, strict=True))
     everything = total((p.dense + p.expert) * n for p, n in own)
     shard = updated_parameters(problem.sharding, prepared.parameters, stage.counts, columns)
     sharded = problem.fully_sharded
     unsharded: Number = 0
     if sharded:
-        largest = maximum(*(p.dense + p.expert for p, _ in own), 0)
+        largest = maximum(*((p.dense + p.expert) * minimum(n, 1) for p, n in own))
         unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(largest)
     state_bytes = get_optimizer(problem.optimizer).state_bytes(software.formats, structure.recipe.compute)
     parts = {

@@ -5,8 +5,8 @@ Each sub-formula is evaluated on the distinct tuples of the columns that it depe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from .constants import StepConstants
 from .schedules import ScheduleName
 from .seconds import KindSeconds, kind_seconds
 from .sharding import LocalParameters, exchange, local_parameters, replica_reduce, updated_parameters
-from .stages import Stage, body_kinds, model_kinds, stages
+from .stages import Stage, body_kinds, model_kinds, stage_table
 from .structure import Structure, kind_terms
 
 
@@ -57,12 +57,10 @@ class Problem:
 
 @dataclass
 class Prepared:
-    """Plans of one (pp, chunks), ready to be composed.
+    """A table of plans, ready to be composed.
 
     Attributes
     ----------
-    rows
-        Their numbers in the table.
     columns
         Their values.
     stages
@@ -73,24 +71,31 @@ class Prepared:
         What the step has to do.
     """
 
-    rows: np.ndarray
     columns: Columns
     stages: tuple[Stage, ...]
     parameters: list[LocalParameters]
     load: StepLoad
 
 
-def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Iterator[Prepared]:
-    """Prepare a table of plans, one (pp, chunks) after the other."""
-    kinds = model_kinds(problem.architecture)
-    seconds = _seconds_by_key(problem, columns, constants, kinds)
-    size = len(columns)
-    pp, chunks = (np.broadcast_to(v, (size,)) for v in (columns.pp, columns.chunks))
-    for p, v in np.unique(np.stack([pp, chunks]), axis=1).T:
-        rows = np.flatnonzero((pp == p) & (chunks == v))
-        whole = len(rows) == size
-        own = replace(columns if whole else columns.take(rows), pp=int(p), chunks=int(v))
-        yield _prepare_pipeline(problem, rows, own, seconds if whole else [_take(k, rows) for k in seconds], constants)
+def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Prepared:
+    """Prepare a table of plans (or a single one)."""
+    architecture, structure = problem.architecture, problem.structure
+    kinds, body = model_kinds(architecture), body_kinds(architecture)
+    runs = stage_table(architecture, columns.pp, columns.chunks)
+    parameters = kind_parameters(problem, columns)
+    share = structure.recompute.layers if structure.recompute.mode != "none" else 0
+    recomputed = [float(share) if i < body else 0.0 for i in range(len(kinds))]
+    load = StepLoad(
+        _seconds_by_key(problem, columns, constants, kinds),
+        [_unit(problem, p, columns, constants) for p in parameters],
+        [_stage(problem, stage, parameters, recomputed, columns, constants) for stage in runs],
+        collective_time("send_recv", hop_bytes(problem, columns), *columns.group(("pp",)), constants.tiers),
+        columns.micro_batches,
+        columns.pp,
+        columns.chunks,
+        problem.schedule,
+    )
+    return Prepared(columns, runs, parameters, load)
 
 
 _TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ep", "etp", "imbalance")
@@ -117,28 +122,6 @@ def _take(kind: KindSeconds, rows: np.ndarray) -> KindSeconds:
     return kind.map(lambda v: v[rows] if isinstance(v, np.ndarray) and v.ndim else v)
 
 
-def _prepare_pipeline(
-    problem: Problem, rows: np.ndarray, columns: Columns, seconds: list[KindSeconds], c: StepConstants
-) -> Prepared:
-    architecture, structure = problem.architecture, problem.structure
-    kinds, body = model_kinds(architecture), body_kinds(architecture)
-    runs = stages(architecture, int(columns.pp), int(columns.chunks))
-    parameters = kind_parameters(problem, columns)
-    share = structure.recompute.layers if structure.recompute.mode != "none" else 0
-    recomputed = [float(share) if i < body else 0.0 for i in range(len(kinds))]
-    load = StepLoad(
-        seconds,
-        [_unit(problem, p, columns, c) for p in parameters],
-        [_stage(problem, stage, parameters, recomputed, columns, c) for stage in runs],
-        collective_time("send_recv", hop_bytes(problem, columns), *columns.group(("pp",)), c.tiers),
-        columns.micro_batches,
-        columns.pp,
-        columns.chunks,
-        problem.schedule,
-    )
-    return Prepared(rows, columns, runs, parameters, load)
-
-
 def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]:
     """Parameters of one layer of each kind on one rank.
 
@@ -146,20 +129,19 @@ def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]
     """
     architecture, structure = problem.architecture, problem.structure
     body = body_kinds(architecture)
-    shared: frozenset[str] = frozenset()
-    if int(columns.pp) == 1:
-        own = kind_terms(architecture.embedding, structure, recomputes=False).parameters
-        shared = frozenset(p.name for p in own)
-    return [
-        local_parameters(
-            kind_terms(kind, structure, recomputes=i < body).parameters,
-            kind_sizes(kind, columns, structure),
-            columns,
-            padded=structure.software.padded_shards,
-            skip=shared if i > body else frozenset(),
-        )
-        for i, kind in enumerate(model_kinds(architecture))
-    ]
+    embedding = kind_terms(architecture.embedding, structure, recomputes=False).parameters
+    shared = frozenset(p.name for p in embedding)
+    found: list[LocalParameters] = []
+    for i, kind in enumerate(model_kinds(architecture)):
+        parameters = kind_terms(kind, structure, recomputes=i < body).parameters
+        sizes = kind_sizes(kind, columns, structure)
+        padded = structure.software.padded_shards
+        own = local_parameters(parameters, sizes, columns, padded=padded)
+        if i > body and any(p.name in shared for p in parameters):
+            alone = local_parameters(parameters, sizes, columns, padded=padded, skip=shared)
+            own = own.where(columns.pp > 1, alone)
+        found.append(own)
+    return found
 
 
 def hop_bytes(problem: Problem, columns: Columns) -> Number:
@@ -196,8 +178,8 @@ def _stage(
     columns: Columns,
     c: StepConstants,
 ) -> StageLoad:
-    dense = total(p.dense * n for p, n in zip(parameters, stage.counts, strict=True) if n)
-    expert = total(p.expert * n for p, n in zip(parameters, stage.counts, strict=True) if n)
+    dense = total(p.dense * n for p, n in zip(parameters, stage.counts, strict=True))
+    expert = total(p.expert * n for p, n in zip(parameters, stage.counts, strict=True))
     gather, reduce = NO_TRAFFIC, NO_TRAFFIC
     formats = problem.structure.formats()
     if problem.sharding == "hsdp":

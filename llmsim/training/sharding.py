@@ -4,11 +4,11 @@ holds."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..core.formats import Format
 from ..core.parameters import Parameter
-from ..core.shim import Number, ceil_div
+from ..core.shim import Number, ceil_div, where
 from ..core.terms import Sizes
 from ..hardware.network import NO_TRAFFIC, Tier, WireTime, collective_time
 from .columns import Columns
@@ -37,6 +37,12 @@ class LocalParameters:
     replicated: Number
     dense_shard: Number
     expert_shard: Number
+
+    def where(self, condition: Number, otherwise: LocalParameters) -> LocalParameters:
+        """These where a condition holds, else others."""
+        return LocalParameters(
+            **{f.name: where(condition, getattr(self, f.name), getattr(otherwise, f.name)) for f in fields(self)}
+        )
 
 
 def local_parameters(

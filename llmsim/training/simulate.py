@@ -19,7 +19,7 @@ from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
 from .result import StageReport, TrainingResult
 from .schedules import Timeline, longest_path
-from .stages import Stage, model_kinds
+from .stages import Stage, chunk_counts, model_kinds
 
 
 def simulate_training(
@@ -61,7 +61,7 @@ def simulate_training(
         raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
     problem = plan_problem(model, machine, plan)
     constants = step_constants(machine, problem.structure, overlay)
-    prepared = next(iter(prepare(problem, plan_columns(plan), constants)))
+    prepared = prepare(problem, plan_columns(plan), constants)
     return _report(plan, problem, prepared, constants, {**(assumed or {}), **machine.assumed()})
 
 
@@ -107,11 +107,10 @@ def exact_timeline(problem: Problem, prepared: Prepared, time: StepTime, constan
     forward: list[list[float]] = []
     backward: list[list[float]] = []
     chunk_times = _chunk_times(prepared, constants)
-    for stage in prepared.stages:
-        own = [chunk_times(counts) for counts in stage.chunks]
-        for _ in range(stage.repeats):
-            forward.append([f for f, _ in own])
-            backward.append([b for _, b in own])
+    for chunks in chunk_counts(problem.architecture, int(prepared.load.pp), int(prepared.load.chunks)):
+        own = [chunk_times(counts) for counts in chunks]
+        forward.append([f for f, _ in own])
+        backward.append([b for _, b in own])
     return longest_path(problem.schedule, forward, backward, int(prepared.load.micro_batches), float(time.hop_s))
 
 
@@ -120,8 +119,8 @@ def _chunk_times(prepared: Prepared, constants: StepConstants) -> Callable[[tupl
     times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
     each = [(float(t.forward.seconds), float(t.backward.seconds), float(t.recompute.seconds)) for t in times]
     shares = [0.0] * len(each)
-    for run, have in zip(prepared.stages, prepared.load.stages, strict=True):
-        for i, (n, r) in enumerate(zip(run.counts, have.recomputed, strict=True)):
+    for stage in prepared.load.stages:
+        for i, (n, r) in enumerate(zip(stage.counts, stage.recomputed, strict=True)):
             if n:
                 shares[i] = float(r) / n
 

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 from ..architecture import Architecture
+from ..core.shim import Number
 from ..layers.base import LayerKind
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One pipeline stage, or a run of equal ones.
+    """A run of equal pipeline stages; its values are numbers, or arrays with one entry a plan.
 
     Attributes
     ----------
     counts
-        Layers of each kind, in the order of :func:`model_kinds`; the ends of the model are kinds of their own.
-    chunks
-        The same for each of its model chunks.
+        Layers of each kind in one stage, in the order of :func:`model_kinds`; the ends of the model are kinds too.
     first, repeats
-        Index of the first stage of the run, and how many there are.
+        Index of the first stage of the run, and how many there are (0 where a plan has fewer runs).
     """
 
-    counts: tuple[int, ...]
-    chunks: tuple[tuple[int, ...], ...]
-    first: int
-    repeats: int
+    counts: tuple[Number, ...]
+    first: Number
+    repeats: Number
 
 
 def model_kinds(architecture: Architecture) -> tuple[LayerKind, ...]:
@@ -61,40 +60,63 @@ def chunk_sizes(layers: int, parts: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4096)
-def stages(architecture: Architecture, pp: int, chunks: int) -> tuple[Stage, ...]:
-    """The stages of a pipeline in order, runs of equal ones merged.
-
-    Chunk j of stage i is the ``j * pp + i``-th part of the model.
-    """
+def chunk_counts(architecture: Architecture, pp: int, chunks: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Layers of each kind, ``[stage][chunk]``; chunk j of stage i is the ``j * pp + i``-th part of the model."""
     names = list(architecture.kinds)
-    width = len(model_kinds(architecture))
+    ends = len(names)
     sizes = chunk_sizes(len(architecture.layers), pp * chunks)
     parts: list[tuple[int, ...]] = []
     start = 0
     for index, size in enumerate(sizes):
-        counts = [0] * width
+        counts = [0] * len(model_kinds(architecture))
         for name in architecture.layers[start : start + size]:
             counts[names.index(name)] += 1
         start += size
         if index == 0:
-            counts[len(names)] = 1
+            counts[ends] = 1
         if index == len(sizes) - 1:
-            counts[len(names) + 1] = 1
-            for i in range(len(architecture.mtp)):
-                counts[len(names) + 2 + i] = 1
+            counts[ends + 1 :] = [1] * (1 + len(architecture.mtp))
         parts.append(tuple(counts))
+    return tuple(tuple(parts[j * pp + i] for j in range(chunks)) for i in range(pp))
+
+
+@lru_cache(maxsize=4096)
+def stages(architecture: Architecture, pp: int, chunks: int) -> tuple[Stage, ...]:
+    """The stages of one pipeline in order, runs of equal ones merged."""
     found: list[Stage] = []
-    for i in range(pp):
-        own = tuple(parts[j * pp + i] for j in range(chunks))
-        counts_of_stage = tuple(sum(c) for c in zip(*own, strict=True))
-        if found and found[-1].chunks == own:
+    before: object = None
+    for i, own in enumerate(chunk_counts(architecture, pp, chunks)):
+        if own == before:
             last = found[-1]
-            found[-1] = Stage(last.counts, last.chunks, last.first, last.repeats + 1)
+            found[-1] = Stage(last.counts, last.first, last.repeats + 1)
         else:
-            found.append(Stage(counts_of_stage, own, i, 1))
+            found.append(Stage(tuple(sum(c) for c in zip(*own, strict=True)), i, 1))
+        before = own
     return tuple(found)
 
 
-def expand(runs: Sequence[Stage]) -> list[Stage]:
-    """One entry a stage."""
-    return [Stage(s.counts, s.chunks, s.first + k, 1) for s in runs for k in range(s.repeats)]
+def stage_table(architecture: Architecture, pp: Number, chunks: Number) -> tuple[Stage, ...]:
+    """The stages of many pipelines side by side; plans with fewer runs are padded with runs of no stages."""
+    if not isinstance(pp, np.ndarray) and not isinstance(chunks, np.ndarray):
+        return stages(architecture, int(pp), int(chunks))
+    shape = np.broadcast_shapes(np.shape(pp), np.shape(chunks))
+    pairs, inverse = np.unique(
+        np.stack([np.broadcast_to(pp, shape), np.broadcast_to(chunks, shape)]).reshape(2, -1),
+        axis=1,
+        return_inverse=True,
+    )
+    each = [stages(architecture, int(p), int(v)) for p, v in pairs.T]
+    empty = Stage((0,) * len(model_kinds(architecture)), 0, 0)
+    inverse = inverse.reshape(shape)
+    found: list[Stage] = []
+    for run in range(max(map(len, each))):
+        own = [runs[run] if run < len(runs) else empty for runs in each]
+        counts = np.array([s.counts for s in own])
+        found.append(
+            Stage(
+                tuple(column[inverse] for column in counts.T),
+                np.array([s.first for s in own])[inverse],
+                np.array([s.repeats for s in own])[inverse],
+            )
+        )
+    return tuple(found)
