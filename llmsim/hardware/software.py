@@ -158,6 +158,15 @@ class Defaults(BaseModel):
     dispatch: Literal["per_expert", "once_per_domain"] = "per_expert"
 
 
+class Choices(BaseModel):
+    """What the stack can do, best first: what a search chooses from."""
+
+    model_config = _STRICT
+
+    sharding: tuple[Literal["ddp", "zero1", "zero2", "zero3", "hsdp"], ...] = ("zero1",)
+    context_kind: tuple[Literal["ring", "all_gather", "ulysses"], ...] = ("ring",)
+
+
 class Software(BaseModel):
     """One training stack.
 
@@ -183,7 +192,7 @@ class Software(BaseModel):
         FSDP: whether the root unit is freed after forward.
     padded_shards
         FSDP: whether each parameter is padded along its first dimension (per parameter) or the flat buffer is.
-    formats, rates, overlap, host, memory, defaults
+    formats, rates, overlap, host, memory, defaults, choices
         See the classes.
     contention
         Slow-down of compute and communication while both run, at least 1 (Galvatron, arXiv:2211.13878).
@@ -210,6 +219,7 @@ class Software(BaseModel):
     host: HostCosts
     memory: MemoryCosts
     defaults: Defaults = Defaults()
+    choices: Choices = Choices()
     contention: Quantity
     releases: dict[str, dict[str, Any]] = Field(default_factory=dict)
     notes: str = ""

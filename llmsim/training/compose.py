@@ -7,7 +7,7 @@ pipeline's bubble, the exposed rest of the gradient exchange, the optimizer and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..core.shim import Number, maximum, minimum, soft_maximum, total
@@ -36,10 +36,6 @@ class UnitTraffic:
 
     forward: WireTime = NO_TRAFFIC
     backward: WireTime = NO_TRAFFIC
-
-    def map(self, change: Mapping[str, Number] | object) -> UnitTraffic:
-        """The same with every number changed (a selection of rows)."""
-        return UnitTraffic(self.forward.map(change), self.backward.map(change))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -123,6 +119,11 @@ class KindTime:
     forward: LayerTime
     backward: LayerTime
     recompute: LayerTime
+
+    def map(self, change: Callable[[Number], Number]) -> KindTime:
+        """One number a pass, changed (a selection of rows); the parts are summed first."""
+        each = (self.forward, self.backward, self.recompute)
+        return KindTime(*(LayerTime({"layer": change(t.seconds)}) for t in each))
 
 
 def layer_time(
@@ -250,9 +251,16 @@ class StepTime:
         return self.pipeline_s + self.once_s + self.fixed_s
 
 
-def compose_step(load: StepLoad, c: StepConstants) -> StepTime:
-    """The time of a step from what it has to do."""
-    times = [kind_time(kind, unit, c) for kind, unit in zip(load.kinds, load.units, strict=True)]
+def compose_step(load: StepLoad, c: StepConstants, times: Sequence[KindTime] | None = None) -> StepTime:
+    """The time of a step from what it has to do.
+
+    Parameters
+    ----------
+    times
+        Of the layer kinds, where they are known already.
+    """
+    if times is None:
+        times = [kind_time(kind, unit, c) for kind, unit in zip(load.kinds, load.units, strict=True)]
     found = [_stage_time(stage, times, c) for stage in load.stages]
     hop = wire_seconds(load.hop, c) * (1 - c.overlap["pipeline"])
     shape = StageTimes([s.forward_s for s in found], [s.backward_s for s in found], [s.repeats for s in load.stages])

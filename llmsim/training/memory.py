@@ -15,11 +15,11 @@ from ..core.saved import saved_terms
 from ..core.shim import Number, maximum, minimum, total
 from ..core.terms import Sizes
 from ..plans.optimizer import get_optimizer
-from .columns import kind_sizes
+from .columns import Columns, kind_sizes
 from .constants import StepConstants
-from .prepare import Prepared, Problem
+from .prepare import Prepared, Problem, recomputed_layers
 from .schedules import in_flight
-from .sharding import updated_parameters
+from .sharding import LocalParameters, updated_parameters
 from .stages import Stage, body_kinds, model_kinds
 from .structure import KindTerms, kind_terms
 
@@ -92,47 +92,58 @@ class StageMemory:
         return "at the loss" if float(self.parts["head"]) > 0 else "start of the first backward pass"
 
 
+def model_memory(problem: Problem, columns: Columns) -> list[KindMemory]:
+    """What one layer of each kind keeps."""
+    body = body_kinds(problem.architecture)
+    return [
+        kind_memory(kind_terms(k, problem.structure, recomputes=i < body), kind_sizes(k, columns, problem.structure))
+        for i, k in enumerate(model_kinds(problem.architecture))
+    ]
+
+
 def stage_memory(problem: Problem, prepared: Prepared, constants: StepConstants) -> list[StageMemory]:
     """Memory of each run of stages."""
-    kinds, body = model_kinds(problem.architecture), body_kinds(problem.architecture)
-    memories = [
-        kind_memory(
-            kind_terms(k, problem.structure, recomputes=i < body), kind_sizes(k, prepared.columns, problem.structure)
-        )
-        for i, k in enumerate(kinds)
-    ]
+    kinds = model_memory(problem, prepared.columns)
     return [
-        _stage(problem, prepared, stage, load.recomputed, memories, constants)
-        for stage, load in zip(prepared.stages, prepared.load.stages, strict=True)
+        memory_of_stage(problem, prepared.columns, stage, prepared.parameters, kinds, constants)
+        for stage in prepared.stages
     ]
 
 
-def _stage(
+def memory_of_stage(
     problem: Problem,
-    prepared: Prepared,
+    columns: Columns,
     stage: Stage,
-    recomputed: Sequence[Number],
-    memories: Sequence[KindMemory],
+    parameters: Sequence[LocalParameters],
+    kinds: Sequence[KindMemory],
     constants: StepConstants,
 ) -> StageMemory:
-    columns, structure = prepared.columns, problem.structure
+    """Memory of one run of stages.
+
+    Parameters
+    ----------
+    parameters, kinds
+        Parameters and activations of one layer of each kind on one rank.
+    """
+    structure = problem.structure
     software, formats = structure.software, structure.formats()
     held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
     head = body_kinds(problem.architecture) + 1
-    kept, ends, again = _activations(memories, stage.counts, recomputed, held, head)
-    own = list(zip(prepared.parameters, stage.counts, strict=True))
-    everything = total((p.dense + p.expert) * n for p, n in own)
-    shard = updated_parameters(problem.sharding, prepared.parameters, stage.counts, columns)
+    kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage), held, head)
+    everything = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
+    share = updated_parameters(problem.sharding, parameters, stage.counts, columns)
     sharded = problem.fully_sharded
     unsharded: Number = 0
     if sharded:
-        largest = maximum(*((p.dense + p.expert) * minimum(n, 1) for p, n in own))
+        largest = maximum(
+            *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
+        )
         unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(largest)
     state_bytes = get_optimizer(problem.optimizer).state_bytes(software.formats, structure.recipe.compute)
     parts = {
-        "parameters": formats["weight"].bytes(shard if sharded else everything),
-        "gradients": formats["gradient"].bytes(shard if problem.sharding in ("zero2", "zero3", "hsdp") else everything),
-        "optimizer": shard * state_bytes,
+        "parameters": formats["weight"].bytes(share if sharded else everything),
+        "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else everything),
+        "optimizer": share * state_bytes,
         "activations": kept,
         "head": ends,
         "recomputed": again,

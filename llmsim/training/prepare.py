@@ -14,7 +14,6 @@ from ..architecture import Architecture
 from ..core.shim import Number, total
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, collective_time
-from ..layers.base import LayerKind
 from ..plans.optimizer import get_optimizer
 from .columns import Columns, kind_sizes
 from .compose import StageLoad, StepLoad, UnitTraffic
@@ -79,47 +78,71 @@ class Prepared:
 
 def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Prepared:
     """Prepare a table of plans (or a single one)."""
-    architecture, structure = problem.architecture, problem.structure
-    kinds, body = model_kinds(architecture), body_kinds(architecture)
-    runs = stage_table(architecture, columns.pp, columns.chunks)
+    runs = stage_table(problem.architecture, columns.pp, columns.chunks)
     parameters = kind_parameters(problem, columns)
-    share = structure.recompute.layers if structure.recompute.mode != "none" else 0
-    recomputed = [float(share) if i < body else 0.0 for i in range(len(kinds))]
-    load = StepLoad(
-        _seconds_by_key(problem, columns, constants, kinds),
+    seconds = _seconds_by_key(problem, columns, constants)
+    return Prepared(columns, runs, parameters, step_load(problem, columns, runs, parameters, seconds, constants))
+
+
+def step_load(
+    problem: Problem,
+    columns: Columns,
+    runs: Sequence[Stage],
+    parameters: Sequence[LocalParameters],
+    seconds: Sequence[KindSeconds],
+    constants: StepConstants,
+) -> StepLoad:
+    """What a step has to do, from its layers' seconds and parameters."""
+    return StepLoad(
+        seconds,
         [_unit(problem, p, columns, constants) for p in parameters],
-        [_stage(problem, stage, parameters, recomputed, columns, constants) for stage in runs],
+        [_stage(problem, stage, parameters, columns, constants) for stage in runs],
         collective_time("send_recv", hop_bytes(problem, columns), *columns.group(("pp",)), constants.tiers),
         columns.micro_batches,
         columns.pp,
         columns.chunks,
         problem.schedule,
     )
-    return Prepared(columns, runs, parameters, load)
 
 
-_TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ep", "etp", "imbalance")
+def recomputed_layers(problem: Problem, stage: Stage) -> list[Number]:
+    """How many layers of each kind of a stage compute their forward again; the ends never do."""
+    recompute, body = problem.structure.recompute, body_kinds(problem.architecture)
+    share = float(recompute.layers) if recompute.mode != "none" else 0.0
+    return [n * share if i < body else n * 0.0 for i, n in enumerate(stage.counts)]
 
 
-def _seconds_by_key(
-    problem: Problem, columns: Columns, constants: StepConstants, kinds: Sequence[LayerKind]
-) -> list[KindSeconds]:
-    """Seconds of each layer kind, evaluated once for each distinct combination of the columns that they depend on."""
-    body = body_kinds(problem.architecture)
+TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ep", "etp", "imbalance")
+"""Columns that the seconds and the activations of a layer depend on."""
+
+
+def distinct(columns: Columns, names: Sequence[str] = TIME_KEYS) -> tuple[Columns, np.ndarray]:
+    """The distinct combinations of some columns, and for each row the number of its own."""
     size = len(columns)
-    table, inverse = columns, None
-    if size > 1:
-        keys = np.stack([np.broadcast_to(np.asarray(getattr(columns, k), dtype=float), (size,)) for k in _TIME_KEYS])
-        _, first, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-        table = columns.take(first)
-    found = [
-        kind_seconds(kind, problem.structure, table, constants, recomputes=i < body) for i, kind in enumerate(kinds)
+    keys = np.stack([np.broadcast_to(np.asarray(getattr(columns, k), dtype=float), (size,)) for k in names])
+    _, first, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    return columns.take(first), inverse.reshape(-1)
+
+
+def model_seconds(problem: Problem, columns: Columns, constants: StepConstants) -> list[KindSeconds]:
+    """Seconds of one layer of each kind."""
+    body = body_kinds(problem.architecture)
+    return [
+        kind_seconds(kind, problem.structure, columns, constants, recomputes=i < body)
+        for i, kind in enumerate(model_kinds(problem.architecture))
     ]
-    return found if inverse is None else [_take(k, inverse.reshape(-1)) for k in found]
 
 
-def _take(kind: KindSeconds, rows: np.ndarray) -> KindSeconds:
-    return kind.map(lambda v: v[rows] if isinstance(v, np.ndarray) and v.ndim else v)
+def _seconds_by_key(problem: Problem, columns: Columns, constants: StepConstants) -> list[KindSeconds]:
+    if len(columns) == 1:
+        return model_seconds(problem, columns, constants)
+    table, inverse = distinct(columns)
+    return [k.map(lambda v: take(v, inverse)) for k in model_seconds(problem, table, constants)]
+
+
+def take(value: Number, rows: np.ndarray) -> Number:
+    """Entries of an array; a single number is the same for all."""
+    return value[rows] if isinstance(value, np.ndarray) and value.ndim else value
 
 
 def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]:
@@ -174,7 +197,6 @@ def _stage(
     problem: Problem,
     stage: Stage,
     parameters: Sequence[LocalParameters],
-    recomputed: Sequence[float],
     columns: Columns,
     c: StepConstants,
 ) -> StageLoad:
@@ -194,7 +216,7 @@ def _stage(
     updated = updated_parameters(problem.sharding, parameters, stage.counts, columns)
     return StageLoad(
         stage.counts,
-        [n * r for n, r in zip(stage.counts, recomputed, strict=True)],
+        recomputed_layers(problem, stage),
         stage.repeats,
         gather,
         reduce,

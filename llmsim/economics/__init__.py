@@ -1,0 +1,1 @@
+"""Economics: what a job costs in time, money and energy."""

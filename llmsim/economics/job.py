@@ -1,0 +1,67 @@
+"""A training job in days, money and energy, from the time of a step.
+
+References
+----------
+Energy as accelerator-hours times power times the building's overhead: Patterson 2021, arXiv:2104.10350.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..core.units import DAY_S, HOUR_S
+from ..hardware.cluster import Cluster
+
+POWER_USAGE_EFFECTIVENESS = 1.1
+"""Facility power over device power where nobody says: 1.10 is what Patterson 2021 reports for Google's data centres."""
+
+
+@dataclass(frozen=True)
+class JobCost:
+    """What a job takes, stops and restarts not counted.
+
+    Attributes
+    ----------
+    steps
+        Optimizer steps, rounded up.
+    days
+        Of running.
+    device_hours
+        Devices times hours.
+    cost_usd, price_usd_per_device_hour, price_source, price_date
+        At the device's dated price.
+    energy_kwh
+        At the board's power limit and the facility's overhead, an upper figure: ``energy_basis`` says so.
+    energy_basis
+        How the energy was obtained.
+    """
+
+    steps: int
+    days: float
+    device_hours: float
+    cost_usd: float
+    price_usd_per_device_hour: float
+    price_source: str
+    price_date: str
+    energy_kwh: float
+    energy_basis: str
+
+
+def job_cost(step_time_s: float, tokens_per_step: int, tokens: float, cluster: Cluster) -> JobCost:
+    """What training on ``tokens`` tokens takes."""
+    device = cluster.profile
+    steps = -int(-tokens // tokens_per_step)
+    seconds = steps * step_time_s
+    hours = cluster.n_devices * seconds / HOUR_S
+    price = device.price
+    return JobCost(
+        steps=steps,
+        days=seconds / DAY_S,
+        device_hours=hours,
+        cost_usd=hours * price.value,
+        price_usd_per_device_hour=price.value,
+        price_source=f"{price.provenance}: {price.source}",
+        price_date=price.date,
+        energy_kwh=hours * device.power_w.value * POWER_USAGE_EFFECTIVENESS / 1000,
+        energy_basis=f"upper figure: {device.power_w.value:g} W boards, facility factor {POWER_USAGE_EFFECTIVENESS}",
+    )

@@ -1,0 +1,1 @@
+"""Search: the space of plans, its evaluation in columns, and the choice."""

@@ -1,0 +1,260 @@
+"""Evaluation of a space: step time by the closed form and memory of the fullest stage, for every plan that divides.
+
+What layers take and keep is evaluated on the distinct tuples of the columns that it depends on, once for each
+structure, and gathered; what is left for each plan is sums over stages. Memory comes first: plans that do not fit are
+not timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..architecture import Architecture
+from ..core.shim import Number, maximum
+from ..hardware.cluster import Cluster
+from ..hardware.software import Software
+from ..plans.recompute import parse_recompute
+from ..training.columns import Columns
+from ..training.compose import KindTime, UnitTraffic, compose_step, kind_time
+from ..training.constants import StepConstants, step_constants
+from ..training.memory import KindMemory, memory_of_stage, model_memory
+from ..training.prepare import Problem, distinct, kind_parameters, model_seconds, step_load, take
+from ..training.sharding import LocalParameters
+from ..training.stages import Stage, stage_table
+from ..training.structure import Structure
+from .space import SearchSpace, Table, recompute_ladder
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The structural choices that rows of a table are evaluated under.
+
+    Attributes
+    ----------
+    problem
+        With the structure, the sharding and the schedule.
+    rows
+        Of the table that it applies to.
+    shard_group
+        Ranks that share a state, for hybrid sharding.
+    """
+
+    problem: Problem
+    rows: np.ndarray
+    shard_group: int | None = None
+
+
+@dataclass
+class Candidates:
+    """Evaluated plans.
+
+    Attributes
+    ----------
+    table
+        Columns of the plans that divide.
+    variants
+        Structural choices.
+    variant, row
+        Of each candidate: number of its variant, and of its row in the table.
+    step_s
+        Closed-form time of a step, infinite for a plan that does not fit (it was not timed).
+    device_bytes
+        Memory of the fullest stage as the driver sees it.
+    limit_bytes
+        What a plan may use.
+    """
+
+    table: Table
+    variants: list[Variant]
+    variant: np.ndarray
+    row: np.ndarray
+    step_s: np.ndarray
+    device_bytes: np.ndarray
+    limit_bytes: float
+
+    @property
+    def fits(self) -> np.ndarray:
+        """Whether each candidate stays below the memory limit."""
+        return self.device_bytes <= self.limit_bytes
+
+    def __len__(self) -> int:
+        return len(self.step_s)
+
+
+def evaluate_space(
+    architecture: Architecture,
+    cluster: Cluster,
+    base: Structure,
+    table: Table,
+    space: SearchSpace,
+    *,
+    sequence: int,
+    imbalance: float,
+) -> Candidates:
+    """Memory of every plan, and time of those that fit.
+
+    Parameters
+    ----------
+    base
+        The structure that variants change: software, precision, overlap.
+    imbalance
+        Tokens of the busiest expert rank over the mean.
+    """
+    evaluator = _Evaluator(architecture, cluster, base, table, sequence, imbalance)
+    chosen = list(variants(architecture, cluster, base, table, space))
+    found = [evaluator.evaluate(variant) for variant in chosen]
+    return Candidates(
+        table,
+        chosen,
+        np.concatenate([np.full(len(v.rows), n) for n, v in enumerate(chosen)]),
+        np.concatenate([v.rows for v in chosen]),
+        np.concatenate([step for step, _ in found]),
+        np.concatenate([memory for _, memory in found]),
+        evaluator.limit,
+    )
+
+
+def memory_limit(cluster: Cluster, software: Software) -> float:
+    """Device memory less the headroom, bytes."""
+    return cluster.profile.memory_bytes.value * (1 - software.memory.headroom.value)
+
+
+def variants(
+    architecture: Architecture, cluster: Cluster, base: Structure, table: Table, space: SearchSpace
+) -> Iterator[Variant]:
+    """Every combination of structural choices, with the rows that it makes sense for."""
+    software = base.software
+    moe = any(k.is_moe for k in architecture.kinds.values())
+    tp, cp = table["tp"], table["cp"]
+    for sequence_parallel in space.sequence_parallel or (True, False):
+        if moe and not sequence_parallel:
+            continue  # tokens would be dispatched once for each tensor-parallel rank
+        shared = np.ones(len(table), bool) if sequence_parallel else tp > 1
+        for n, kind in enumerate(space.context_kind or software.choices.context_kind):
+            mask = shared & ((cp > 1) | (n == 0))
+            for recompute in space.recompute or recompute_ladder(architecture, software):
+                changes = {"sequence_parallel": sequence_parallel, "context_kind": kind}
+                structure = replace(base, **changes, recompute=parse_recompute(recompute))
+                for sharding in space.sharding or software.choices.sharding:
+                    yield from _scheduled(Problem(architecture, cluster, structure, sharding), mask, table)
+
+
+def _scheduled(problem: Problem, mask: np.ndarray, table: Table) -> Iterator[Variant]:
+    """One variant a schedule; full sharding goes without a pipeline, and any sharding needs ranks to share with."""
+    group: int | None = None
+    ranks = table["dp"] * table["cp"]
+    if problem.fully_sharded:
+        mask = mask & (table["pp"] == 1) & (ranks > 1)
+    if problem.sharding == "hsdp":
+        group = problem.cluster.domain
+        mask = mask & (ranks > group) & (ranks % group == 0)
+    plain = np.flatnonzero(mask & (table["chunks"] == 1))
+    if len(plain):
+        yield Variant(replace(problem, schedule="1f1b"), plain, group)
+    interleaved = np.flatnonzero(mask & (table["chunks"] > 1))
+    if len(interleaved):
+        yield Variant(replace(problem, schedule="interleaved"), interleaved, group)
+
+
+@dataclass
+class _Evaluator:
+    """A table under many structures, with everything that structures share remembered."""
+
+    architecture: Architecture
+    cluster: Cluster
+    base: Structure
+    table: Table
+    sequence: int
+    imbalance: float
+    _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
+    _kinds: dict[Structure, tuple[list[KindTime], list[KindMemory]]] = field(default_factory=dict)
+
+    @cached_property
+    def constants(self) -> StepConstants:
+        return step_constants(self.cluster, self.base)
+
+    @cached_property
+    def limit(self) -> float:
+        return memory_limit(self.cluster, self.base.software)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        return stage_table(self.architecture, self.table["pp"], self.table["chunks"])
+
+    def columns(self, group: int | None) -> Columns:
+        """The whole table; ``group`` ranks share a state under hybrid sharding."""
+        ranks = self.table["dp"] * self.table["cp"]
+        shard = ranks if group is None else np.minimum(ranks, group)
+        return Columns(sequence=self.sequence, shard=shard, imbalance=self.imbalance, **self.table.columns)
+
+    @cached_property
+    def keys(self) -> tuple[Columns, np.ndarray]:
+        return distinct(self.columns(None))
+
+    def kinds(self, problem: Problem) -> tuple[list[KindTime], list[KindMemory]]:
+        """Times and activations of the layer kinds for each distinct key; how many layers recompute does not matter."""
+        recompute = replace(problem.structure.recompute, layers=parse_recompute("full").layers)
+        structure = replace(problem.structure, recompute=recompute)
+        if structure not in self._kinds:
+            keys, _ = self.keys
+            alike = replace(problem, structure=structure)
+            seconds = model_seconds(alike, keys, self.constants)
+            times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v) for k in seconds]
+            self._kinds[structure] = (times, model_memory(alike, keys))
+        return self._kinds[structure]
+
+    def parameters(self, problem: Problem, group: int | None) -> list[LocalParameters]:
+        """Parameters of one layer of each kind, for each row."""
+        key = (problem.structure.sequence_parallel, group)
+        if key not in self._parameters:
+            self._parameters[key] = kind_parameters(problem, self.columns(group))
+        return self._parameters[key]
+
+    def evaluate(self, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
+        """Step time and memory of the rows of a variant."""
+        problem, rows = variant.problem, variant.rows
+        times, memories = self.kinds(problem)
+        columns = self.columns(variant.shard_group).take(rows)
+        stages = [_stage_rows(s, rows) for s in self.stages]
+        own = [_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
+        inverse = self.keys[1][rows]
+        kept = [_rows(m, inverse) for m in memories]
+        each = [memory_of_stage(problem, columns, s, own, kept, self.constants).device_bytes for s in stages]
+        memory = np.broadcast_to(maximum(*each), rows.shape)
+        step = np.full(rows.shape, np.inf)
+        fit = np.flatnonzero(memory <= self.limit)
+        if len(fit):
+            small = columns.take(fit)
+            some = [_stage_rows(s, fit) for s in stages]
+            held = [_rows(p, fit) for p in own]
+            step[fit] = self._time(problem, small, some, held, times, inverse[fit])
+        return step, memory
+
+    def _time(
+        self,
+        problem: Problem,
+        columns: Columns,
+        stages: list[Stage],
+        parameters: list[LocalParameters],
+        times: list[KindTime],
+        inverse: np.ndarray,
+    ) -> Number:
+        if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
+            seconds = [k.map(lambda v: take(v, inverse)) for k in model_seconds(problem, self.keys[0], self.constants)]
+            load = step_load(problem, columns, stages, parameters, seconds, self.constants)
+            return compose_step(load, self.constants).seconds
+        load = step_load(problem, columns, stages, parameters, (), self.constants)
+        own = [t.map(lambda v: take(v, inverse)) for t in times]
+        return compose_step(load, self.constants, own).seconds
+
+
+def _rows(record: LocalParameters | KindMemory, rows: np.ndarray) -> LocalParameters | KindMemory:
+    return type(record)(**{f.name: take(getattr(record, f.name), rows) for f in fields(record)})
+
+
+def _stage_rows(stage: Stage, rows: np.ndarray) -> Stage:
+    return Stage(tuple(take(n, rows) for n in stage.counts), take(stage.first, rows), take(stage.repeats, rows))
