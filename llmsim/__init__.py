@@ -1,0 +1,71 @@
+"""llmsim: cost-model simulator and planner for training Transformers.
+
+>>> import llmsim
+>>> answer = llmsim.plan_training("llama-3-8b", "1x8xh100-sxm-80gb", sequence=8192, global_batch=128, tokens=1e12)
+>>> answer.best[0].result.step_time_s  # doctest: +SKIP
+
+Names are loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .architecture import Architecture
+    from .core.errors import InfeasibleError, InputError, LlmsimError, UnsupportedError
+    from .hardware.cluster import Cluster
+    from .plans.training import TrainingPlan
+    from .scoring.validate import validate
+    from .search.plan import TrainingPlanning, plan_training
+    from .search.space import SearchSpace
+    from .training.result import TrainingResult
+    from .training.simulate import simulate_training
+
+_HOMES = {
+    "Architecture": "architecture",
+    "Cluster": "hardware.cluster",
+    "InfeasibleError": "core.errors",
+    "InputError": "core.errors",
+    "LlmsimError": "core.errors",
+    "SearchSpace": "search.space",
+    "TrainingPlan": "plans.training",
+    "TrainingPlanning": "search.plan",
+    "TrainingResult": "training.result",
+    "UnsupportedError": "core.errors",
+    "plan_training": "search.plan",
+    "simulate_training": "training.simulate",
+    "validate": "scoring.validate",
+}
+
+__all__ = [
+    "Architecture",
+    "Cluster",
+    "InfeasibleError",
+    "InputError",
+    "LlmsimError",
+    "SearchSpace",
+    "TrainingPlan",
+    "TrainingPlanning",
+    "TrainingResult",
+    "UnsupportedError",
+    "__version__",
+    "plan_training",
+    "simulate_training",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -23,6 +23,7 @@ from ..training.compose import KindTime, UnitTraffic, compose_step, kind_time
 from ..training.constants import StepConstants, step_constants
 from ..training.memory import KindMemory, memory_of_stage, model_memory
 from ..training.prepare import Problem, distinct, kind_parameters, model_seconds, step_load, take
+from ..training.seconds import KindSeconds
 from ..training.sharding import LocalParameters
 from ..training.stages import Stage, stage_table
 from ..training.structure import Structure
@@ -136,11 +137,20 @@ def variants(
         shared = np.ones(len(table), bool) if sequence_parallel else tp > 1
         for n, kind in enumerate(space.context_kind or software.choices.context_kind):
             mask = shared & ((cp > 1) | (n == 0))
+            if kind == "ulysses":
+                mask = mask & _heads_divide(architecture, tp * cp)
             for recompute in space.recompute or recompute_ladder(architecture, software):
                 changes = {"sequence_parallel": sequence_parallel, "context_kind": kind}
                 structure = replace(base, **changes, recompute=parse_recompute(recompute))
                 for sharding in space.sharding or software.choices.sharding:
                     yield from _scheduled(Problem(architecture, cluster, structure, sharding), mask, table)
+
+
+def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
+    """Where a number of ways divides the key/value heads of every layer."""
+    kinds = [*architecture.kinds.values(), *architecture.mtp]
+    heads = {k.sizes.get("kv_heads", k.sizes.get("heads", 1)) for k in kinds}
+    return np.all([h % ways == 0 for h in heads], axis=0)
 
 
 def _scheduled(problem: Problem, mask: np.ndarray, table: Table) -> Iterator[Variant]:
@@ -160,6 +170,15 @@ def _scheduled(problem: Problem, mask: np.ndarray, table: Table) -> Iterator[Var
         yield Variant(replace(problem, schedule="interleaved"), interleaved, group)
 
 
+@dataclass(frozen=True)
+class _Kinds:
+    """The layer kinds of a model under one structure, for each distinct key."""
+
+    seconds: list[KindSeconds]
+    times: list[KindTime]
+    memories: list[KindMemory]
+
+
 @dataclass
 class _Evaluator:
     """A table under many structures, with everything that structures share remembered."""
@@ -171,7 +190,7 @@ class _Evaluator:
     sequence: int
     imbalance: float
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
-    _kinds: dict[Structure, tuple[list[KindTime], list[KindMemory]]] = field(default_factory=dict)
+    _kinds: dict[Structure, _Kinds] = field(default_factory=dict)
 
     @cached_property
     def constants(self) -> StepConstants:
@@ -195,8 +214,8 @@ class _Evaluator:
     def keys(self) -> tuple[Columns, np.ndarray]:
         return distinct(self.columns(None))
 
-    def kinds(self, problem: Problem) -> tuple[list[KindTime], list[KindMemory]]:
-        """Times and activations of the layer kinds for each distinct key; how many layers recompute does not matter."""
+    def kinds(self, problem: Problem) -> _Kinds:
+        """The layer kinds under a structure; in how many layers it recomputes does not matter."""
         recompute = replace(problem.structure.recompute, layers=parse_recompute("full").layers)
         structure = replace(problem.structure, recompute=recompute)
         if structure not in self._kinds:
@@ -204,7 +223,7 @@ class _Evaluator:
             alike = replace(problem, structure=structure)
             seconds = model_seconds(alike, keys, self.constants)
             times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v) for k in seconds]
-            self._kinds[structure] = (times, model_memory(alike, keys))
+            self._kinds[structure] = _Kinds(seconds, times, model_memory(alike, keys))
         return self._kinds[structure]
 
     def parameters(self, problem: Problem, group: int | None) -> list[LocalParameters]:
@@ -217,12 +236,12 @@ class _Evaluator:
     def evaluate(self, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
         """Step time and memory of the rows of a variant."""
         problem, rows = variant.problem, variant.rows
-        times, memories = self.kinds(problem)
+        kinds = self.kinds(problem)
         columns = self.columns(variant.shard_group).take(rows)
         stages = [_stage_rows(s, rows) for s in self.stages]
         own = [_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
         inverse = self.keys[1][rows]
-        kept = [_rows(m, inverse) for m in memories]
+        kept = [_rows(m, inverse) for m in kinds.memories]
         each = [memory_of_stage(problem, columns, s, own, kept, self.constants).device_bytes for s in stages]
         memory = np.broadcast_to(maximum(*each), rows.shape)
         step = np.full(rows.shape, np.inf)
@@ -231,7 +250,7 @@ class _Evaluator:
             small = columns.take(fit)
             some = [_stage_rows(s, fit) for s in stages]
             held = [_rows(p, fit) for p in own]
-            step[fit] = self._time(problem, small, some, held, times, inverse[fit])
+            step[fit] = self._time(problem, small, some, held, kinds, inverse[fit])
         return step, memory
 
     def _time(
@@ -240,15 +259,15 @@ class _Evaluator:
         columns: Columns,
         stages: list[Stage],
         parameters: list[LocalParameters],
-        times: list[KindTime],
+        kinds: _Kinds,
         inverse: np.ndarray,
     ) -> Number:
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
-            seconds = [k.map(lambda v: take(v, inverse)) for k in model_seconds(problem, self.keys[0], self.constants)]
+            seconds = [k.map(lambda v: take(v, inverse)) for k in kinds.seconds]
             load = step_load(problem, columns, stages, parameters, seconds, self.constants)
             return compose_step(load, self.constants).seconds
         load = step_load(problem, columns, stages, parameters, (), self.constants)
-        own = [t.map(lambda v: take(v, inverse)) for t in times]
+        own = [t.map(lambda v: take(v, inverse)) for t in kinds.times]
         return compose_step(load, self.constants, own).seconds
 
 

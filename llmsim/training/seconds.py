@@ -150,6 +150,10 @@ def _rated(
         cores = [w for w in works if w.kind == "attention" and (w.phase != "forward") == backward]
         if cores:
             yield "attention", cores, _attention(cores, sizes, seen, c, backward)
+    if structure.context_kind == "ring":
+        cores = [w for w in works if w.kind == "attention"]
+        if cores:
+            yield "memory", cores, _ring_merges(cores, sizes, c.high)
     for work_class, chosen in (("memory", False), ("permute", True)):
         moved = [w for w in works if w.kind == "memory" and (w.source in PERMUTES) == chosen]
         if moved:
@@ -189,6 +193,17 @@ def _attention(works: Sequence[Work], sizes: Sizes, seen: Sizes, c: StepConstant
     rows, width = (_column(works, sizes, part) for part in ("rows", "depth"))
     traffic = _traffic(works, sizes)
     return attention_seconds(flops, rows, width, traffic, c.high, backward=backward, peak=c.attention_peak)
+
+
+RING_MERGE_BYTES = 12
+"""Traffic of merging one element of a ring step into the running result: 32-bit read and write, and the new part."""
+
+
+def _ring_merges(works: Sequence[Work], sizes: Sizes, k: KernelConstants) -> Number:
+    """Each step of ring attention but the first is merged into the running result (Liu 2023, arXiv:2310.01889)."""
+    steps = sizes.degree(("cp",)) - 1
+    elements = stack([sizes.count(w.rows) * sizes.count(w.depth) for w in works], sizes.shape)
+    return steps * memory_seconds(elements * RING_MERGE_BYTES, 1, k)
 
 
 def _converted(works: Sequence[Work], sizes: Sizes, bytes_each: float, k: KernelConstants) -> Number:

@@ -17,6 +17,7 @@ from .conventions import published_flops
 from .memory import StageMemory, stage_memory
 from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
+from .provenance import provenance_shares, rate_origins
 from .result import StageReport, TrainingResult
 from .schedules import Timeline, longest_path
 from .stages import Stage, chunk_counts, model_kinds
@@ -99,6 +100,7 @@ def _report(
         stages=[_stage_report(problem, prepared, i, time, memory) for i, memory in enumerate(memories)],
         memory_limit_bytes=limit,
         assumed=assumed,
+        provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure)),
     )
 
 

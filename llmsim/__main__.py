@@ -1,0 +1,5 @@
+"""``python -m llmsim``."""
+
+from .cli import main
+
+main()

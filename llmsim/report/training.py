@@ -1,0 +1,222 @@
+"""A training plan, or one simulated step, as text for a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from ..core.units import GIB, TERA, gib, large, seconds
+from ..economics.job import JobCost
+from ..search.plan import PlannedJob, TrainingPlanning
+from ..training.result import TrainingResult
+
+PART_NAMES = {
+    "gemm": "matrix products",
+    "grouped": "grouped expert products",
+    "attention": "attention",
+    "memory": "norms, activations, copies",
+    "permute": "routing and permutation",
+    "convert": "conversion to low precision",
+    "recompute": "recomputation",
+    "tp": "tensor-parallel transfers, exposed",
+    "cp": "context-parallel transfers, exposed",
+    "ep": "expert all-to-all, exposed",
+    "fsdp": "sharded parameters, exposed",
+    "host": "waiting for the host",
+    "bubble": "pipeline bubble and hops",
+    "gradients": "gradient reduction, exposed",
+    "parameters": "parameter gathering, exposed",
+    "optimizer": "optimizer",
+    "fixed": "fixed costs",
+}
+
+MEMORY_NAMES = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "optimizer": "optimizer states",
+    "activations": "activations in flight",
+    "head": "logits and loss",
+    "recomputed": "layer made again in backward",
+    "unsharded": "gathered units",
+    "workspace": "workspace",
+}
+
+
+def _section(title: str, *body: RenderableType) -> Group:
+    return Group(Text(f"\n{title}", style="bold"), *(Padding(b, (0, 0, 0, 2)) for b in body))
+
+
+def _grid(rows: list[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
+
+
+def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table:
+    """The figures that a reader looks for first."""
+    rows = [
+        ("plan", str(result.plan)),
+        ("step", f"{seconds(result.step_time_s)} for {large(result.tokens_per_step)} tokens"),
+        ("throughput", f"{result.tokens_per_s_per_device:,.0f} tokens/s per device"),
+        (
+            "MFU",
+            f"{100 * result.mfu:.1f} % of {result.peak_flops_per_s / TERA:,.0f} TFLOP/s ({result.peak_format}, dense), "
+            f"{result.mfu_convention} convention",
+        ),
+        ("memory", f"{gib(result.device_bytes)} of {gib(result.memory_limit_bytes)} usable per device"),
+    ]
+    if job is not None:
+        rows += [
+            ("time", f"{job.days:,.1f} days for {job.steps:,} steps, stops and restarts not counted"),
+            (
+                "cost",
+                f"{job.cost_usd:,.0f} USD = {job.device_hours:,.0f} device-hours at "
+                f"{job.price_usd_per_device_hour:.2f} USD ({job.price_source}; {job.price_date})",
+            ),
+            ("energy", f"{job.energy_kwh / 1000:,.0f} MWh ({job.energy_basis})"),
+        ]
+    return _grid(rows)
+
+
+def breakdown_table(result: TrainingResult) -> Table:
+    """The step by part."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("part of the step")
+    table.add_column("seconds", justify="right")
+    table.add_column("share", justify="right")
+    for name, value in sorted(result.breakdown_s.items(), key=lambda item: -item[1]):
+        if value > 5e-5 * result.step_time_s:
+            table.add_row(PART_NAMES[name], f"{value:.4f}", f"{100 * value / result.step_time_s:.1f} %")
+    table.add_row("total", f"{result.step_time_s:.4f}", "100.0 %", style="bold")
+    return table
+
+
+def memory_table(result: TrainingResult) -> Table:
+    """Memory of the fullest stage by part, and of every run of stages in sum."""
+    stage = result.fullest
+    table = Table(box=None, pad_edge=False)
+    last = stage.first + stage.repeats - 1
+    where = f"stage {stage.first}" if stage.repeats == 1 else f"stages {stage.first} to {last}"
+    table.add_column(f"memory of {where}, the fullest")
+    table.add_column("GiB", justify="right")
+    for name, value in stage.memory_bytes.items():
+        if value > 0.005 * GIB:
+            table.add_row(MEMORY_NAMES[name], f"{value / GIB:.2f}")
+    table.add_row("allocated, at the peak", f"{stage.allocated_bytes / GIB:.2f}", style="bold")
+    table.add_row("reserved by the allocator", f"{stage.reserved_bytes / GIB:.2f}")
+    table.add_row("seen by the driver", f"{stage.device_bytes / GIB:.2f}")
+    return table
+
+
+def notes(assumed: dict[str, str], provenance: dict[str, float]) -> Group:
+    """What was assumed, and what the rates rest on."""
+    origin = ", ".join(f"{100 * share:.0f} % {name}" for name, share in provenance.items())
+    parts: list[RenderableType] = []
+    if assumed:
+        parts.append(_section("Assumed (nobody said otherwise)", _grid(list(assumed.items()))))
+    if provenance:
+        parts.append(_section("Rates", Text(f"the step rests on rates that are {origin}")))
+    return Group(*parts)
+
+
+def result_report(result: TrainingResult) -> Group:
+    """One simulated step."""
+    fit = "" if result.fits else f"  DOES NOT FIT by {gib(result.device_bytes - result.memory_limit_bytes)}"
+    return Group(
+        Text(f"{result.model} on {result.cluster} ({result.n_devices:,} devices){fit}", style="bold"),
+        result_headline(result),
+        _section("Where the time goes", breakdown_table(result)),
+        _section("Where the memory goes", memory_table(result), Text(_peak_text(result))),
+        _section("FLOPs per token, forward and backward", _flops_table(result)),
+        notes(result.assumed, result.provenance),
+    )
+
+
+def _peak_text(result: TrainingResult) -> str:
+    stage = result.fullest
+    return f"peak: {stage.moment}; largest part: {MEMORY_NAMES[stage.owner]}"
+
+
+def _flops_table(result: TrainingResult) -> Table:
+    return _grid([(name, f"{value / 1e9:,.2f} GFLOP") for name, value in result.flops_per_token.items()])
+
+
+def planning_report(answer: TrainingPlanning) -> Group:
+    """A planning answer: the winner in full, the others beside it, and how the choice came about."""
+    best = answer.best[0]
+    parts: list[RenderableType] = [
+        Text(f"{answer.model} on {answer.cluster} ({best.result.n_devices:,} devices)", style="bold"),
+        _section("Best plan", result_headline(best.result, best.job)),
+        _section("Where the time goes", breakdown_table(best.result)),
+        _section("Where the memory goes", memory_table(best.result), Text(_peak_text(best.result))),
+        _section("Plans that differ in kind", _ranking(answer.best)),
+    ]
+    if answer.why:
+        parts.append(_section("Why the winner beats the runner-up", Text(_why(answer))))
+    parts += [
+        _section("Time against memory", _tradeoffs(answer)),
+        _section("Search", _search(answer)),
+        notes(answer.assumed, best.result.provenance),
+    ]
+    return Group(*parts)
+
+
+def _ranking(jobs: list[PlannedJob]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "plan", "step", "vs best", "MFU", "memory", "days", "cost"):
+        table.add_column(name, justify="left" if name in ("", "plan") else "right", overflow="fold")
+    first = jobs[0].result.step_time_s
+    for rank, planned in enumerate(jobs, 1):
+        result, job = planned.result, planned.job
+        table.add_row(
+            str(rank),
+            str(result.plan),
+            seconds(result.step_time_s),
+            f"{100 * (result.step_time_s / first - 1):+.1f} %",
+            f"{100 * result.mfu:.1f} %",
+            gib(result.device_bytes, 1),
+            f"{job.days:,.1f}" if job else "",
+            f"{job.cost_usd:,.0f} USD" if job else "",
+        )
+    return table
+
+
+def _why(answer: TrainingPlanning) -> str:
+    first, second = answer.best[0].result, answer.best[1].result
+    gap = second.step_time_s - first.step_time_s
+    largest = [d for d in answer.why if abs(d.seconds) >= 0.02 * max(gap, 1e-9)][:5]
+    terms = "; ".join(f"{PART_NAMES[d.part]} {d.seconds:+.4f} s" for d in largest)
+    return f"it is {seconds(gap)} faster than {second.plan}:\n{terms}"
+
+
+def _tradeoffs(answer: TrainingPlanning) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("step", "memory", "plan"):
+        table.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
+    for point in answer.pareto:
+        table.add_row(seconds(point.step_time_s), gib(point.device_bytes, 1), str(point.plan))
+    return table
+
+
+def _search(answer: TrainingPlanning) -> Table:
+    counts = answer.counts
+    rows = [
+        ("combinations formed", f"{counts.considered:,}"),
+        *((f"  dropped: {rule}", f"{number:,}") for rule, number in counts.rejected.items()),
+        ("plans that fit, timed by closed form", f"{counts.fitting:,}"),
+        ("finalists timed by their exact schedule", f"{counts.simulated:,}"),
+        ("plans within 1 % of the best", f"{counts.within_one_percent:,}; simplest simulated: {answer.simplest}"),
+        ("search time", seconds(answer.search_s)),
+    ]
+    return _grid(rows)
+
+
+def show(report: RenderableType, *, width: int | None = None) -> None:
+    """Print a report to standard output."""
+    console = Console(width=width, highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(width=width or 160, highlight=False)
+    console.print(report)

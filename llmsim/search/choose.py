@@ -1,0 +1,153 @@
+"""The choice: the best plans that differ in kind, the trade of time against memory, and why the winner wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..core.shim import Number
+from ..plans.training import TrainingPlan
+from ..training.result import TrainingResult
+from .evaluate import Candidates
+
+_PLAN_FIELDS = {
+    "tp": "tensor_parallel",
+    "pp": "pipeline_parallel",
+    "cp": "context_parallel",
+    "dp": "data_parallel",
+    "chunks": "virtual_pipeline",
+    "ep": "expert_parallel",
+    "etp": "expert_tensor_parallel",
+    "micro_batch": "micro_batch_size",
+}
+
+
+def candidate_plan(found: Candidates, index: int, template: TrainingPlan) -> TrainingPlan:
+    """One candidate as a plan; what the space does not vary comes from the template."""
+    variant, row = found.variants[int(found.variant[index])], int(found.row[index])
+    values: dict[str, Any] = {field: int(found.table[name][row]) for name, field in _PLAN_FIELDS.items()}
+    structure, problem = variant.problem.structure, variant.problem
+    group = variant.shard_group
+    if group is not None:
+        group = min(group, values["data_parallel"] * values["context_parallel"])
+    return template.replace(
+        **values,
+        sequence_parallel=structure.sequence_parallel and values["tensor_parallel"] > 1,
+        context_kind=structure.context_kind,
+        recompute=str(structure.recompute),
+        sharding=problem.sharding,
+        shard_group=group,
+        schedule=problem.schedule,
+    )
+
+
+def kind_of(plan: TrainingPlan) -> tuple[object, ...]:
+    """What makes plans differ in kind: their degrees and what data parallelism shares; the rest is tuning."""
+    return (
+        plan.tensor_parallel,
+        plan.pipeline_parallel,
+        plan.context_parallel,
+        plan.expert_parallel,
+        plan.sharding,
+    )
+
+
+def fastest(found: Candidates, count: int) -> list[int]:
+    """Numbers of the fastest candidates that fit."""
+    order = np.argsort(found.step_s, kind="stable")
+    return [int(i) for i in order[:count] if np.isfinite(found.step_s[i])]
+
+
+def fastest_by_kind(found: Candidates, count: int, each: int) -> list[int]:
+    """Numbers of the fastest candidates that fit, at most ``each`` of a kind, until there are ``count`` kinds."""
+    seen: dict[tuple[object, ...], int] = {}
+    chosen: list[int] = []
+    for i in _by_time(found):
+        kind = _kind_key(found, i)
+        if kind not in seen and len(seen) == count:
+            break
+        if seen.setdefault(kind, 0) < each:
+            seen[kind] += 1
+            chosen.append(i)
+    return chosen
+
+
+def _by_time(found: Candidates) -> Iterator[int]:
+    for i in np.argsort(found.step_s, kind="stable"):
+        if not np.isfinite(found.step_s[i]):
+            return
+        yield int(i)
+
+
+def _kind_key(found: Candidates, index: int) -> tuple[object, ...]:
+    row = int(found.row[index])
+    sharding = found.variants[int(found.variant[index])].problem.sharding
+    return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), sharding)
+
+
+def pareto(found: Candidates, limit: int = 12) -> list[int]:
+    """Numbers of the candidates that no other beats in both time and memory, from the fastest to the smallest."""
+    fit = np.flatnonzero(np.isfinite(found.step_s))
+    order = fit[np.lexsort((found.device_bytes[fit], found.step_s[fit]))]
+    if not len(order):
+        return []
+    memory = found.device_bytes[order]
+    lowest = np.minimum.accumulate(memory)
+    new = np.concatenate([[True], memory[1:] < lowest[:-1]])
+    front = order[new]
+    if len(front) > limit:  # spread over the front, both ends kept
+        front = front[np.unique(np.linspace(0, len(front) - 1, limit).round().astype(int))]
+    return [int(i) for i in front]
+
+
+def plateau(found: Candidates, tolerance: float = 0.01) -> int:
+    """How many candidates are within a tolerance of the fastest."""
+    best = found.step_s.min() if len(found) else np.inf
+    return int(np.count_nonzero(found.step_s <= best * (1 + tolerance))) if np.isfinite(best) else 0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One part of a step in which two plans differ.
+
+    Attributes
+    ----------
+    part
+        Of the breakdown.
+    seconds
+        The second plan's seconds less the first's.
+    """
+
+    part: str
+    seconds: float
+
+
+def differences(first: TrainingResult, second: TrainingResult) -> list[Difference]:
+    """Where a second plan's step differs from the first's, largest first; they sum to the difference of the steps."""
+    parts = {name: second.breakdown_s[name] - seconds for name, seconds in first.breakdown_s.items()}
+    ordered = sorted(parts.items(), key=lambda item: -abs(item[1]))
+    return [Difference(name, value) for name, value in ordered if value != 0]
+
+
+def smallest_memory(found: Candidates) -> int:
+    """Number of the candidate that needs the least memory: the nearest miss when nothing fits."""
+    return int(np.argmin(found.device_bytes))
+
+
+def simplest(plans: Sequence[tuple[Number, TrainingPlan]]) -> TrainingPlan:
+    """Of plans with their step times, the one with the fewest mechanisms (then the fastest)."""
+
+    def mechanisms(plan: TrainingPlan) -> int:
+        degrees = (
+            plan.tensor_parallel,
+            plan.pipeline_parallel,
+            plan.context_parallel,
+            plan.expert_parallel,
+            plan.virtual_pipeline,
+        )
+        return sum(d > 1 for d in degrees) + (plan.recompute != "none")
+
+    return min(plans, key=lambda item: (mechanisms(item[1]), item[0]))[1]

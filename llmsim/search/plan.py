@@ -1,0 +1,300 @@
+"""The main question: the best way to train a model on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from .._version import __version__
+from ..architecture import Architecture
+from ..core.errors import InfeasibleError, InputError, UnsupportedError
+from ..core.units import gib
+from ..economics.job import JobCost, job_cost
+from ..hardware.cluster import Cluster
+from ..hardware.software import Software, get_software
+from ..plans.training import TrainingPlan
+from ..training.problem import plan_problem
+from ..training.result import TrainingResult
+from ..training.simulate import simulate_training
+from .choose import (
+    Difference,
+    candidate_plan,
+    differences,
+    fastest_by_kind,
+    kind_of,
+    pareto,
+    plateau,
+    simplest,
+    smallest_memory,
+)
+from .evaluate import Candidates, evaluate_space
+from .space import SearchSpace, enumerate_plans
+
+SCHEMA = "llmsim.training-planning/1"
+FINALISTS_PER_KIND = 4
+"""Candidates of one kind whose exact schedule is computed: closed forms order them nearly, not exactly."""
+
+DEFAULT_FRAMEWORK = {"NVIDIA": "megatron-core", "AMD": "megatron-core", "Google": "maxtext"}
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """One point of the trade of time against memory."""
+
+    plan: TrainingPlan
+    step_time_s: float
+    device_bytes: float
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One plan of the answer: its simulation and what the whole job takes."""
+
+    result: TrainingResult
+    job: JobCost | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the plans of the space.
+
+    Attributes
+    ----------
+    considered
+        Combinations of degrees, sizes and settings that were formed.
+    rejected
+        Rule -> combinations that it dropped.
+    evaluated, fitting
+        Plans whose memory was computed, and those that fit and were timed.
+    simulated
+        Finalists whose schedule was computed exactly.
+    within_one_percent
+        Plans within a hundredth of the fastest, by the closed form.
+    """
+
+    considered: int
+    rejected: dict[str, int]
+    evaluated: int
+    fitting: int
+    simulated: int
+    within_one_percent: int
+
+
+@dataclass(frozen=True)
+class TrainingPlanning:
+    """The answer to a planning question.
+
+    Attributes
+    ----------
+    model, cluster
+        Names.
+    best
+        Plans that differ in kind, fastest first.
+    why
+        Where the runner-up loses against the winner, part by part, in seconds.
+    simplest
+        Of the plans within a hundredth of the winner that were simulated, the one with the fewest mechanisms.
+    pareto
+        Plans that no other beats in time and memory, by the closed form.
+    counts
+        What became of the space.
+    assumed
+        What was not said and was taken from profiles: field -> text.
+    search_s
+        Seconds that the search took.
+    """
+
+    model: str
+    cluster: str
+    best: list[PlannedJob]
+    why: list[Difference]
+    simplest: TrainingPlan
+    pareto: list[Tradeoff]
+    counts: Counts
+    assumed: dict[str, str] = field(default_factory=dict)
+    search_s: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON wants it, with schema and version."""
+        data = asdict(self)
+        data["best"] = [{"result": j.result.to_dict(), "job": asdict(j.job) if j.job else None} for j in self.best]
+        data["pareto"] = [{**asdict(t), "plan": t.plan.model_dump()} for t in self.pareto]
+        data["simplest"] = self.simplest.model_dump()
+        return {"schema": SCHEMA, "version": __version__, **data}
+
+
+def plan_training(
+    model: Architecture | str | Path,
+    cluster: Cluster | str | Path,
+    *,
+    sequence: int,
+    global_batch: int,
+    tokens: float | None = None,
+    precision: str | None = None,
+    framework: str | None = None,
+    release: str = "",
+    network: str | None = None,
+    imbalance: float | None = None,
+    space: SearchSpace | None = None,
+    top: int = 5,
+) -> TrainingPlanning:
+    """The best training plans for a model on a cluster.
+
+    Parameters
+    ----------
+    model
+        An architecture, a bundled name or the path of a config.json.
+    cluster
+        A cluster, text such as ``64x8xh100-sxm-80gb`` or the path of a YAML file.
+    sequence, global_batch
+        Tokens of a sequence, sequences of a step.
+    tokens
+        Training tokens, for days and cost.
+    precision, framework, release, network
+        Recipe, software profile and fabric; blank ones are taken from profiles and listed.
+    imbalance
+        Tokens of the busiest expert rank over the mean; None takes the software profile's.
+    space
+        What may be chosen; everything by default.
+    top
+        Plans that differ in kind to return.
+
+    Raises
+    ------
+    InputError
+        For a value that cannot be used.
+    UnsupportedError
+        For a model without a cost model.
+    InfeasibleError
+        Where no plan fits, with the nearest miss and the memory it lacks.
+    """
+    started = perf_counter()
+    architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
+    machine = Cluster.parse(cluster, network=network)
+    if architecture.unsupported:
+        raise UnsupportedError(f"{architecture.name}: training has no cost model for {architecture.unsupported}")
+    if top < 1:
+        raise InputError("top", top, "a whole number from 1", 1)
+    _check_batch(sequence, global_batch)
+    assumed = machine.assumed()
+    if precision is None:
+        precision = "bf16"
+        assumed["precision"] = "bf16 (every device has it; fp8 recipes are chosen with precision)"
+    software = _software(framework, release, machine, assumed)
+    template = _template(sequence, global_batch, precision, software, release, imbalance, assumed, architecture)
+    chosen = space or SearchSpace()
+    table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
+    base = plan_problem(architecture, machine, template).structure
+    found = evaluate_space(
+        architecture, machine, base, table, chosen, sequence=sequence, imbalance=float(template.imbalance or 1.0)
+    )
+    if not found.fits.any():
+        raise _nothing_fits(found, template, architecture, machine)
+    finalists = _finalists(found, template, architecture, machine, top)
+    best = _differing(finalists, top)
+    jobs = [
+        PlannedJob(r, job_cost(r.step_time_s, r.tokens_per_step, tokens, machine) if tokens else None) for r in best
+    ]
+    near = [(r.step_time_s, r.plan) for r in finalists if r.step_time_s <= 1.01 * best[0].step_time_s]
+    return TrainingPlanning(
+        model=architecture.name,
+        cluster=best[0].cluster,
+        best=jobs,
+        why=differences(best[0], best[1]) if len(best) > 1 else [],
+        simplest=simplest(near),
+        pareto=[
+            Tradeoff(candidate_plan(found, i, template), float(found.step_s[i]), float(found.device_bytes[i]))
+            for i in pareto(found)
+        ],
+        counts=_counts(found, len(finalists)),
+        assumed=assumed,
+        search_s=perf_counter() - started,
+    )
+
+
+def _check_batch(sequence: int, global_batch: int) -> None:
+    for name, value in (("sequence", sequence), ("global_batch", global_batch)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
+            raise InputError(name, value, "a whole number from 1 to 1,000,000,000", max(1, min(10**9, int(value or 1))))
+
+
+def _software(framework: str | None, release: str, cluster: Cluster, assumed: dict[str, str]) -> Software:
+    vendor = cluster.profile.vendor
+    name = framework or DEFAULT_FRAMEWORK.get(vendor, "torchtitan")
+    if framework is None:
+        assumed["framework"] = f"{name} (the usual choice on {vendor} devices)"
+    return get_software(name, release)
+
+
+def _template(
+    sequence: int,
+    global_batch: int,
+    precision: str,
+    software: Software,
+    release: str,
+    imbalance: float | None,
+    assumed: dict[str, str],
+    architecture: Architecture,
+) -> TrainingPlan:
+    if imbalance is None:
+        imbalance = software.defaults.imbalance
+        if any(k.is_moe for k in architecture.kinds.values()):
+            assumed["routing"] = f"busiest expert rank at {imbalance:g} times the mean ({software.name} profile)"
+    return TrainingPlan(
+        sequence_length=sequence,
+        global_batch_size=global_batch,
+        precision=precision,
+        framework=software.name,
+        release=release,
+        imbalance=imbalance,
+    )
+
+
+def _finalists(
+    found: Candidates, template: TrainingPlan, architecture: Architecture, cluster: Cluster, top: int
+) -> list[TrainingResult]:
+    """The best few of each kind with their exact schedules, fastest first."""
+    plans = [candidate_plan(found, i, template) for i in fastest_by_kind(found, top + 3, FINALISTS_PER_KIND)]
+    results = [simulate_training(p, architecture, cluster) for p in dict.fromkeys(plans)]
+    return sorted(results, key=lambda r: r.step_time_s)
+
+
+def _differing(results: Sequence[TrainingResult], count: int) -> list[TrainingResult]:
+    kinds: dict[tuple[object, ...], TrainingResult] = {}
+    for result in results:
+        kinds.setdefault(kind_of(result.plan), result)
+    return list(kinds.values())[:count]
+
+
+def _counts(found: Candidates, simulated: int) -> Counts:
+    dropped = dict(found.table.dropped)
+    fitting = int(found.fits.sum())
+    if len(found) > fitting:
+        dropped["memory"] = len(found) - fitting
+    return Counts(
+        considered=len(found) + sum(found.table.dropped.values()),
+        rejected=dropped,
+        evaluated=len(found),
+        fitting=fitting,
+        simulated=simulated,
+        within_one_percent=plateau(found),
+    )
+
+
+def _nothing_fits(
+    found: Candidates, template: TrainingPlan, architecture: Architecture, cluster: Cluster
+) -> InfeasibleError:
+    plan = candidate_plan(found, smallest_memory(found), template)
+    result = simulate_training(plan, architecture, cluster)
+    stage = result.fullest
+    over = stage.device_bytes - result.memory_limit_bytes
+    parts = sorted(stage.memory_bytes.items(), key=lambda item: -item[1])[:3]
+    listing = ", ".join(f"{name} {gib(value)}" for name, value in parts)
+    return InfeasibleError(
+        f"no plan fits: {architecture.name} on {result.cluster}. The nearest miss is {plan}: its fullest stage needs "
+        f"{gib(stage.device_bytes)} ({listing}) and may use {gib(result.memory_limit_bytes)}, {gib(over)} too much. "
+        f"All {len(found):,} plans that divide were checked; more devices, or devices with more memory, would help"
+    )
