@@ -13,13 +13,19 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .symbolic import Symbolic, choose, log2_of
+
 Number: TypeAlias = Any
-"""An int, a float, a NumPy array or a SymPy expression: formulas do not ask which."""
+"""An int, a float, a NumPy array, a SymPy expression or a :class:`~llmsim.core.symbolic.Symbolic`: formulas do not
+ask."""
 
 
 def is_symbolic(*values: Number) -> bool:
-    """Whether any value is a SymPy expression (or an object array of them)."""
-    return any(hasattr(v, "free_symbols") or (isinstance(v, np.ndarray) and v.dtype == object) for v in values)
+    """Whether any value is a SymPy expression, a symbol with a value, or an object array of either."""
+    return any(
+        hasattr(v, "free_symbols") or isinstance(v, Symbolic) or (isinstance(v, np.ndarray) and v.dtype == object)
+        for v in values
+    )
 
 
 def _is_plain(value: Number) -> bool:
@@ -27,12 +33,15 @@ def _is_plain(value: Number) -> bool:
 
 
 def _symbolic(name: str, *values: Number) -> Number:
+    if any(isinstance(v, np.ndarray) for v in values):
+        return np.frompyfunc(lambda *each: _symbolic(name, *each), len(values), 1)(*values)
+    if any(isinstance(v, Symbolic) for v in values):
+        return choose(name, values)
+    if not is_symbolic(*values):
+        return max(values) if name == "max" else min(values)
     import sympy
 
-    function = {"max": sympy.Max, "min": sympy.Min, "log2": lambda v: sympy.log(v, 2)}[name]
-    if any(isinstance(v, np.ndarray) for v in values):
-        return np.frompyfunc(function, len(values), 1)(*values)
-    return function(*values)
+    return sympy.Max(*values) if name == "max" else sympy.Min(*values)
 
 
 def maximum(first: Number, *others: Number) -> Number:
@@ -83,9 +92,15 @@ def ceil_div(numerator: Number, divisor: Number) -> Number:
 
 def log2(value: Number) -> Number:
     """The binary logarithm; vanishes at 1, so a group of one costs no steps."""
+    if isinstance(value, np.ndarray):
+        return np.frompyfunc(log2, 1, 1)(value) if value.dtype == object else np.log2(value)
+    if isinstance(value, Symbolic):
+        return log2_of(value)
     if is_symbolic(value):
-        return _symbolic("log2", value)
-    return np.log2(value) if isinstance(value, np.ndarray) else float(np.log2(value))
+        import sympy
+
+        return sympy.log(value, 2)
+    return float(np.log2(value))
 
 
 def soft_maximum(a: Number, b: Number, sharpness: Number) -> Number:
