@@ -85,7 +85,7 @@ def ceil_div(numerator: Number, divisor: Number) -> Number:
     The symbolic regime is what a reader of a closed form wants; ``sympy.ceiling`` blocks simplification and
     differentiation. The gap to the true value is the padding of this plan.
     """
-    if is_symbolic(numerator, divisor):
+    if any(hasattr(v, "free_symbols") for v in (numerator, divisor)):
         return numerator / divisor
     return -(-numerator // divisor)
 

@@ -58,6 +58,8 @@ class Symbolic:
         self.expr, self.value = expr, value
 
     def _with(self, other: Any, combine: Callable[[Any, Any], Any]) -> Symbolic:
+        if hasattr(other, "__array__"):
+            return NotImplemented  # arrays take their elements one by one
         expr, value = _parts(other)
         return Symbolic(combine(self.expr, expr), combine(self.value, value))
 
@@ -85,6 +87,8 @@ class Symbolic:
 
     def __floordiv__(self, other: Any) -> Symbolic:
         """Whole division: in the expression the regime where it divides."""
+        if hasattr(other, "__array__"):
+            return NotImplemented
         expr, value = _parts(other)
         return Symbolic(self.expr / expr, self.value // value)
 

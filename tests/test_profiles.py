@@ -1,0 +1,116 @@
+"""Profiles: every bundled one loads, every number has an origin, broken ones are named."""
+
+import pytest
+
+from llmsim.core.errors import InputError
+from llmsim.core.provenance import Quantity
+from llmsim.hardware.devices import GenerationRates, device_names, get_device
+from llmsim.hardware.profiles import build, profiles_root, read_yaml
+from llmsim.hardware.software import framework_name, get_software, kernel_rows, software_names
+
+KEYS = [
+    "a100-sxm-40gb",
+    "a100-sxm-80gb",
+    "a100-pcie-80gb",
+    "h100-sxm-80gb",
+    "h100-sxm-96gb-500w",
+    "h200-sxm-141gb",
+    "b200-sxm-180gb",
+    "gb200-186gb",
+    "gb300-288gb",
+    "tpu-v4",
+    "tpu-v5e",
+    "tpu-v5p",
+    "tpu-v6e",
+    "v100-sxm-16gb",
+    "v100-sxm-32gb",
+    "h800-sxm-80gb",
+    "b300-sxm-288gb",
+    "mi300x-192gb",
+    "mi325x-256gb",
+    "mi355x-288gb",
+    "tpu-v7x",
+    "l40s-48gb",
+    "rtx-4090-24gb",
+    "cpu-avx512-2core",
+]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_devices(name):
+    device = get_device(name)
+    rates = device.kernel_rates()
+    assert device.peak_of("bf16") > 0
+    assert device.memory_bytes.value > 1e9
+    for fraction in rates.in_situ.values():
+        assert 0 < fraction.value <= 1
+    assert device.price.date
+
+
+def test_every_bundled_device_is_known_by_its_aliases():
+    for name in device_names():
+        for alias in get_device(name).aliases:
+            assert get_device(alias.upper()).name == name
+
+
+def test_unknown_devices_come_with_the_nearest():
+    with pytest.raises(InputError, match=r"nearest: h100-sxm-80gb"):
+        get_device("h100-sxm-80gig")
+
+
+def test_peaks_used_in_public_tables():
+    assert get_device("a100-sxm-80gb").peak_of("bf16") == 312e12
+    assert get_device("h100-sxm-80gb").peak_of("fp8") == 1979e12
+    assert get_device("gb200-186gb").peak_of("bf16") == 2450e12
+    assert get_device("gb300-288gb").peak_of("fp4") == 14700e12
+    assert get_device("a100-sxm-80gb").peak_of("fp8") == 312e12  # what it lacks runs in 16 bits
+
+
+@pytest.mark.parametrize("name", software_names())
+def test_software(name):
+    software = get_software(name)
+    inventory = software.inventory()
+    for kind in kernel_rows():
+        assert inventory.row(kind)
+    for release in software.releases:
+        get_software(name, release.replace("*", "0"))
+
+
+def test_frameworks_are_known_by_other_names():
+    assert framework_name("Megatron-LM") == "megatron-lm"
+    assert framework_name("NeMo-Megatron-Launcher") == "nemo"
+    with pytest.raises(InputError, match="torchtitan"):
+        framework_name("torchtitn")
+
+
+def test_releases_differ_from_their_framework():
+    assert get_software("megatron-lm").kernels["attention"] == "flash"
+    assert get_software("megatron-lm", "2022-05").kernels["attention"] != "flash"
+
+
+def test_a_number_without_a_source_is_refused():
+    with pytest.raises(ValueError, match="source"):
+        Quantity(value=1.0, provenance="measured")
+    with pytest.raises(ValueError, match="finite"):
+        Quantity(value=float("nan"), provenance="assumed")
+
+
+def test_an_efficiency_above_one_is_refused():
+    data = read_yaml(profiles_root() / "generations" / "hopper.yaml", "generation")
+    data.pop("schema")
+    data["name"] = "hopper"
+    data["memory_efficiency"] = {**data["memory_efficiency"], "value": 1.2}
+    with pytest.raises(InputError, match=r"memory_efficiency.*\(0, 1\]"):
+        build(GenerationRates, data, "generation hopper")
+
+
+def test_an_unknown_key_is_named_with_the_nearest(tmp_path):
+    data = read_yaml(profiles_root() / "generations" / "hopper.yaml", "generation")
+    data.pop("schema")
+    data["memory_eficiency"] = data.pop("memory_efficiency")
+    with pytest.raises(InputError, match="nearest: memory_efficiency"):
+        build(GenerationRates, {**data, "name": "hopper"}, "generation hopper")
+    path = tmp_path / "broken.yaml"
+    path.write_text("a: [1\nb: 2\n")
+    with pytest.raises(InputError, match="line"):
+        read_yaml(path, "profile")
