@@ -93,6 +93,10 @@ def result_term(operator: Operator, sharding: Sharding, format: str | None = Non
 
 
 def space_term(operator: Operator, dims: tuple[str, ...], sharding: Sharding) -> Term:
-    """The product of the local sizes of some dimensions of the operator's space."""
-    place = sharding.place(operator.space, operator.kind)
+    """The product of the local sizes of some dimensions, laid out as in the operator's space.
+
+    Dimensions outside of it (of a tensor that only the kernel knows) are sharded by an axis that they share with a
+    dimension inside.
+    """
+    place = sharding.place(tuple(dict.fromkeys((*operator.space, *dims))), operator.kind)
     return local_term(dims, _positions(dims, place))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Placement: TypeAlias = dict[str, tuple[str, ...]]
 """Axis -> the dimensions that carry it (several when aligned, as heads and kv_heads are)."""
@@ -45,7 +45,10 @@ class Sharding:
         return result
 
 
-def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "all_gather") -> Sharding:
+ContextKind: TypeAlias = Literal["none", "all_gather", "ring", "ulysses"]
+
+
+def mesh_sharding(*, sequence_parallel: bool, context_kind: ContextKind = "none") -> Sharding:
     """The sharding of a (tp, cp, dp | ep, etp, edp) mesh.
 
     Parameters
@@ -55,12 +58,13 @@ def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "all_gather") 
         (Korthikanti 2022, arXiv:2205.05198).
     context_kind
         ``all_gather`` and ``ring`` keep attention sharded over the sequence; ``ulysses`` over the heads
-        (arXiv:2309.14509).
+        (arXiv:2309.14509). ``none`` has no such axis: a gathered copy is a storage of its own, which at degree 1 would
+        stand beside the tensor that it is. For the same reason a plan with tp = 1 is not sequence parallel.
     """
     tensor: Groups = (("heads", "kv_heads"), ("ffn",), ("shared_ffn",), ("vocab",))
     rules: dict[str, Groups] = {
         "dp": (("batch",),),
-        "cp": (("sequence",),),
+        **({} if context_kind == "none" else {"cp": (("sequence",),)}),
         "tp": (*tensor, ("sequence",)) if sequence_parallel else tensor,
         "ep": (("experts", "slots"),),
         "edp": (("slots",),),

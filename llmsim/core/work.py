@@ -202,9 +202,9 @@ def _memory(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
     )  # fmt: skip
     activations = tuple(_traffic(r, op, sharding) for r in op.activations)
     kept = tuple(
-        _traffic(op.reads[int(k.source[4:])], op, sharding)
+        _traffic(op.reads[k.read], op, sharding)
         for k in row.keeps
-        if k.source.startswith("read") and op.reads[int(k.source[4:])].tensor.role == "activation"
+        if k.read is not None and op.reads[k.read].tensor.role == "activation"
     )
     scattered = (written.stored("gradient"),) if op.kind in LOOKUPS else ()
     if not activations and not scattered:

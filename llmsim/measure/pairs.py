@@ -1,0 +1,227 @@
+"""The same block twice: as operators over named dimensions, and as a module of plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from torch import nn
+from torch.distributed import ProcessGroup
+
+from ..core.formats import get_format, storage_classes
+from ..core.inventory import Inventory, Kernels, choose_kernels, parse_kernels
+from ..core.operators import LayerBuilder, Operator
+from ..core.saved import Region
+from ..core.terms import Sizes
+from ..layers.attention import Attention
+from ..layers.base import Mixer, Norm, layer_input, residual
+from ..layers.mla import LatentAttention
+from ..layers.mlp import Mlp
+from ..layers.moe import MixtureOfExperts
+from . import blocks
+
+Family = Literal["llama", "gpt2", "mixtral", "mla"]
+Precision = Literal["bf16", "autocast", "fp32"]
+
+KERNELS_FILE = Path(__file__).parents[2] / "hardware_profiles" / "software" / "kernels.yaml"
+
+CLASSES: Mapping[Precision, dict[str, str]] = {
+    "bf16": storage_classes(activation="bf16", weight="bf16"),
+    "fp32": storage_classes(activation="fp32", weight="fp32"),
+    "autocast": storage_classes(activation="bf16", weight="fp32", residual="fp32", normed="fp32"),
+}
+DROPOUT = 0.1
+
+
+@dataclass(frozen=True)
+class BlockSpec:
+    """One block.
+
+    Attributes
+    ----------
+    family, kernel, precision
+        Which block, which attention kernel, which precision recipe.
+    sizes
+        Dimension -> size of one rank's micro-batch.
+    recompute
+        The part that is checkpointed.
+    norm
+        Implementation of the root-mean-square norms.
+    fused
+        Whether q, k, v come out of one product, gate and up out of another (MLA: latent and rotary key, keys and
+        values).
+    dropout
+        Behind both branches, and on the attention weights of the unfused kernel.
+    """
+
+    family: Family
+    kernel: blocks.AttentionKernel
+    precision: Precision
+    sizes: Mapping[str, int]
+    recompute: blocks.Checkpointed = "none"
+    norm: Literal["eager", "eager_fp32"] = "eager"
+    fused: bool = False
+    dropout: bool = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the parameters."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Element type of the products."""
+        return torch.float32 if self.precision == "fp32" else torch.bfloat16
+
+    @property
+    def stream_dtype(self) -> torch.dtype:
+        """Element type of the residual stream."""
+        return self.dtype
+
+    def dims(self) -> dict[str, int]:
+        """All dimension sizes, those that follow from others included."""
+        s = dict(self.sizes)
+        s.setdefault("context", s["sequence"])
+        if "experts" in s:
+            s.setdefault("router_experts", s["experts"])
+            s.setdefault("slots", s["batch"] * s["sequence"] * s["top_k"])
+        if "nope_dim" in s:
+            s.setdefault("qk_dim", s["nope_dim"] + s["rope_dim"])
+        return s
+
+    def values(self, degrees: Mapping[str, int] | None = None, **dims: int) -> Sizes:
+        """Sizes and formats to evaluate terms with."""
+        formats = {name: get_format(format) for name, format in CLASSES[self.precision].items()}
+        return Sizes({**self.dims(), **dims}, degrees or {}, formats)
+
+
+@cache
+def kernels() -> Kernels:
+    """The kernel rows shipped with the package."""
+    return parse_kernels(yaml.safe_load(KERNELS_FILE.read_text()))
+
+
+# --- operators ------------------------------------------------------------------------------------------------------
+
+_FUSED: Mapping[Family, tuple[tuple[str, ...], ...]] = {
+    "llama": (("q", "k", "v"), ("gate", "up")),
+    "gpt2": (("q", "k", "v"),),
+    "mixtral": (("q", "k", "v"),),
+    "mla": (("kv_down", "k_rope"), ("k_up", "v_up"), ("gate", "up")),
+}
+
+
+def inventory(spec: BlockSpec, **implementations: str) -> Inventory:
+    """The kernels that the torch block of this specification runs on a CPU."""
+    attention = f"{spec.kernel}_dropout" if spec.dropout and spec.kernel == "unfused" else spec.kernel
+    chosen = {
+        "contract": "autocast" if spec.precision == "autocast" else "plain",
+        "norm": spec.norm,
+        "layer_norm": "native_cpu",
+        "attention": attention,
+        "gate": "eager",
+        "loss": "eager",
+        "dispatch": "sorted",
+        "combine": "sorted",
+    }
+    return choose_kernels(kernels(), chosen | implementations, _FUSED[spec.family] if spec.fused else ())
+
+
+def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:
+    rms = Norm("norm")
+    match spec.family:
+        case "llama":
+            return Attention(), Mlp(), rms
+        case "gpt2":
+            return Attention(rotary=False, bias=True, out_bias=True), Mlp(False, True), Norm("layer_norm", True)
+        case "mixtral":
+            return Attention(), MixtureOfExperts(), rms
+        case "mla":
+            return LatentAttention(), Mlp(), rms
+
+
+def layer_operators(spec: BlockSpec) -> tuple[Operator, ...]:
+    """The operators of the block."""
+    attention, mlp, norm = _mixers(spec)
+    b = LayerBuilder()
+    x = residual(b, layer_input(), "attention", attention, norm, dropout=spec.dropout)
+    residual(b, x, "mlp", mlp, norm, dropout=spec.dropout)
+    return tuple(b.operators)
+
+
+def regions(spec: BlockSpec, operators: Iterable[Operator]) -> tuple[Region, ...]:
+    """The operators inside the checkpoint: all, or one branch from its norm to its last product."""
+    names = [op.name for op in operators]
+    if spec.recompute == "none":
+        return ()
+    if spec.recompute == "block":
+        return (Region(frozenset(names)),)
+    outside = {"attention_residual", "mlp_residual", "attention_dropout", "mlp_dropout"}
+    border = names.index("mlp_norm")
+    inside = names[:border] if spec.recompute == "attention" else names[border:]
+    return (Region(frozenset(inside) - outside),)
+
+
+# --- modules --------------------------------------------------------------------------------------------------------
+
+
+def _attention_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.Module:
+    s = spec.dims()
+    if spec.family == "mla":
+        rotary = blocks.RotaryTable(s["sequence"], s["rope_dim"], spec.compute_dtype)
+        widths = [s[n] for n in ("hidden", "heads", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")]
+        return blocks.LatentAttention(
+            *widths, spec.dtype, norm=norm, rotary=rotary, kernel=spec.kernel, fused=spec.fused
+        )
+    plain = spec.family == "gpt2"
+    return blocks.Attention(
+        s["hidden"],
+        s["heads"],
+        s["kv_heads"],
+        s["head_dim"],
+        spec.dtype,
+        kernel=spec.kernel,
+        rotary=None if plain else blocks.RotaryTable(s["sequence"], s["head_dim"], spec.compute_dtype),
+        fused=spec.fused,
+        bias=plain,
+        dropout=DROPOUT * spec.dropout,
+    )
+
+
+def _mlp_module(spec: BlockSpec, group: ProcessGroup | None) -> nn.Module:
+    s = spec.dims()
+    if spec.family == "mixtral":
+        return blocks.Experts(
+            s["hidden"], s["moe_ffn"], s["experts"], s["top_k"], spec.dtype,
+            compute_dtype=spec.compute_dtype, group=group,
+        )  # fmt: skip
+    if spec.family == "gpt2":
+        return blocks.Mlp(s["hidden"], s["ffn"], spec.dtype)
+    return blocks.GatedMlp(s["hidden"], s["ffn"], spec.dtype, fused=spec.fused)
+
+
+def norm_module(spec: BlockSpec, width: int) -> nn.Module:
+    """A norm of the family's kind."""
+    if spec.family == "gpt2":
+        return nn.LayerNorm(width, dtype=spec.dtype)
+    return blocks.RmsNorm(width, "fp32" if spec.norm == "eager_fp32" else "activation", spec.dtype)
+
+
+def block_module(spec: BlockSpec, group: ProcessGroup | None = None) -> blocks.Block:
+    """The block; its experts are spread over ``group`` if one is given."""
+
+    def norm(width: int = spec.sizes["hidden"]) -> nn.Module:
+        return norm_module(spec, width)
+
+    return blocks.Block(
+        norm,
+        _attention_module(spec, norm),
+        _mlp_module(spec, group),
+        checkpointed=spec.recompute,
+        dropout=DROPOUT * spec.dropout,
+    )
