@@ -7,7 +7,7 @@ it and nothing at degree 1, is the rate's business. Backward messages are the tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,9 +89,8 @@ def derive_messages(
             if read.tensor.role != "activation":
                 continue
             look = read_view(read, op, sharding)
-            key = (read.tensor.name, tuple(sorted(look.need.items())), tuple(sorted(look.missing)))
-            if not shared_input:
-                key = (*key, inventory.group(op.name)[0])
+            sharer = "" if shared_input else inventory.group(op.name)[0]
+            key = (read.tensor.name, tuple(sorted(look.need.items())), tuple(sorted(look.missing)), sharer)
             if key in seen:
                 continue
             seen.add(key)
@@ -112,6 +111,11 @@ def derive_messages(
         result += _write_messages(op, sharding)
         result += _statistic_messages(op, sharding)
     return tuple(result)
+
+
+def repeated_messages(messages: Sequence[Message], recomputed: Collection[str]) -> tuple[Message, ...]:
+    """The forward messages that recomputing sends once more, in backward: those of the operators executed again."""
+    return tuple(m for m in messages if m.phase == "forward" and m.operator in recomputed)
 
 
 def _write_messages(op: Operator, sharding: Sharding) -> list[Message]:

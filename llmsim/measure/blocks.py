@@ -18,6 +18,8 @@ from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from .counters import marked_recomputation
+
 AttentionKernel = Literal["flash", "math", "unfused"]
 Checkpointed = Literal["none", "block", "attention", "mlp"]
 Part = Callable[[Tensor], Tensor]
@@ -260,6 +262,11 @@ class Experts(nn.Module):
         return all_to_all_single_autograd(done[by_expert.argsort()], shares, shares, self.group)
 
 
+def _again(part: Part, x: Tensor) -> Tensor:
+    y: Tensor = checkpoint(part, x, use_reentrant=False, context_fn=marked_recomputation)
+    return y
+
+
 class Block(nn.Module):
     """Two pre-norm residual branches, either or both of them checkpointed, with dropout behind each where asked for."""
 
@@ -277,14 +284,14 @@ class Block(nn.Module):
         self.checkpointed, self.dropout = checkpointed, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        return checkpoint(self._branches, x, use_reentrant=False) if self.checkpointed == "block" else self._branches(x)
+        return _again(self._branches, x) if self.checkpointed == "block" else self._branches(x)
 
     def _branches(self, x: Tensor) -> Tensor:
         x = x + self._part("attention", self._attention, x)
         return x + self._part("mlp", self._mlp, x)
 
     def _part(self, name: str, part: Part, x: Tensor) -> Tensor:
-        y: Tensor = checkpoint(part, x, use_reentrant=False) if self.checkpointed == name else part(x)
+        y = _again(part, x) if self.checkpointed == name else part(x)
         return torch.native_dropout(y, self.dropout, True)[0] if self.dropout else y
 
     def _attention(self, x: Tensor) -> Tensor:

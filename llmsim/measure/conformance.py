@@ -6,8 +6,6 @@ four numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -17,7 +15,7 @@ from ..core.saved import derive_saved, saved_terms
 from ..core.sharding import mesh_sharding
 from ..core.work import derive_work
 from .counters import SavedTensors, WorkCounter
-from .pairs import CLASSES, BlockSpec, Precision, block_module, inventory, layer_operators, regions
+from .pairs import CLASSES, BlockSpec, block_module, inventory, layer_operators, regions
 
 
 class Counts(NamedTuple):
@@ -59,6 +57,4 @@ def executed(spec: BlockSpec) -> Counts:
             with saved, torch.autocast("cpu", torch.bfloat16, enabled=spec.precision == "autocast"):
                 y = block(x)
             y.backward(torch.zeros_like(y))
-    return Counts(
-        counter.flops["forward"], counter.flops["backward"], counter.flops["recompute"], saved.total_bytes
-    )
+    return Counts(counter.flops["forward"], counter.flops["backward"], counter.flops["recompute"], saved.total_bytes)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -27,11 +28,28 @@ class UncoveredOperator(RuntimeError):
     """An operator that no formula covers and that may not be free: without this error it would count zero."""
 
 
+class _Recomputation:
+    """Entered by a checkpoint while it computes again."""
+
+    depth = 0
+
+    def __enter__(self) -> None:
+        _Recomputation.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        _Recomputation.depth -= 1
+
+
+def marked_recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """The ``context_fn`` of checkpoints whose recomputation is to be told from the rest of backward."""
+    return nullcontext(), _Recomputation()
+
+
 def current_phase() -> Phase:
-    """Where autograd is. Gradients are enabled inside a running backward only while a checkpoint computes again."""
+    """Where autograd is."""
     if torch._C._current_graph_task_id() == -1:
         return "forward"
-    return "recompute" if torch.is_grad_enabled() else "backward"
+    return "recompute" if _Recomputation.depth else "backward"
 
 
 def _grouped_mm(rows: torch.Tensor, other: torch.Tensor, *_: Any, **__: Any) -> int:
@@ -208,7 +226,7 @@ _PAYLOADS: dict[Any, tuple[str, Callable[[Any, Any], Any]]] = {
     _c10d.send.default: ("send", _first),
     _c10d.recv_.default: ("receive", _first),
 }
-_SILENT = frozenset({"wait_tensor", "barrier", "monitored_barrier_"})
+_SILENT = frozenset({"wait_tensor", "_wrap_tensor_autograd", "barrier", "monitored_barrier_"})
 
 
 class CommunicationLog(TorchDispatchMode):
@@ -259,5 +277,3 @@ def _group_of(func: Any, args: Any) -> ProcessGroup:
         if argument.name == "process_group":
             return ProcessGroup.unbox(args[position])
     raise UncoveredOperator(f"{func} names no process group")
-
-

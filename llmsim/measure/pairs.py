@@ -174,9 +174,19 @@ def _attention_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.M
     s = spec.dims()
     if spec.family == "mla":
         rotary = blocks.RotaryTable(s["sequence"], s["rope_dim"], spec.compute_dtype)
-        widths = [s[n] for n in ("hidden", "heads", "q_rank", "kv_rank", "nope_dim", "rope_dim", "v_dim")]
         return blocks.LatentAttention(
-            *widths, spec.dtype, norm=norm, rotary=rotary, kernel=spec.kernel, fused=spec.fused
+            s["hidden"],
+            s["heads"],
+            s["q_rank"],
+            s["kv_rank"],
+            s["nope_dim"],
+            s["rope_dim"],
+            s["v_dim"],
+            spec.dtype,
+            norm=norm,
+            rotary=rotary,
+            kernel=spec.kernel,
+            fused=spec.fused,
         )
     plain = spec.family == "gpt2"
     return blocks.Attention(
