@@ -187,12 +187,16 @@ def step_bytes(messages: Iterable[UnitMessage], microbatches: Number, collective
     return total(m.payload_bytes * m.per_step(microbatches) for m in messages if collective in (None, m.collective))
 
 
-def gradient_buckets(sizes_bytes: Sequence[int], *, first_bytes: int, bucket_bytes: int) -> tuple[int, ...]:
+def gradient_buckets(
+    sizes_bytes: Sequence[int], bucket_bytes: int = 25 << 20, first_bytes: int | None = 1 << 20
+) -> tuple[int, ...]:
     """How many parameters each DDP bucket takes, in the order in which gradients become ready.
 
-    A bucket is closed by the parameter that brings it to its limit; the first one has a limit of its own, so that
-    reduction starts early (torch: 1 MiB, then 25 MiB). Grouping is structure: plain ints only.
+    A bucket is closed by the parameter that brings it to its limit. The first one has a limit of its own, so that
+    reduction starts early; torch gives it up (None) where the user sets a limit. Grouping is structure: plain ints
+    only.
     """
+    first_bytes = bucket_bytes if first_bytes is None else first_bytes
     counts: list[int] = []
     filled = taken = 0
     for size in sizes_bytes:

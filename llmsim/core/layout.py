@@ -52,17 +52,21 @@ def _positions(dims: tuple[str, ...], place: Placement) -> dict[str, tuple[int, 
     return {axis: where for axis, where in found.items() if where}
 
 
-def view(tensor: Tensor, dims: tuple[str, ...], operator: Operator, sharding: Sharding) -> View:
-    """How ``operator`` sees ``tensor``, whose dimensions it names ``dims``."""
+def view(tensor: Tensor, dims: tuple[str, ...], operator: Operator, sharding: Sharding, *, added: bool = False) -> View:
+    """How ``operator`` sees ``tensor``, whose dimensions it names ``dims``.
+
+    What is ``added`` to a product meets only what is written, not the dimensions that the product sums over.
+    """
     space = sharding.place(operator.space, operator.kind)
     need = _positions(dims, space)
     home = _positions(tensor.dims, sharding.place(tensor.dims))
-    return View(need, home, tuple(a for a in space if a not in need))
+    met = [a for a, carriers in space.items() if not added or set(carriers) & {*operator.write.dims, *dims}]
+    return View(need, home, tuple(a for a in met if a not in need))
 
 
 def read_view(read: Read, operator: Operator, sharding: Sharding) -> View:
     """How an operator sees a tensor that it reads."""
-    return view(read.tensor, read.dims, operator, sharding)
+    return view(read.tensor, read.dims, operator, sharding, added=read in operator.addends)
 
 
 def local_term(dims: tuple[str, ...], carriers: dict[str, tuple[int, ...]], format: str | None = None) -> Term:

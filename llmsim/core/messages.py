@@ -15,6 +15,7 @@ from .inventory import Inventory
 from .layout import home_term, local_term, read_view, view
 from .operators import Operator
 from .sharding import Sharding
+from .shim import Number, where
 from .terms import Term
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send_recv"]
@@ -160,3 +161,26 @@ def _border_messages(op: Operator, sharding: Sharding) -> list[Message]:
         Message("all_to_all", ("ep",), payload, "forward", op.name, "after", slots.name),
         Message("all_to_all", ("ep",), payload, "backward", op.name, "before", slots.name),
     ]
+
+
+def stage_transfers(rank: Number, ranks: Number, chunks: Number = 1) -> tuple[Number, Number]:
+    """Tensors that a pipeline rank (sends, receives) in the forward of one micro-batch; backward has them exchanged.
+
+    Stages are looped: rank r holds stages r, r + ranks, ... (one each for GPipe and 1F1B), and every boundary between
+    stages crosses ranks, unless there is only one.
+    """
+    crossing = where(ranks > 1, 1, 0)
+    sends = chunks - where(rank == ranks - 1, 1, 0)
+    receives = chunks - where(rank == 0, 1, 0)
+    return sends * crossing, receives * crossing
+
+
+def wire_share(collective: Collective, size: Number) -> Number:
+    """What a rank sends over what is counted as payload, in a group of ``size`` with a ring or direct exchange.
+
+    (n-1)/n of the payload of an all-gather, a reduce-scatter or an all-to-all, twice that of an all-reduce, all of a
+    transfer between two; nothing at size 1.
+    """
+    if collective == "send_recv":
+        return where(size > 1, 1, 0)
+    return (2 if collective == "all_reduce" else 1) * (size - 1) / size

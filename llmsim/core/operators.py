@@ -111,6 +111,11 @@ class Operator:
         return tuple(seen)
 
     @property
+    def addends(self) -> tuple[Read, ...]:
+        """The reads that are added to a product: the bias."""
+        return self.reads[2:] if self.kind == "contract" else ()
+
+    @property
     def activations(self) -> tuple[Read, ...]:
         """The reads that carry a gradient of an activation."""
         return tuple(r for r in self.reads if r.tensor.role == "activation")

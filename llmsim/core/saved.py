@@ -91,8 +91,10 @@ class _Ledger:
         inventory: Inventory,
         formats: Mapping[str, str],
         gather: Mapping[str, GatherPolicy],
+        shared_input: bool,
     ):
-        self.sharding, self.inventory, self.formats, self.gather = sharding, inventory, formats, gather
+        self.sharding, self.inventory, self.formats = sharding, inventory, formats
+        self.gather, self.shared_input = gather, shared_input
         self.producer = {op.write.name: op for op in operators}
 
     def _same(self, a: str, b: str) -> bool:
@@ -120,6 +122,8 @@ class _Ledger:
         carriers = {a: p for a, p in look.home.items() if a not in copied}
         carriers |= {a: look.need[a] for a in look.exchanged}
         name = f"{read.tensor.name}@{'·'.join(copied)}"
+        if not self.shared_input:
+            name = f"{name}@{self.inventory.group(op.name)[0]}"
         return name, local_term(read.dims, carriers, read.tensor.format), bool(copied)
 
     def of(self, keep: Keep, op: Operator) -> tuple[str, Terms]:
@@ -158,6 +162,7 @@ def derive_saved(
     gather: Mapping[str, GatherPolicy] | None = None,
     regions: Sequence[Region] = (),
     early_stop: bool = True,
+    shared_input: bool = True,
 ) -> Savings:
     """Storages kept for backward, and what is computed again.
 
@@ -168,9 +173,11 @@ def derive_saved(
     regions
         Recompute regions; an operator belongs to at most one.
     early_stop
-        Recompute up to the last operator whose result someone in the region keeps (torch), or all (Megatron).
+        Recompute up to the last operator that keeps anything (torch), or all (Megatron).
+    shared_input
+        As in ``derive_messages``: whether operators that gather one tensor share the copy.
     """
-    ledger = _Ledger(operators, sharding, inventory, formats, gather or {})
+    ledger = _Ledger(operators, sharding, inventory, formats, gather or {}, shared_input)
     region_of = {name: region for region in regions for name in region.operators}
     dropped = {
         ledger.own(op.write)[0]

@@ -258,7 +258,7 @@ class Experts(nn.Module):
         # Rows arrive by (source rank, expert); the products want them by expert.
         positions = torch.arange(rows.shape[0], device=rows.device)
         by_expert = positions.view(members, local, -1).transpose(0, 1).flatten()
-        done = self._compute(arrived[by_expert], ends[:local])
+        done = self._compute(arrived[by_expert], ends[:local].clone())
         return all_to_all_single_autograd(done[by_expert.argsort()], shares, shares, self.group)
 
 

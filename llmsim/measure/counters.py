@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
-Phase = Literal["forward", "backward", "recompute"]
+Phase = Literal["forward", "backward", "recompute", "update"]
 aten = torch.ops.aten
 
 
