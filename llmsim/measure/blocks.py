@@ -304,7 +304,7 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """Embedding (with learned positions where asked for), blocks, final norm, head; returns the logits."""
+    """Embedding (with learned positions and dropout where asked for), blocks, final norm, head; returns the logits."""
 
     def __init__(
         self,
@@ -315,18 +315,21 @@ class Model(nn.Module):
         dtype: torch.dtype,
         *,
         positions: int = 0,
+        dropout: float = 0.0,
     ):
         super().__init__()
         self.embedding = nn.Embedding(vocab, hidden, dtype=dtype)
         self.positions = nn.Embedding(positions, hidden, dtype=dtype) if positions else None
         self.blocks = nn.ModuleList(blocks)
-        self.norm = norm
+        self.norm, self.dropout = norm, dropout
         self.head = nn.Linear(hidden, vocab, bias=False, dtype=dtype)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
         if self.positions is not None:
             x = x + self.positions(torch.arange(tokens.shape[1], device=tokens.device))
+        if self.dropout:
+            x = torch.native_dropout(x, self.dropout, True)[0]
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(self.norm(x))

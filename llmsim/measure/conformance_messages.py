@@ -26,21 +26,10 @@ from ..core.saved import Savings, derive_saved, saved_terms
 from ..core.sharding import Sharding, mesh_sharding
 from ..core.terms import Sizes
 from ..core.work import derive_work
-from ..layers.base import Norm, layer_input
-from ..layers.ends import embedding, head
+from ..layers.base import layer_input
 from .counters import CollectiveEvent, Phase
-from .pairs import CLASSES, BlockSpec, inventory, layer_operators, regions
+from .pairs import CLASSES, BlockSpec, inventory, layer_operators, model_parts, regions
 from .parallel import Events
-
-
-def model_parts(spec: BlockSpec, layers: int) -> list[tuple[Sequence[Operator], int, bool]]:
-    """(operators, how often, whether a block) of embedding, blocks and head."""
-    norm = Norm("layer_norm", True) if spec.family == "gpt2" else Norm()
-    return [
-        (embedding().operators, 1, False),
-        (layer_operators(spec), layers, True),
-        (head(tied=False, norm=norm).operators, 1, False),
-    ]
 
 
 def events_of(messages: Iterable[Message], values: Sizes, times: int = 1, phase: Phase | None = None) -> Events:

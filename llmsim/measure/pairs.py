@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..core.saved import Region
 from ..core.terms import Sizes
 from ..layers.attention import Attention
 from ..layers.base import Mixer, Norm, layer_input, residual
+from ..layers.ends import embedding, head
 from ..layers.mla import LatentAttention
 from ..layers.mlp import Mlp
 from ..layers.moe import MixtureOfExperts
@@ -56,7 +57,7 @@ class BlockSpec:
         Whether q, k, v come out of one product, gate and up out of another (MLA: latent and rotary key, keys and
         values).
     dropout
-        Behind both branches, and on the attention weights of the unfused kernel.
+        Behind the embedding and both branches, and on the attention weights of the unfused kernel.
     """
 
     family: Family
@@ -79,9 +80,9 @@ class BlockSpec:
         return torch.float32 if self.precision == "fp32" else torch.bfloat16
 
     @property
-    def stream_dtype(self) -> torch.dtype:
-        """Element type of the residual stream."""
-        return self.dtype
+    def positions(self) -> bool:
+        """Whether the model has learned positions."""
+        return "positions" in self.sizes
 
     def dims(self) -> dict[str, int]:
         """All dimension sizes, those that follow from others included."""
@@ -152,6 +153,16 @@ def layer_operators(spec: BlockSpec) -> tuple[Operator, ...]:
     x = residual(b, layer_input(), "attention", attention, norm, dropout=spec.dropout)
     residual(b, x, "mlp", mlp, norm, dropout=spec.dropout)
     return tuple(b.operators)
+
+
+def model_parts(spec: BlockSpec, layers: int) -> list[tuple[Sequence[Operator], int, bool]]:
+    """(operators, how often, whether a block) of embedding, blocks and head."""
+    norm = _mixers(spec)[2]
+    return [
+        (embedding(positions=spec.positions, dropout=spec.dropout).operators, 1, False),
+        (layer_operators(spec), layers, True),
+        (head(tied=False, norm=norm).operators, 1, False),
+    ]
 
 
 def regions(spec: BlockSpec, operators: Iterable[Operator]) -> tuple[Region, ...]:
@@ -235,3 +246,24 @@ def block_module(spec: BlockSpec, group: ProcessGroup | None = None) -> blocks.B
         checkpointed=spec.recompute,
         dropout=DROPOUT * spec.dropout,
     )
+
+
+def model_module(spec: BlockSpec, layers: int) -> blocks.Model:
+    """Embedding, blocks and head."""
+    s = spec.dims()
+    stack = [block_module(spec) for _ in range(layers)]
+    return blocks.Model(
+        s["vocab"],
+        s["hidden"],
+        stack,
+        norm_module(spec, s["hidden"]),
+        spec.dtype,
+        positions=s["positions"] if spec.positions else 0,
+        dropout=DROPOUT * spec.dropout,
+    )
+
+
+def token_batch(spec: BlockSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and labels."""
+    shape = (spec.sizes["batch"], spec.sizes["sequence"])
+    return torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)

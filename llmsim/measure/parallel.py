@@ -35,7 +35,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from . import blocks
 from .counters import CollectiveEvent, CommunicationLog, SavedTensors, WorkCounter
-from .pairs import BlockSpec, block_module, norm_module
+from .pairs import BlockSpec, block_module, model_module, token_batch
 
 Events: TypeAlias = Counter[CollectiveEvent]
 
@@ -53,19 +53,6 @@ def fake_world(rank: int = 0, **axes: int) -> Iterator[DeviceMesh]:
 def communication_log(mesh: DeviceMesh) -> CommunicationLog:
     """A log that names the axes of the mesh."""
     return CommunicationLog({name: mesh.get_group(name) for name in mesh.mesh_dim_names or ()})
-
-
-def model_module(spec: BlockSpec, layers: int) -> blocks.Model:
-    """Embedding, blocks and head."""
-    s = spec.dims()
-    stack = [block_module(spec) for _ in range(layers)]
-    return blocks.Model(s["vocab"], s["hidden"], stack, norm_module(spec, s["hidden"]), spec.dtype)
-
-
-def token_batch(spec: BlockSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and labels."""
-    shape = (spec.sizes["batch"], spec.sizes["sequence"])
-    return torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
 
 
 # --- tensor parallelism ---------------------------------------------------------------------------------------------
