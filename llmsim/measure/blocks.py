@@ -8,7 +8,7 @@ attention. Activations are (batch, sequence, hidden); heads are the third dimens
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,24 +25,28 @@ Checkpointed = Literal["none", "block", "attention", "mlp"]
 Part = Callable[[Tensor], Tensor]
 
 
+NormProduct = Literal["fp32", "activation"]
+"""The gain is applied in ``fp32`` (as ``torch.nn.RMSNorm`` does), or after rounding in the ``activation``'s format (as
+in the code of most published checkpoints)."""
+
+
+def rms_norm(x: Tensor, gain: Tensor, product: NormProduct) -> Tensor:
+    """Root-mean-square norm over the last dimension, statistics in fp32."""
+    wide = x.float()
+    unit = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+    return (gain * unit).to(x.dtype) if product == "fp32" else gain * unit.to(x.dtype)
+
+
 class RmsNorm(nn.Module):
-    """Root-mean-square norm, statistics in fp32.
+    """Root-mean-square norm with a gain."""
 
-    ``product``: the gain is applied in ``fp32`` (as ``torch.nn.RMSNorm``), or after rounding in the ``activation``'s
-    format (as most published checkpoints' code).
-    """
-
-    def __init__(self, width: int, product: Literal["fp32", "activation"], dtype: torch.dtype):
+    def __init__(self, width: int, product: NormProduct, dtype: torch.dtype):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width, dtype=dtype))
-        self.product = product
+        self.product: NormProduct = product
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        unit = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
-        if self.product == "fp32":
-            return (self.weight * unit).to(x.dtype)
-        return self.weight * unit.to(x.dtype)
+        return rms_norm(x, self.weight, self.product)
 
 
 def rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -206,6 +210,36 @@ class Mlp(nn.Module):
         return self.down(F.gelu(self.up(x)))
 
 
+class Sorting(NamedTuple):
+    """Where the rows of a dispatch come from: position in the flat choices, source token, end of each expert."""
+
+    order: Tensor
+    source: Tensor
+    ends: Tensor
+
+
+def route(logits: Tensor, top_k: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Shares and experts (tokens, top_k): a softmax over all experts in fp32, the best renormalised."""
+    shares, chosen = torch.topk(torch.softmax(logits.float(), -1), top_k)
+    return (shares / shares.sum(-1, keepdim=True)).to(dtype), chosen
+
+
+def dispatch(tokens: Tensor, chosen: Tensor, experts: int) -> tuple[Tensor, Sorting]:
+    """The rows (tokens x top_k, hidden), sorted by expert."""
+    flat = chosen.flatten()
+    order = flat.argsort()
+    source = order // chosen.shape[1]
+    ends = F.one_hot(flat, experts).sum(0).cumsum(0).to(torch.int32)
+    return tokens[source], Sorting(order, source, ends)
+
+
+def combine(rows: Tensor, shares: Tensor, sorting: Sorting) -> Tensor:
+    """The tokens: sums of their rows, weighed by their shares."""
+    weighted = rows * shares.flatten()[sorting.order][:, None]
+    tokens = torch.zeros(shares.shape[0], rows.shape[1], dtype=rows.dtype, device=rows.device)
+    return tokens.index_add(0, sorting.source, weighted)
+
+
 class Experts(nn.Module):
     """Top-k routing without dropping, rows sorted by expert, gated experts as grouped products.
 
@@ -234,16 +268,10 @@ class Experts(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(0, 1)
-        shares, chosen = torch.topk(torch.softmax(self.router(tokens).float(), -1), self.top_k)
-        shares = (shares / shares.sum(-1, keepdim=True)).to(self.compute_dtype)
-        flat = chosen.flatten()
-        order = flat.argsort()
-        source = order // self.top_k
-        ends = F.one_hot(flat, self.experts).sum(0).cumsum(0).to(torch.int32)
-        rows = tokens.to(self.compute_dtype)[source]
-        rows = self._compute(rows, ends) if self.group is None else self._compute_remotely(rows, ends)
-        weighted = rows * shares.flatten()[order][:, None]
-        return torch.zeros_like(tokens, dtype=self.compute_dtype).index_add(0, source, weighted).view(x.shape)
+        shares, chosen = route(self.router(tokens), self.top_k, self.compute_dtype)
+        rows, sorting = dispatch(tokens.to(self.compute_dtype), chosen, self.experts)
+        compute = self._compute if self.group is None else self._compute_remotely
+        return combine(compute(rows, sorting.ends), shares, sorting).view(x.shape)
 
     def _compute(self, rows: Tensor, ends: Tensor) -> Tensor:
         gate, up, down = (w.to(self.compute_dtype) for w in (self.gate, self.up, self.down))

@@ -130,8 +130,23 @@ class WorkCounter(TorchDispatchMode):
             _refuse_silent_zero(func, inputs)
         if outputs and not _is_free(func, inputs, outputs):
             self.kernels[phase] += 1
-            self.traffic_bytes[phase] += sum(t.nbytes for t in (*inputs, *outputs))
+            self.traffic_bytes[phase] += _traffic_bytes(func, inputs, outputs)
         return result
+
+
+_GATHERS = frozenset({aten.embedding, aten.gather, aten.index, aten.index_select})
+
+
+def _traffic_bytes(func: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> int:
+    """Inputs and outputs once each; of what is gathered from, only as much as is written."""
+    read, written = sum(t.nbytes for t in inputs), sum(t.nbytes for t in outputs)
+    if func._overloadpacket in _GATHERS:
+        return 2 * written + sum(t.nbytes for t in inputs if not t.is_floating_point())
+    if func._overloadpacket is aten.nll_loss_forward:
+        return 2 * sum(t.nbytes for t in inputs if not t.is_floating_point())
+    if func._overloadpacket is aten.nll_loss_backward:
+        return written
+    return read + written
 
 
 def _is_free(func: Any, inputs: list[torch.Tensor], outputs: list[torch.Tensor]) -> bool:
