@@ -61,36 +61,6 @@ FORMATS = {
 }
 
 
-def storage_classes(
-    *,
-    activation: str,
-    weight: str,
-    residual: str | None = None,
-    normed: str | None = None,
-    weight_high: str | None = None,
-    gradient: str | None = None,
-) -> dict[str, str]:
-    """Storage class -> format name of a precision recipe.
-
-    Parameters
-    ----------
-    activation
-        What products and what lies between them write; the default of ``residual``, the stream between layers, and of
-        ``normed``, the outputs of norms. Under torch's autocast both are fp32 whatever the activations are.
-    weight
-        Parameters as the operators read them at rest; the default of ``weight_high``, those that a low-precision
-        recipe leaves alone (embedding, head, router), and of ``gradient``.
-    """
-    return {
-        "activation": activation,
-        "residual": residual or activation,
-        "normed": normed or activation,
-        "weight": weight,
-        "weight_high": weight_high or weight,
-        "gradient": gradient or weight,
-    }
-
-
 def get_format(name: str) -> Format:
     """The format of that name.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 from .errors import InputError, UnsupportedError, unknown_name
 from .operators import names
@@ -76,8 +76,8 @@ class KernelRow:
     skips_masked
         Attention: whether blocks above the diagonal are skipped.
     checked
-        What the row was compared with, to the byte: ``torch 2.13``, the ``closed form`` of a paper, or ``not on a CPU``
-        where the kernel exists on an accelerator only.
+        What ``keeps`` was compared with, to the byte: ``torch 2.13``, a paper's closed form, or ``not on a CPU`` where
+        the kernel exists on an accelerator only; empty where nobody has.
     """
 
     keeps: tuple[Keep, ...] = ()
@@ -91,9 +91,6 @@ class KernelRow:
     skips_masked: bool = True
     checked: str = ""
 
-
-Kernels: TypeAlias = Mapping[str, Mapping[str, KernelRow]]
-"""Operator kind -> implementation -> row."""
 
 _KEEP = re.compile(
     r"(?:(?P<copies>[1-9]) )?(?P<new>new )?(?P<source>[a-z_0-9 ]+?)(?:\[(?P<renamed>[a-z_=, ]+)\])?"
@@ -138,45 +135,6 @@ def parse_row(data: Mapping[str, Any]) -> KernelRow:
         values[key] = tuple(value) if isinstance(value, list) else value
     values["keeps"] = tuple(parse_keep(k) for k in data.get("keeps", ()))
     return KernelRow(**values)
-
-
-def parse_kernels(data: Mapping[str, Any]) -> Kernels:
-    """All rows of a ``llmsim.kernels/1`` document, as read from YAML.
-
-    Raises
-    ------
-    InputError
-        For another schema, an unknown key or a text that cannot be read.
-    """
-    if data.get("schema") != "llmsim.kernels/1":
-        raise InputError("schema", data.get("schema"), "llmsim.kernels/1")
-    return {
-        kind: {implementation: parse_row(row) for implementation, row in rows.items()}
-        for kind, rows in data.items()
-        if kind != "schema"
-    }
-
-
-def choose_kernels(
-    kernels: Kernels, implementations: Mapping[str, str], fused: tuple[tuple[str, ...], ...] = ()
-) -> Inventory:
-    """The inventory of a software stack: one implementation of every kind; a kind that has but one needs no choice.
-
-    Kinds with several implementations of which none is chosen are left out, and refused when an operator needs them.
-
-    Raises
-    ------
-    InputError
-        For an unknown kind or implementation.
-    """
-    rows = {kind: next(iter(known.values())) for kind, known in kernels.items() if len(known) == 1}
-    for kind, implementation in implementations.items():
-        if kind not in kernels:
-            raise unknown_name("operator kind", kind, kernels)
-        if implementation not in kernels[kind]:
-            raise unknown_name(f"implementation of {kind}", implementation, kernels[kind])
-        rows[kind] = kernels[kind][implementation]
-    return Inventory(rows, fused)
 
 
 @dataclass(frozen=True)

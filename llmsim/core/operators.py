@@ -55,7 +55,8 @@ class Tensor:
         ``activation`` (has a gradient), ``weight`` (a parameter) or ``index`` (integers at hand in any layout, no
         gradient, never communicated by the layout rules).
     format
-        Storage class, turned into bytes by the precision recipe (``formats.storage_classes``), or the name of a format.
+        Storage class that the precision recipe turns into a format (``activation``, ``residual`` for the stream between
+        layers, ``normed`` for outputs of norms, ``weight``, ``weight_high``), or the name of a format.
     state
         Kept per token during decoding (the key/value cache).
     leading

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 Placement: TypeAlias = dict[str, tuple[str, ...]]
 """Axis -> the dimensions that carry it (several when aligned, as heads and kv_heads are)."""
@@ -45,10 +45,7 @@ class Sharding:
         return result
 
 
-ContextKind: TypeAlias = Literal["none", "all_gather", "ring", "ulysses"]
-
-
-def mesh_sharding(*, sequence_parallel: bool, context_kind: ContextKind = "none") -> Sharding:
+def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "none") -> Sharding:
     """The sharding of a (tp, cp, dp | ep, etp, edp) mesh.
 
     Parameters

@@ -83,14 +83,15 @@ def residual(
     dropout: bool = False,
 ) -> Tensor:
     """One residual branch: ``x + mixer(norm(x))``, ``x + norm(mixer(x))`` (post), both norms (sandwich), or
-    ``norm(x + mixer(x))`` (after: the original Transformer, arXiv:1706.03762); with dropout behind the mixer where asked for."""
+    ``norm(x + mixer(x))`` (after: the original Transformer, arXiv:1706.03762); with dropout behind the mixer where
+    asked for."""
     inner = norm(b, f"{name}_norm", x) if arrangement in ("pre", "sandwich") else x
     y = mixer(b, inner)
     if dropout:
         y = b.dropout(f"{name}_dropout", y)
     if arrangement in ("post", "sandwich"):
         y = norm(b, f"{name}_post_norm", y)
-    y = b.op(f"{name}_residual", "add", [x, y], RESIDUAL)
+    y = b.op(f"{name}_residual", "add", [x, y], RESIDUAL, format="residual")
     return norm(b, f"{name}_post_norm", y) if arrangement == "after" else y
 
 

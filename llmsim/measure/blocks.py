@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .counters import marked_recomputation
 
-AttentionKernel = Literal["flash", "math", "unfused"]
+AttentionKernel = Literal["flash", "math", "eager"]
 Checkpointed = Literal["none", "block", "attention", "mlp"]
 Part = Callable[[Tensor], Tensor]
 
@@ -71,15 +71,15 @@ class RotaryTable(nn.Module):
 def attend(q: Tensor, k: Tensor, v: Tensor, kernel: AttentionKernel, dropout: float = 0.0) -> Tensor:
     """Causal attention of (batch, sequence, heads, width) tensors; fails where the kernel asked for cannot run."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    if kernel == "unfused":
-        return _attend_unfused(q, k, v, dropout).transpose(1, 2)
+    if kernel == "eager":
+        return _attend_eager(q, k, v, dropout).transpose(1, 2)
     backend = SDPBackend.FLASH_ATTENTION if kernel == "flash" else SDPBackend.MATH
     with sdpa_kernel(backend):
         grouped = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
 
 
-def _attend_unfused(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def _attend_eager(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
     """Attention as separate products and a softmax, in the format of its inputs. The causal mask is left out: it would
     be a constant shared by all layers."""
     weights = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)

@@ -188,7 +188,7 @@ def derived_expert_parallel(spec: BlockSpec, degree: int) -> tuple[Events, int, 
     s = spec.dims()
     values = spec.values({"dp": degree, "ep": degree}, batch=s["batch"] * degree, slots=s["slots"] * degree)
     operators, sharding = layer_operators(spec), mesh_sharding(sequence_parallel=False)
-    kernels = inventory(spec, dispatch="exchanged", combine="exchanged")
+    kernels = inventory(spec, dispatch="eager_exchanged", combine="eager_exchanged")
     messages = derive_messages(operators, sharding, kernels)
     work = derive_work(operators, sharding, kernels)
     kept = derive_saved(operators, sharding, kernels, formats=CLASSES[spec.precision]).kept

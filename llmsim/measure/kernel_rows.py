@@ -22,9 +22,10 @@ from ..core.saved import derive_saved, saved_terms
 from ..core.sharding import mesh_sharding
 from ..core.terms import Sizes
 from ..core.work import derive_work
+from ..hardware.software import kernel_rows
 from . import blocks
 from .counters import SavedTensors, WorkCounter
-from .pairs import CLASSES, DROPOUT, kernels
+from .pairs import CLASSES, DROPOUT
 
 SIZES: Mapping[str, int] = {
     "batch": 2, "sequence": 64, "hidden": 256, "hidden_pair": 512, "heads": 4, "head_dim": 64, "half_dim": 32,
@@ -57,6 +58,8 @@ class RowCase:
         Computes it from tensors of the dimensions in ``inputs``.
     inputs
         Dimension names; ``weight`` in front marks a parameter, ``index`` integers, ``table`` a constant.
+    elsewhere
+        Fields of :class:`RowCounts` that torch spends in a neighbouring operator, and that a row alone cannot match.
     """
 
     kind: str
@@ -64,6 +67,7 @@ class RowCase:
     build: Callable[[LayerBuilder], object]
     run: Callable[..., Tensor]
     inputs: tuple[str, ...]
+    elsewhere: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.kind}-{self.implementation}"
@@ -73,7 +77,7 @@ def derived_row(case: RowCase) -> RowCounts:
     """What the row says."""
     builder = LayerBuilder()
     case.build(builder)
-    inventory = Inventory({case.kind: kernels()[case.kind][case.implementation]})
+    inventory = Inventory({case.kind: kernel_rows()[case.kind][case.implementation]})
     sharding = mesh_sharding(sequence_parallel=False)
     values = Sizes(SIZES, {}, {name: get_format(format) for name, format in CLASSES["bf16"].items()})
     kept = derive_saved(builder.operators, sharding, inventory, formats=CLASSES["bf16"]).kept
@@ -149,30 +153,35 @@ CASES: tuple[RowCase, ...] = (
         lambda gate, up: F.silu(gate) * up,
         (INNER, INNER),
     ),
-    RowCase("activation", "native", lambda b: b.op("a", "activation", [_inner], INNER), F.gelu, (INNER,)),
+    RowCase("activation", "plain", lambda b: b.op("a", "activation", [_inner], INNER), F.gelu, (INNER,)),
     RowCase(
-        "dropout", "native",
+        "dropout", "plain",
         lambda b: b.dropout("d", _x),
         lambda x: torch.native_dropout(x, DROPOUT, True)[0],
         (STREAM,),
     ),
     RowCase(
-        "add", "eager",
+        "add", "plain",
         lambda b: b.op("s", "add", [_x, activation("y", STREAM)], STREAM),
         lambda x: x + x.view_as(x),
         (STREAM,),
     ),
     RowCase(
-        "concat", "eager",
+        "concat", "plain",
         lambda b: b.op("c", "concat", [_x, activation("y", STREAM)], "batch sequence hidden_pair"),
         lambda x, y: torch.cat((x, y), -1),
         (STREAM, STREAM),
+        # Backward makes views, which the operators behind copy.
+        frozenset({"backward_launches", "backward_bytes"}),
     ),
     RowCase(
-        "embedding", "native",
+        "embedding", "plain",
         lambda b: b.op("e", "embedding", [index("tokens", "batch sequence"), weight("t", "vocab", "hidden")], STREAM),
         F.embedding,
         ("index batch sequence", "weight vocab hidden"),
+        # Torch's operator reads the gradient and writes the table; that rows are read before they are added to is
+        # inside.
+        frozenset({"backward_bytes"}),
     ),
     RowCase(
         "loss", "eager",
@@ -193,19 +202,23 @@ CASES: tuple[RowCase, ...] = (
         ("batch sequence router_experts",),
     ),
     RowCase(
-        "dispatch", "sorted",
+        "dispatch", "eager",
         lambda b: b.op("d", "dispatch", [_x, activation("chosen", "batch sequence top_k", "fp32")], "slots hidden"),
         lambda x, chosen: blocks.dispatch(x.flatten(0, 1), chosen.flatten(0, 1), SIZES["experts"])[0],
         (STREAM, "index batch sequence top_k"),
+        # The ends of the experts are kept by the grouped products, for which dispatch makes them.
+        frozenset({"kept_bytes"}),
     ),
     RowCase(
-        "combine", "sorted",
+        "combine", "eager",
         lambda b: b.op(
             "c", "combine", [activation("rows", "slots hidden"), activation("chosen", "batch sequence top_k", "fp32")],
             STREAM,
         ),
         _combine,
         ("slots hidden", "batch sequence top_k", "index slots", "index slots"),
+        # The source tokens are kept by dispatch already.
+        frozenset({"kept_bytes"}),
     ),
 )  # fmt: skip
 """Every row of a memory-bound kind that can be checked on a CPU one operator at a time."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
 from torch import nn
 from torch.distributed import ProcessGroup
 
-from ..core.formats import get_format, storage_classes
-from ..core.inventory import Inventory, Kernels, choose_kernels, parse_kernels
+from ..core.formats import get_format
+from ..core.inventory import Inventory
 from ..core.operators import LayerBuilder, Operator
 from ..core.saved import Region
 from ..core.terms import Sizes
+from ..hardware.software import kernel_rows
 from ..layers.attention import Attention
 from ..layers.base import Mixer, Norm, layer_input, residual
 from ..layers.ends import embedding, head
@@ -29,13 +27,20 @@ from . import blocks
 Family = Literal["llama", "gpt2", "mixtral", "mla"]
 Precision = Literal["bf16", "autocast", "fp32"]
 
-KERNELS_FILE = Path(__file__).parents[2] / "hardware_profiles" / "software" / "kernels.yaml"
+
+def _classes(activation: str, rest: str) -> dict[str, str]:
+    names = ("residual", "normed", "weight", "weight_high", "gradient")
+    return {"activation": activation, **dict.fromkeys(names, rest)}
+
 
 CLASSES: Mapping[Precision, dict[str, str]] = {
-    "bf16": storage_classes(activation="bf16", weight="bf16"),
-    "fp32": storage_classes(activation="fp32", weight="fp32"),
-    "autocast": storage_classes(activation="bf16", weight="fp32", residual="fp32", normed="fp32"),
+    "bf16": _classes("bf16", "bf16"),
+    "fp32": _classes("fp32", "fp32"),
+    "autocast": _classes("bf16", "fp32"),
 }
+"""Storage class -> format. Autocast computes products in 16 bits; the residual stream, the outputs of norms and the
+parameters stay as they are."""
+
 DROPOUT = 0.1
 
 
@@ -57,7 +62,7 @@ class BlockSpec:
         Whether q, k, v come out of one product, gate and up out of another (MLA: latent and rotary key, keys and
         values).
     dropout
-        Behind the embedding and both branches, and on the attention weights of the unfused kernel.
+        Behind the embedding and both branches, and on the attention weights of the eager kernel.
     """
 
     family: Family
@@ -101,12 +106,6 @@ class BlockSpec:
         return Sizes({**self.dims(), **dims}, degrees or {}, formats)
 
 
-@cache
-def kernels() -> Kernels:
-    """The kernel rows shipped with the package."""
-    return parse_kernels(yaml.safe_load(KERNELS_FILE.read_text()))
-
-
 # --- operators ------------------------------------------------------------------------------------------------------
 
 _FUSED: Mapping[Family, tuple[tuple[str, ...], ...]] = {
@@ -119,18 +118,17 @@ _FUSED: Mapping[Family, tuple[tuple[str, ...], ...]] = {
 
 def inventory(spec: BlockSpec, **implementations: str) -> Inventory:
     """The kernels that the torch block of this specification runs on a CPU."""
-    attention = f"{spec.kernel}_dropout" if spec.dropout and spec.kernel == "unfused" else spec.kernel
     chosen = {
+        **dict.fromkeys(("add", "concat", "embedding", "activation", "dropout"), "plain"),
         "contract": "autocast" if spec.precision == "autocast" else "plain",
         "norm": spec.norm,
         "layer_norm": "native_cpu",
-        "attention": attention,
-        "gate": "eager",
-        "loss": "eager",
-        "dispatch": "sorted",
-        "combine": "sorted",
+        "attention": f"{spec.kernel}_dropout" if spec.dropout and spec.kernel == "eager" else spec.kernel,
+        **dict.fromkeys(("rotary", "gate", "loss", "route", "dispatch", "combine"), "eager"),
+        **implementations,
     }
-    return choose_kernels(kernels(), chosen | implementations, _FUSED[spec.family] if spec.fused else ())
+    rows = {kind: kernel_rows()[kind][implementation] for kind, implementation in chosen.items()}
+    return Inventory(rows, _FUSED[spec.family] if spec.fused else ())
 
 
 def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:
