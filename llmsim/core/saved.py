@@ -203,7 +203,9 @@ def derive_saved(
         for keep in row.keeps:
             if not ledger.is_parameter(keep, op):
                 storage, terms = ledger.of(keep, op)
-                inside = region is not None or storage.split("@")[0] in dropped
+                # What a kept operator made beside its result (a log-sum-exp) is kept with it.
+                beside = region is not None and keep.read is None and op.name in region.keep_outputs
+                inside = (region is not None and not beside) or storage.split("@")[0] in dropped
                 note(again if inside else kept, storage, terms, op, keep.per_step)
         if region and op.name in region.keep_outputs:
             note(kept, *ledger.own(op.write), op)

@@ -88,7 +88,7 @@ def residual(
     inner = norm(b, f"{name}_norm", x) if arrangement in ("pre", "sandwich") else x
     y = mixer(b, inner)
     if dropout:
-        y = b.dropout(f"{name}_dropout", y)
+        y = b.dropout(f"dropout_{name}", y)
     if arrangement in ("post", "sandwich"):
         y = norm(b, f"{name}_post_norm", y)
     y = b.op(f"{name}_residual", "add", [x, y], RESIDUAL, format="residual")

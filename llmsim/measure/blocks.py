@@ -8,7 +8,8 @@ attention. Activations are (batch, sequence, hidden); heads are the third dimens
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,18 @@ from torch.distributed._functional_collectives import all_to_all_single_autograd
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from .counters import marked_recomputation
+from .counters import marked_recomputation, selective_recomputation
 
 AttentionKernel = Literal["flash", "math", "eager"]
-Checkpointed = Literal["none", "block", "attention", "mlp"]
+Checkpointed = Literal["none", "block", "attention", "mlp", "matmuls", "matmuls+attention"]
+"""Nothing, the block, one of its branches, or the block but for the results of its products (and of attention)."""
+
+_aten = torch.ops.aten
+PRODUCTS = frozenset({_aten.mm.default, _aten.addmm.default, _aten._grouped_mm.default})
+KEPT_RESULTS: dict[str, frozenset[Any]] = {
+    "matmuls": PRODUCTS,
+    "matmuls+attention": PRODUCTS | {_aten._scaled_dot_product_flash_attention_for_cpu.default},
+}
 Part = Callable[[Tensor], Tensor]
 
 
@@ -199,6 +208,12 @@ class GatedMlp(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
+def clamped_gate(gate: Tensor, up: Tensor) -> Tensor:
+    """The gate of gpt-oss: both sides clamped to 7, a sigmoid of slope 1.702, one added to the other side."""
+    gate, up = gate.clamp(max=7.0), up.clamp(-7.0, 7.0)
+    return (up + 1) * (gate * torch.sigmoid(gate * 1.702))
+
+
 class Mlp(nn.Module):
     """Two products with biases and a GELU between them."""
 
@@ -290,8 +305,9 @@ class Experts(nn.Module):
         return all_to_all_single_autograd(done[by_expert.argsort()], shares, shares, self.group)
 
 
-def _again(part: Part, x: Tensor) -> Tensor:
-    y: Tensor = checkpoint(part, x, use_reentrant=False, context_fn=marked_recomputation)
+def _again(part: Part, x: Tensor, kept: frozenset[Any] = frozenset()) -> Tensor:
+    contexts = partial(selective_recomputation, kept) if kept else marked_recomputation
+    y: Tensor = checkpoint(part, x, use_reentrant=False, context_fn=contexts)
     return y
 
 
@@ -312,7 +328,11 @@ class Block(nn.Module):
         self.checkpointed, self.dropout = checkpointed, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        return _again(self._branches, x) if self.checkpointed == "block" else self._branches(x)
+        if self.checkpointed == "block":
+            return _again(self._branches, x)
+        if self.checkpointed in KEPT_RESULTS:
+            return _again(self._branches, x, KEPT_RESULTS[self.checkpointed])
+        return self._branches(x)
 
     def _branches(self, x: Tensor) -> Tensor:
         x = x + self._part("attention", self._attention, x)

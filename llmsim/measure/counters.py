@@ -7,9 +7,9 @@ All counters work on fake tensors (no memory, no arithmetic) and tell the phases
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch.distributed import ProcessGroup
@@ -18,6 +18,7 @@ from torch.distributed.distributed_c10d import _resolve_process_group
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
 Phase = Literal["forward", "backward", "recompute", "update"]
@@ -43,6 +44,30 @@ class _Recomputation:
 def marked_recomputation() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The ``context_fn`` of checkpoints whose recomputation is to be told from the rest of backward."""
     return nullcontext(), _Recomputation()
+
+
+def selective_recomputation(
+    kept: Collection[Any],
+) -> tuple[AbstractContextManager[Any], AbstractContextManager[None]]:
+    """The ``context_fn`` of checkpoints that keep the results of some operators (overloads) all the same.
+
+    Torch holds those results beside autograd; they are reported to the active :class:`SavedTensors`.
+    """
+
+    def policy(context: Any, func: Any, *_: Any, **__: Any) -> CheckpointPolicy:
+        if func not in kept:
+            return CheckpointPolicy.PREFER_RECOMPUTE
+        if not context.is_recompute:
+            SavedTensors.note(_tensors(context.op_output))
+        return CheckpointPolicy.MUST_SAVE
+
+    @contextmanager
+    def marked(mode: AbstractContextManager[Any]) -> Iterator[None]:
+        with mode, _Recomputation():
+            yield
+
+    first, again = create_selective_checkpoint_contexts(policy)
+    return first, marked(again)
 
 
 def current_phase() -> Phase:
@@ -179,12 +204,29 @@ class SavedTensors(torch.autograd.graph.saved_tensors_hooks):
         Tensors whose storages do not count: parameters, rotary tables.
     """
 
+    _active: ClassVar[list[SavedTensors]] = []
+
     def __init__(self, excluded: Iterable[torch.Tensor] = ()) -> None:
         self._excluded = [_local(t) for t in excluded]
         self._skip = {t.untyped_storage()._cdata for t in self._excluded}
         # The tensors are held, since a freed storage's address would be given to the next one.
         self._kept: dict[int, torch.Tensor] = {}
         super().__init__(self._pack, lambda tensor: tensor)
+
+    def __enter__(self) -> None:
+        self._active.append(self)
+        super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        self._active.remove(self)
+
+    @classmethod
+    def note(cls, tensors: Iterable[torch.Tensor]) -> None:
+        """Count tensors that are kept for backward by something else than autograd."""
+        for tracker in cls._active:
+            for tensor in tensors:
+                tracker._pack(tensor)
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         local = _local(tensor)

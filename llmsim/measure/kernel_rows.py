@@ -153,6 +153,12 @@ CASES: tuple[RowCase, ...] = (
         lambda gate, up: F.silu(gate) * up,
         (INNER, INNER),
     ),
+    RowCase(
+        "clamped_gate", "eager",
+        lambda b: b.op("a", "clamped_gate", [activation("gate", INNER), _inner], INNER),
+        blocks.clamped_gate,
+        (INNER, INNER),
+    ),
     RowCase("activation", "plain", lambda b: b.op("a", "activation", [_inner], INNER), F.gelu, (INNER,)),
     RowCase(
         "dropout", "plain",

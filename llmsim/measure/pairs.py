@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,8 @@ from ..layers.ends import embedding, head
 from ..layers.mla import LatentAttention
 from ..layers.mlp import Mlp
 from ..layers.moe import MixtureOfExperts
+from ..plans.recompute import parse_recompute
+from ..plans.recompute import regions as recompute_regions
 from . import blocks
 
 Family = Literal["llama", "gpt2", "mixtral", "mla"]
@@ -163,14 +165,13 @@ def model_parts(spec: BlockSpec, layers: int) -> list[tuple[Sequence[Operator], 
     ]
 
 
-def regions(spec: BlockSpec, operators: Iterable[Operator]) -> tuple[Region, ...]:
-    """The operators inside the checkpoint: all, or one branch from its norm to its last product."""
+def regions(spec: BlockSpec, operators: Sequence[Operator]) -> tuple[Region, ...]:
+    """What the checkpoint computes again: as plans say it, or one branch from its norm to its last product."""
     names = [op.name for op in operators]
-    if spec.recompute == "none":
-        return ()
-    if spec.recompute == "block":
-        return (Region(frozenset(names)),)
-    outside = {"attention_residual", "mlp_residual", "attention_dropout", "mlp_dropout"}
+    named = {"none": "none", "block": "full"}.get(spec.recompute, f"selective:{spec.recompute}")
+    if spec.recompute not in ("attention", "mlp"):
+        return recompute_regions(operators, parse_recompute(named))
+    outside = {"attention_residual", "mlp_residual", "dropout_attention", "dropout_mlp"}
     border = names.index("mlp_norm")
     inside = names[:border] if spec.recompute == "attention" else names[border:]
     return (Region(frozenset(inside) - outside),)
