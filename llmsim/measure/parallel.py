@@ -183,8 +183,9 @@ def run_zero_redundancy_update(spec: BlockSpec, layers: int, *, degree: int) -> 
 # --- expert and pipeline parallelism --------------------------------------------------------------------------------
 
 
-def run_expert_parallel(spec: BlockSpec, degree: int) -> tuple[Events, WorkCounter, int]:
-    """One block whose experts are spread over ``degree`` ranks: collectives, work and saved bytes of a rank."""
+def run_expert_parallel(spec: BlockSpec, degree: int) -> tuple[Events, int, int, int]:
+    """One block whose experts are spread over ``degree`` ranks: collectives, forward and backward FLOPs and saved bytes
+    of a rank."""
     s = spec.sizes
     with fake_world(ep=degree) as mesh, FakeTensorMode(allow_non_fake_inputs=True):
         block = block_module(spec, mesh.get_group("ep"))
@@ -194,7 +195,7 @@ def run_expert_parallel(spec: BlockSpec, degree: int) -> tuple[Events, WorkCount
             with saved, torch.autocast("cpu", torch.bfloat16, enabled=spec.precision == "autocast"):
                 y = block(x)
             y.backward(torch.zeros_like(y))
-        return log.counted(), work, saved.total_bytes
+        return log.counted(), work.flops["forward"], work.flops["backward"], saved.total_bytes
 
 
 PipelineSchedule: TypeAlias = Literal["gpipe", "1f1b", "interleaved"]
