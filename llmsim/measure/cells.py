@@ -60,7 +60,7 @@ def describe(spec: BlockSpec) -> str:
     """A readable name of a block."""
     kernel = spec.kernel + "+dropout" * spec.dropout
     norm = "" if spec.family == "gpt2" or spec.norm == "eager" else spec.norm
-    shape = f"h{spec.sizes['hidden']}"
+    shape = f"h{spec.sizes['hidden']}v{spec.sizes['vocab']}"
     recompute = "" if spec.recompute == "none" else f"recompute:{spec.recompute}"
     return "-".join(p for p in (spec.family, kernel, spec.precision, "fused" * spec.fused, norm, recompute, shape) if p)
 
@@ -149,6 +149,11 @@ def _tensor_cells() -> Iterator[Cell]:
                     ours.derived_tensor_parallel, parallel.run_tensor_parallel, _tiny(family), 2, 4,
                     sequence_parallel=sequence_parallel, shared_input=shared_input,
                 )  # fmt: skip
+    # A vocabulary that does not divide: rank 0 holds the rounded-up share.
+    yield _world(
+        ours.derived_tensor_parallel, parallel.run_tensor_parallel, _tiny("llama", vocab=66), 2, 8,
+        sequence_parallel=True, shared_input=True,
+    )  # fmt: skip
     for recompute in (*WHOLE[1:], *HALVES):
         yield _world(
             ours.derived_tensor_parallel, parallel.run_tensor_parallel, _tiny("llama", "bf16", recompute), 3, 8,
