@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="conformance cells run torch: pip install 'llmsim[torch]'")
@@ -25,16 +27,26 @@ def test_an_operator_without_a_formula_fails(monkeypatch: pytest.MonkeyPatch) ->
         left @ right
 
 
-@pytest.mark.parametrize("name", ["_grouped_mm", "_scaled_dot_product_flash_attention_for_cpu"])
-def test_what_torch_leaves_at_zero_would_fail(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def _grouped_product() -> None:
+    rows, experts = torch.zeros(32, 16, dtype=torch.bfloat16), torch.zeros(4, 16, 24, dtype=torch.bfloat16)
+    torch._grouped_mm(rows, experts, offs=torch.zeros(4, dtype=torch.int32))
+
+
+def _grouped_queries() -> None:
+    keys = torch.zeros(1, 8, 2, 16)
+    blocks.attend(torch.zeros(1, 8, 4, 16), keys, keys, "flash")
+
+
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [("_grouped_mm", _grouped_product), ("_scaled_dot_product_flash_attention_for_cpu", _grouped_queries)],
+)
+def test_what_torch_leaves_at_zero_would_fail(
+    name: str, run: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delitem(counters.FLOP_FORMULAS, getattr(torch.ops.aten, name))
-    with FakeTensorMode(), pytest.raises(UncoveredOperator, match=name), WorkCounter():
-        if name == "_grouped_mm":
-            rows, experts = torch.zeros(32, 16, dtype=torch.bfloat16), torch.zeros(4, 16, 24, dtype=torch.bfloat16)
-            torch._grouped_mm(rows, experts, offs=torch.zeros(4, dtype=torch.int32))
-        else:
-            q, k = torch.zeros(1, 8, 4, 16), torch.zeros(1, 8, 2, 16)
-            blocks.attend(q, k, k, "flash")
+    with FakeTensorMode(), WorkCounter(), pytest.raises(UncoveredOperator, match=name):
+        run()
 
 
 def test_attention_kernels_are_never_swapped_in_silence() -> None:
