@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("torch", reason="conformance cells run torch: pip install 'llmsim[torch]'")
 
 from llmsim.hardware.software import kernel_rows
+from llmsim.measure.cells import BLOCK_CELLS, MESSAGE_CELLS, MODEL_CELLS
 from llmsim.measure.kernel_rows import CASES, RowCase, derived_row, executed_row, executed_scores
 
 pytestmark = pytest.mark.torch
@@ -22,7 +25,10 @@ def test_row(case: RowCase) -> None:
         assert ours[field] == pytest.approx(theirs[field], rel=0.02), field
 
 
-@pytest.mark.parametrize(("kernel", "dropout"), [("math", False), ("eager", False), ("eager", True)])
+SCORES = [("math", False), ("eager", False), ("eager", True)]
+
+
+@pytest.mark.parametrize(("kernel", "dropout"), SCORES)
 def test_scores(kernel: str, dropout: bool) -> None:
     row = kernel_rows()["attention"][f"{kernel}_dropout" if dropout else kernel]
     forward, backward, *passes = executed_scores(kernel, dropout=dropout)  # type: ignore[arg-type]
@@ -36,3 +42,13 @@ def test_every_row_says_what_it_was_checked_with() -> None:
         for name, row in rows.items():
             assert row.checked == "" or row.checked.startswith(known[:3]), f"{kind}.{name}: {row.checked}"
             assert not (name.startswith("eager") and not row.checked), f"{kind}.{name} can be checked in torch"
+
+
+def test_the_documented_numbers_of_cells() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "conformance.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("|")]
+    documented = {name.strip(): int(number) for name, number in rows if number.strip().isdigit()}
+    assert documented.pop("blocks") == len(BLOCK_CELLS)
+    assert documented.pop("models") == len(MODEL_CELLS)
+    assert documented.pop("kernel rows") == len(CASES) + len(SCORES)
+    assert sum(documented.values()) == len(MESSAGE_CELLS)
