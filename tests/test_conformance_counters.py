@@ -73,7 +73,7 @@ def test_recomputation_is_told_from_backward() -> None:
 
     x = torch.zeros(2, 6, requires_grad=True)
     with WorkCounter() as counter:
-        blocks._again(part, x).sum().backward()
+        blocks.recomputed(part, x).sum().backward()
     product = 2 * 2 * 6 * 6
     # The second product is not needed again: the checkpoint stops once everything kept exists.
     assert counter.flops == {"forward": 2 * product, "recompute": product, "backward": 4 * product}

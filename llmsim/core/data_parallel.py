@@ -7,7 +7,7 @@ fixed per call is structure: the kind of sharding, the units, what is padded how
 References
 ----------
 Rajbhandari 2019, ZeRO, arXiv:1910.02054; Zhao 2023, PyTorch FSDP, arXiv:2304.11277. Equal to torch 2.13 (DDP buckets,
-``ZeroRedundancyOptimizer``, ``fully_shard``) in tests/test_conformance_data_parallel.py.
+``ZeroRedundancyOptimizer``, ``fully_shard``) in tests/test_conformance_messages.py.
 """
 
 from __future__ import annotations

@@ -305,7 +305,8 @@ class Experts(nn.Module):
         return all_to_all_single_autograd(done[by_expert.argsort()], shares, shares, self.group)
 
 
-def _again(part: Part, x: Tensor, kept: frozenset[Any] = frozenset()) -> Tensor:
+def recomputed(part: Part, x: Tensor, kept: frozenset[Any] = frozenset()) -> Tensor:
+    """``part(x)``, computed again in backward but for the results of the operators in ``kept``."""
     contexts = partial(selective_recomputation, kept) if kept else marked_recomputation
     y: Tensor = checkpoint(part, x, use_reentrant=False, context_fn=contexts)
     return y
@@ -329,9 +330,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.checkpointed == "block":
-            return _again(self._branches, x)
+            return recomputed(self._branches, x)
         if self.checkpointed in KEPT_RESULTS:
-            return _again(self._branches, x, KEPT_RESULTS[self.checkpointed])
+            return recomputed(self._branches, x, KEPT_RESULTS[self.checkpointed])
         return self._branches(x)
 
     def _branches(self, x: Tensor) -> Tensor:
@@ -339,7 +340,7 @@ class Block(nn.Module):
         return x + self._part("mlp", self._mlp, x)
 
     def _part(self, name: str, part: Part, x: Tensor) -> Tensor:
-        y = _again(part, x) if self.checkpointed == name else part(x)
+        y = recomputed(part, x) if self.checkpointed == name else part(x)
         return torch.native_dropout(y, self.dropout, True)[0] if self.dropout else y
 
     def _attention(self, x: Tensor) -> Tensor:
