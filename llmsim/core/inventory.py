@@ -8,6 +8,7 @@ software profile says which implementation it uses for each kind.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,8 @@ class Keep:
     ----------
     source
         ``read0``, ``read1`` ... or ``write``: a tensor of the operator; ``rows``: one value per row of the statistic
-        (the written dimensions without those in ``over``); otherwise dimension names of a new tensor.
+        (the written dimensions without those in ``over``); ``scalar``: one value; otherwise dimension names of a new
+        tensor.
     format
         Storage class, or None for the tensor's own storage, shared with everyone else who keeps it. Where the class
         resolves to the tensor's own format, it is the tensor's own storage too.
@@ -32,12 +34,23 @@ class Keep:
         A new storage even if the format is the same.
     per_step
         Does not grow with micro-batches (a 16-bit copy of a weight under autocast).
+    copies
+        How many such tensors.
+    renamed
+        (dimension, dimension in its place) pairs of the copy: keys repeated for every query head.
     """
 
     source: str
     format: str | None = None
     always_new: bool = False
     per_step: bool = False
+    copies: int = 1
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def read(self) -> int | None:
+        """Which read it refers to, None for anything else."""
+        return int(self.source[4:]) if self.source.startswith("read") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +75,9 @@ class KernelRow:
         computes the scores again; math 2 and 2).
     skips_masked
         Attention: whether blocks above the diagonal are skipped.
+    checked
+        What ``keeps`` was compared with, to the byte: ``torch 2.13``, a paper's closed form, or ``not on a CPU`` where
+        the kernel exists on an accelerator only; empty where nobody has.
     """
 
     keeps: tuple[Keep, ...] = ()
@@ -73,19 +89,34 @@ class KernelRow:
     score_format: str = "activation"
     backward_products: tuple[int, int] = (3, 2)
     skips_masked: bool = True
+    checked: str = ""
+
+
+_KEEP = re.compile(
+    r"(?:(?P<copies>[1-9]) )?(?P<new>new )?(?P<source>[a-z_0-9 ]+?)(?:\[(?P<renamed>[a-z_=, ]+)\])?"
+    r"(?: as (?P<format>[a-z_0-9-]+))?(?P<per_step> per step)?"
+)
 
 
 def parse_keep(text: str) -> Keep:
-    """``read0``, ``write as fp32``, ``new read0 as fp32``, ``rows as fp32``, ``batch sequence heads as fp32``,
-    ``read1 as activation per step``."""
-    per_step = text.endswith(" per step")
-    body, _, format = text.removesuffix(" per step").partition(" as ")
-    new = body.startswith("new ")
-    source = body.removeprefix("new ").strip()
-    if not format and source not in ("write",) and not source.startswith("read"):
+    """``read0``, ``write as fp32``, ``new read0 as fp32``, ``2 rows as fp32``, ``batch sequence heads as fp32``,
+    ``new read1[kv_heads=heads] as fp32``, ``read1 as activation per step``.
+
+    Raises
+    ------
+    InputError
+        For anything else, and for a new tensor without its format.
+    """
+    match = _KEEP.fullmatch(text)
+    if match is None:
+        raise InputError("keeps", text, "a tensor of the operator or dimension names, such as 'rows as fp32'")
+    source, format = match["source"], match["format"]
+    if not format and source != "write" and not re.fullmatch("read[0-9]", source):
         raise InputError("keeps", text, "a new tensor with its format, such as 'rows as fp32'")
     names(source)
-    return Keep(source, format.strip() or None, new, per_step)
+    pairs = [pair.split("=") for pair in (match["renamed"] or "").split(",") if pair]
+    renamed = tuple((old.strip(), new.strip()) for old, new in pairs)
+    return Keep(source, format, bool(match["new"]), bool(match["per_step"]), int(match["copies"] or 1), renamed)
 
 
 def parse_row(data: Mapping[str, Any]) -> KernelRow:

@@ -52,17 +52,21 @@ def _positions(dims: tuple[str, ...], place: Placement) -> dict[str, tuple[int, 
     return {axis: where for axis, where in found.items() if where}
 
 
-def view(tensor: Tensor, dims: tuple[str, ...], operator: Operator, sharding: Sharding) -> View:
-    """How ``operator`` sees ``tensor``, whose dimensions it names ``dims``."""
+def view(tensor: Tensor, dims: tuple[str, ...], operator: Operator, sharding: Sharding, *, added: bool = False) -> View:
+    """How ``operator`` sees ``tensor``, whose dimensions it names ``dims``.
+
+    What is ``added`` to a product meets only what is written, not the dimensions that the product sums over.
+    """
     space = sharding.place(operator.space, operator.kind)
     need = _positions(dims, space)
     home = _positions(tensor.dims, sharding.place(tensor.dims))
-    return View(need, home, tuple(a for a in space if a not in need))
+    met = [a for a, carriers in space.items() if not added or set(carriers) & {*operator.write.dims, *dims}]
+    return View(need, home, tuple(a for a in met if a not in need))
 
 
 def read_view(read: Read, operator: Operator, sharding: Sharding) -> View:
     """How an operator sees a tensor that it reads."""
-    return view(read.tensor, read.dims, operator, sharding)
+    return view(read.tensor, read.dims, operator, sharding, added=read in operator.addends)
 
 
 def local_term(dims: tuple[str, ...], carriers: dict[str, tuple[int, ...]], format: str | None = None) -> Term:
@@ -93,6 +97,10 @@ def result_term(operator: Operator, sharding: Sharding, format: str | None = Non
 
 
 def space_term(operator: Operator, dims: tuple[str, ...], sharding: Sharding) -> Term:
-    """The product of the local sizes of some dimensions of the operator's space."""
-    place = sharding.place(operator.space, operator.kind)
+    """The product of the local sizes of some dimensions, laid out as in the operator's space.
+
+    Dimensions outside of it (of a tensor that only the kernel knows) are sharded by an axis that they share with a
+    dimension inside.
+    """
+    place = sharding.place(tuple(dict.fromkeys((*operator.space, *dims))), operator.kind)
     return local_term(dims, _positions(dims, place))

@@ -7,7 +7,7 @@ it and nothing at degree 1, is the rate's business. Backward messages are the tr
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ from .inventory import Inventory
 from .layout import home_term, local_term, read_view, view
 from .operators import Operator
 from .sharding import Sharding
+from .shim import Number, where
 from .terms import Term
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send_recv"]
@@ -89,9 +90,8 @@ def derive_messages(
             if read.tensor.role != "activation":
                 continue
             look = read_view(read, op, sharding)
-            key = (read.tensor.name, tuple(sorted(look.need.items())), tuple(sorted(look.missing)))
-            if not shared_input:
-                key = (*key, inventory.group(op.name)[0])
+            sharer = "" if shared_input else inventory.group(op.name)[0]
+            key = (read.tensor.name, tuple(sorted(look.need.items())), tuple(sorted(look.missing)), sharer)
             if key in seen:
                 continue
             seen.add(key)
@@ -112,6 +112,11 @@ def derive_messages(
         result += _write_messages(op, sharding)
         result += _statistic_messages(op, sharding)
     return tuple(result)
+
+
+def repeated_messages(messages: Sequence[Message], recomputed: Collection[str]) -> tuple[Message, ...]:
+    """The forward messages that recomputing sends once more, in backward: those of the operators executed again."""
+    return tuple(m for m in messages if m.phase == "forward" and m.operator in recomputed)
 
 
 def _write_messages(op: Operator, sharding: Sharding) -> list[Message]:
@@ -156,3 +161,26 @@ def _border_messages(op: Operator, sharding: Sharding) -> list[Message]:
         Message("all_to_all", ("ep",), payload, "forward", op.name, "after", slots.name),
         Message("all_to_all", ("ep",), payload, "backward", op.name, "before", slots.name),
     ]
+
+
+def stage_transfers(rank: Number, ranks: Number, chunks: Number = 1) -> tuple[Number, Number]:
+    """Tensors that a pipeline rank (sends, receives) in the forward of one micro-batch; backward has them exchanged.
+
+    Stages are looped: rank r holds stages r, r + ranks, ... (one each for GPipe and 1F1B), and every boundary between
+    stages crosses ranks, unless there is only one.
+    """
+    crossing = where(ranks > 1, 1, 0)
+    sends = chunks - where(rank == ranks - 1, 1, 0)
+    receives = chunks - where(rank == 0, 1, 0)
+    return sends * crossing, receives * crossing
+
+
+def wire_share(collective: Collective, size: Number) -> Number:
+    """What a rank sends over what is counted as payload, in a group of ``size`` with a ring or direct exchange.
+
+    (n-1)/n of the payload of an all-gather, a reduce-scatter or an all-to-all, twice that of an all-reduce, all of a
+    transfer between two; nothing at size 1.
+    """
+    if collective == "send_recv":
+        return where(size > 1, 1, 0)
+    return (2 if collective == "all_reduce" else 1) * (size - 1) / size

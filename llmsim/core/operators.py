@@ -55,7 +55,8 @@ class Tensor:
         ``activation`` (has a gradient), ``weight`` (a parameter) or ``index`` (integers at hand in any layout, no
         gradient, never communicated by the layout rules).
     format
-        Storage class, turned into bytes by the precision recipe: ``activation``, ``weight``, ``fp32``, ``int64`` ...
+        Storage class that the precision recipe turns into a format (``activation``, ``residual`` for the stream between
+        layers, ``normed`` for outputs of norms, ``weight``, ``weight_high``), or the name of a format.
     state
         Kept per token during decoding (the key/value cache).
     leading
@@ -89,8 +90,8 @@ class Operator:
         Unique within its layer.
     kind
         What the passes know it by: ``contract``, ``attention``, ``norm``, ``activation``, ``gate``, ``rotary``,
-        ``add``, ``embedding``, ``loss``, ``route``, ``dispatch``, ``combine``, ``concat``, ``scale`` ... A pass that
-        meets a kind it has no formula for refuses by name.
+        ``add``, ``dropout``, ``embedding``, ``loss``, ``route``, ``dispatch``, ``combine``, ``concat``, ``scale`` ...
+        A pass that meets a kind it has no formula for refuses by name.
     reads, write
         ``reads[0]`` of a contraction is the activation, ``reads[1]`` the weight, ``reads[2]``, if any, the bias.
     over
@@ -109,6 +110,11 @@ class Operator:
         seen = dict.fromkeys(d for r in self.reads for d in r.dims)
         seen.update(dict.fromkeys(self.write.dims))
         return tuple(seen)
+
+    @property
+    def addends(self) -> tuple[Read, ...]:
+        """The reads that are added to a product: the bias."""
+        return self.reads[2:] if self.kind == "contract" else ()
 
     @property
     def activations(self) -> tuple[Read, ...]:
@@ -199,4 +205,8 @@ class LayerBuilder:
         reads: list[Tensor | Read] = [x, weight(f"{name}.weight", over)]
         if bias:
             reads.append(weight(f"{name}.bias", over))
-        return self.op(name, kind, reads, " ".join(x.dims), over=over)
+        return self.op(name, kind, reads, " ".join(x.dims), over=over, format="normed")
+
+    def dropout(self, name: str, x: Tensor) -> Tensor:
+        """Zeroes a random share of ``x``."""
+        return self.op(name, "dropout", [x], " ".join(x.dims), format=x.format)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .inventory import Inventory, Keep
-from .layout import home_term, local_term, need_term, read_view, result_term, space_term, view
+from .layout import home_term, local_term, read_view, result_term, space_term, view
 from .messages import GatherPolicy
 from .operators import Operator, Read, Tensor, names
 from .sharding import Sharding
@@ -91,8 +91,10 @@ class _Ledger:
         inventory: Inventory,
         formats: Mapping[str, str],
         gather: Mapping[str, GatherPolicy],
+        shared_input: bool,
     ):
-        self.sharding, self.inventory, self.formats, self.gather = sharding, inventory, formats, gather
+        self.sharding, self.inventory, self.formats = sharding, inventory, formats
+        self.gather, self.shared_input = gather, shared_input
         self.producer = {op.write.name: op for op in operators}
 
     def _same(self, a: str, b: str) -> bool:
@@ -100,9 +102,9 @@ class _Ledger:
 
     def is_parameter(self, keep: Keep, op: Operator) -> bool:
         """Parameters are not activations; a copy of one in another format is."""
-        if not keep.source.startswith("read"):
+        if keep.read is None:
             return False
-        tensor = op.reads[int(keep.source[4:])].tensor
+        tensor = op.reads[keep.read].tensor
         return tensor.role == "weight" and (keep.format is None or self._same(keep.format, tensor.format))
 
     def own(self, tensor: Tensor) -> tuple[str, Terms]:
@@ -112,39 +114,43 @@ class _Ledger:
         members = [self.producer[n].write for n in group if n in self.producer] or [tensor]
         return "+".join(m.name for m in members), tuple(home_term(m, self.sharding) for m in members)
 
-    def seen(self, read: Read, op: Operator) -> tuple[str, Terms]:
-        """The storage of a tensor as an operator reads it: its own, or a gathered or exchanged copy that is kept."""
+    def seen(self, read: Read, op: Operator) -> tuple[str, Term, bool]:
+        """The name and local size of a tensor as an operator reads it, and whether that is a copy (gathered and kept,
+        or exchanged) rather than the tensor itself."""
         look = read_view(read, op, self.sharding)
         copied = [a for a in look.gathered if self.gather.get(a, "keep") == "keep"] + list(look.exchanged)
-        if not copied:
-            return self.own(read.tensor)
         carriers = {a: p for a, p in look.home.items() if a not in copied}
         carriers |= {a: look.need[a] for a in look.exchanged}
-        return f"{read.tensor.name}@{'·'.join(copied)}", (local_term(read.dims, carriers, read.tensor.format),)
+        name = f"{read.tensor.name}@{'·'.join(copied)}"
+        if not self.shared_input:
+            name = f"{name}@{self.inventory.group(op.name)[0]}"
+        return name, local_term(read.dims, carriers, read.tensor.format), bool(copied)
 
     def of(self, keep: Keep, op: Operator) -> tuple[str, Terms]:
         """The storage that a row's item refers to."""
-        if keep.source == "write" or keep.source.startswith("read"):
-            if keep.source == "write":
-                read = Read(op.write, op.write.dims)
-                look = view(op.write, op.write.dims, op, self.sharding)
-                storage, terms = self.own(op.write)
-                if look.exchanged:
-                    storage, terms = f"{op.name}:write", (result_term(op, self.sharding),)
-            else:
-                read = op.reads[int(keep.source[4:])]
-                storage, terms = self.seen(read, op)
-            if keep.format and (keep.always_new or not self._same(keep.format, read.tensor.format)):
-                made = need_term(read, op, self.sharding, keep.format) if keep.source != "write" else terms[0]
-                return f"{op.name}:{keep.source}", (made.stored(keep.format),)
-            if keep.always_new:
-                return f"{op.name}:{keep.source}", terms
-            return storage, terms
-        if keep.source == "rows":
-            rows = tuple(d for d in op.write.dims if d not in op.over)
-            return f"{op.name}:{keep.source}", (space_term(op, rows, self.sharding).stored(keep.format),)
-        dims = names(keep.source)
-        return f"{op.name}:{keep.source}", (space_term(op, dims, self.sharding).stored(keep.format),)
+        if keep.read is not None:
+            tensor = op.reads[keep.read].tensor
+            name, term, copy = self.seen(op.reads[keep.read], op)
+        elif keep.source == "write":
+            tensor = op.write
+            name, term = f"{op.name}:write", result_term(op, self.sharding)
+            copy = bool(view(tensor, tensor.dims, op, self.sharding).exchanged)
+        else:
+            made = space_term(op, self._dims(keep, op), self.sharding).stored(keep.format).scaled(keep.copies)
+            return f"{op.name}:{keep.source} as {keep.format}", (made,)
+        if keep.always_new or (keep.format and not self._same(keep.format, tensor.format)):
+            made = term.renamed(dict(keep.renamed)).stored(keep.format or tensor.format).scaled(keep.copies)
+            # One kernel for a group of operators converts their common input once.
+            owner = self.inventory.group(op.name)[0]
+            name = f"{owner}:{'new ' * keep.always_new}{tensor.name}"
+            return f"{name} as {keep.format}" if keep.format else name, (made,)
+        return (name, (term,)) if copy else self.own(tensor)
+
+    @staticmethod
+    def _dims(keep: Keep, op: Operator) -> tuple[str, ...]:
+        if keep.source == "scalar":
+            return ()
+        return tuple(d for d in op.write.dims if d not in op.over) if keep.source == "rows" else names(keep.source)
 
 
 def derive_saved(
@@ -156,6 +162,7 @@ def derive_saved(
     gather: Mapping[str, GatherPolicy] | None = None,
     regions: Sequence[Region] = (),
     early_stop: bool = True,
+    shared_input: bool = True,
 ) -> Savings:
     """Storages kept for backward, and what is computed again.
 
@@ -166,9 +173,11 @@ def derive_saved(
     regions
         Recompute regions; an operator belongs to at most one.
     early_stop
-        Recompute up to the last operator whose result someone in the region keeps (torch), or all (Megatron).
+        Recompute up to the last operator that keeps anything (torch), or all (Megatron).
+    shared_input
+        As in ``derive_messages``: whether operators that gather one tensor share the copy.
     """
-    ledger = _Ledger(operators, sharding, inventory, formats, gather or {})
+    ledger = _Ledger(operators, sharding, inventory, formats, gather or {}, shared_input)
     region_of = {name: region for region in regions for name in region.operators}
     dropped = {
         ledger.own(op.write)[0]
@@ -184,7 +193,9 @@ def derive_saved(
     for op in operators:
         region = region_of.get(op.name)
         row = inventory.row(op.kind)
-        for read in op.activations if region else ():
+        for read in op.reads if region else ():
+            if read.tensor.role == "weight":
+                continue
             producer = ledger.producer.get(read.tensor.name)
             if producer is None or region_of.get(producer.name) is not region:
                 storage, terms = ledger.own(read.tensor)
@@ -192,7 +203,9 @@ def derive_saved(
         for keep in row.keeps:
             if not ledger.is_parameter(keep, op):
                 storage, terms = ledger.of(keep, op)
-                inside = region is not None or storage.split("@")[0] in dropped
+                # What a kept operator made beside its result (a log-sum-exp) is kept with it.
+                beside = region is not None and keep.read is None and op.name in region.keep_outputs
+                inside = (region is not None and not beside) or storage.split("@")[0] in dropped
                 note(again if inside else kept, storage, terms, op, keep.per_step)
         if region and op.name in region.keep_outputs:
             note(kept, *ledger.own(op.write), op)
@@ -208,18 +221,22 @@ def _recomputed(
     result: set[str] = set()
     for region in regions:
         inside = [op for op in operators if op.name in region.operators]
-        wanted: set[str] = set()
-        for op in inside if early_stop and not region.discard else ():
-            for keep in ledger.inventory.row(op.kind).keeps:
-                if keep.source.startswith("read") and op.reads[int(keep.source[4:])].tensor.role == "weight":
-                    continue
-                wanted.add(
-                    op.name if not keep.source.startswith("read") else op.reads[int(keep.source[4:])].tensor.name
-                )
-        last = max((i for i, op in enumerate(inside) if op.write.name in wanted or op.name in wanted), default=-1)
-        run = inside[: last + 1] if early_stop and not region.discard else inside
+        run = inside[: _needed(inside, ledger.inventory)] if early_stop and not region.discard else inside
         result.update(op.name for op in run if op.name not in region.keep_outputs)
     return tuple(op.name for op in operators if op.name in result)
+
+
+def _needed(inside: Sequence[Operator], inventory: Inventory) -> int:
+    """How many operators run before the last kept tensor exists: up to the last one that keeps anything, without that
+    one itself where it keeps no more than its inputs."""
+    for position in range(len(inside) - 1, -1, -1):
+        op = inside[position]
+        keeps = inventory.row(op.kind).keeps
+        if any(k.read is None for k in keeps):
+            return position + 1
+        if keeps:
+            return position
+    return 0
 
 
 def saved_terms(saved: Sequence[Saved], *, per_step: bool = False) -> tuple[Term, ...]:

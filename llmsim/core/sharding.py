@@ -45,7 +45,7 @@ class Sharding:
         return result
 
 
-def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "all_gather") -> Sharding:
+def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "none") -> Sharding:
     """The sharding of a (tp, cp, dp | ep, etp, edp) mesh.
 
     Parameters
@@ -55,12 +55,13 @@ def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "all_gather") 
         (Korthikanti 2022, arXiv:2205.05198).
     context_kind
         ``all_gather`` and ``ring`` keep attention sharded over the sequence; ``ulysses`` over the heads
-        (arXiv:2309.14509).
+        (arXiv:2309.14509). ``none`` has no such axis: a gathered copy is a storage of its own, which at degree 1 would
+        stand beside the tensor that it is. For the same reason a plan with tp = 1 is not sequence parallel.
     """
     tensor: Groups = (("heads", "kv_heads"), ("ffn",), ("shared_ffn",), ("vocab",))
     rules: dict[str, Groups] = {
         "dp": (("batch",),),
-        "cp": (("sequence",),),
+        **({} if context_kind == "none" else {"cp": (("sequence",),)}),
         "tp": (*tensor, ("sequence",)) if sequence_parallel else tensor,
         "ep": (("experts", "slots"),),
         "edp": (("slots",),),

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .formats import Format
+from .formats import FORMATS, Format
 from .operators import EXPECTED_DIMS
 from .shim import Number, ceil_div, is_symbolic
 
@@ -54,6 +54,10 @@ class Term:
         gone = set(dims)
         return Term(tuple(f for f in self.factors if f[0] not in gone), self.format, self.coefficient)
 
+    def renamed(self, change: Mapping[str, str]) -> Term:
+        """The monomial with some dimensions replaced by others, sharded alike."""
+        return Term(tuple((change.get(d, d), axes) for d, axes in self.factors), self.format, self.coefficient)
+
     @property
     def expected(self) -> bool:
         """Whether the value is an expectation (over the routing of tokens to experts)."""
@@ -78,7 +82,7 @@ class Sizes:
     degrees
         Mesh axis -> degree; an axis that is absent has degree 1.
     formats
-        Storage class (``activation``, ``weight``, ``gradient`` ...) -> format.
+        Storage class (``activation``, ``weight``, ``gradient`` ...) -> format; names of formats stand for themselves.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Sizes:
         degrees: Mapping[str, Number],
         formats: Mapping[str, Format] | None = None,
     ):
-        self.dims, self.degrees, self.formats = dict(dims), dict(degrees), dict(formats or {})
+        self.dims, self.degrees, self.formats = dict(dims), dict(degrees), {**FORMATS, **(formats or {})}
         self._local: dict[Factor, Number] = {}
         self._product: dict[tuple[Factor, ...], Number] = {}
 

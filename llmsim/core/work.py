@@ -166,24 +166,27 @@ def _attention(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
     rows = (space_term(op, tuple(d for d in q.dims if d not in width), sharding),)
     depth = (space_term(op, width, sharding),)
 
-    def entry(phase: Phase, flops: Terms, traffic: Terms, score_passes: float, launches: int) -> list[Work]:
+    def entry(
+        phase: Phase, flops: Terms, products: int, traffic: Terms, score_passes: float, launches: int
+    ) -> list[Work]:
         main = Work(
             op.name, (op.name,), "attention", "attention", phase, flops, row.skips_masked, traffic, 1.0, rows,
-            (space_term(op, context, sharding),), depth, (), launches, False,
+            (space_term(op, context, sharding),), depth, (), products if score_passes else launches, False,
         )  # fmt: skip
         if not score_passes:
             return [main]
         spill = Work(
             f"{op.name}.scores", (op.name,), "memory", "scores", phase, (), row.skips_masked, (score_bytes,),
-            score_passes, launches=max(1, launches - 2),
+            score_passes, launches=launches - products,
         )  # fmt: skip
         return [main, spill]
 
     return [
-        *entry("forward", (scores, values), tensors, row.score_passes[0], row.forward_launches),
+        *entry("forward", (scores, values), 2, tensors, row.score_passes[0], row.forward_launches),
         *entry(
             "input_gradient",
             (scores.scaled(first), values.scaled(second)),
+            first + second,
             (*tensors, *tensors),
             row.score_passes[1],
             row.backward_launches,
@@ -202,11 +205,13 @@ def _memory(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
     )  # fmt: skip
     activations = tuple(_traffic(r, op, sharding) for r in op.activations)
     kept = tuple(
-        _traffic(op.reads[int(k.source[4:])], op, sharding)
+        _traffic(op.reads[k.read], op, sharding)
         for k in row.keeps
-        if k.source.startswith("read") and op.reads[int(k.source[4:])].tensor.role == "activation"
+        if k.read is not None and op.reads[k.read].tensor.role == "activation"
     )
-    scattered = (written.stored("gradient"),) if op.kind in LOOKUPS else ()
+    # The gradient of a table is dense: zeroed as a whole, then added to where rows were looked up.
+    tables = tuple(need_term(r, op, sharding, "gradient") for r in op.weights) if op.kind in LOOKUPS else ()
+    scattered = (written.stored("gradient"), *tables) if tables else ()
     if not activations and not scattered:
         return [forward]
     backward = Work(

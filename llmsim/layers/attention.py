@@ -50,8 +50,8 @@ class Attention:
             q = b.op("q_rotary", "rotary", [q], HEADS)
             k = b.op("k_rotary", "rotary", [k], KV_HEADS, state=True)
         if self.qk_norm == "gainless":
-            q = b.op("q_norm", "norm", [q], HEADS, over="head_dim")
-            k = b.op("k_norm", "norm", [k], KV_HEADS, over="head_dim")
+            q = b.op("q_norm", "norm", [q], HEADS, over="head_dim", format="normed")
+            k = b.op("k_norm", "norm", [k], KV_HEADS, over="head_dim", format="normed")
         reads: list[Tensor | Read] = [q, renamed(k, sequence="context"), renamed(v, sequence="context")]
         if self.sinks:
             reads.append(weight("attention.sinks", "heads", format="weight_high"))

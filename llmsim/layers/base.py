@@ -73,15 +73,25 @@ class LayerKind:
 
 
 def residual(
-    b: LayerBuilder, x: Tensor, name: str, mixer: Mixer, norm: Norm, arrangement: Arrangement = "pre"
+    b: LayerBuilder,
+    x: Tensor,
+    name: str,
+    mixer: Mixer,
+    norm: Norm,
+    arrangement: Arrangement = "pre",
+    *,
+    dropout: bool = False,
 ) -> Tensor:
     """One residual branch: ``x + mixer(norm(x))``, ``x + norm(mixer(x))`` (post), both norms (sandwich), or
-    ``norm(x + mixer(x))`` (after: the original Transformer, arXiv:1706.03762)."""
+    ``norm(x + mixer(x))`` (after: the original Transformer, arXiv:1706.03762); with dropout behind the mixer where
+    asked for."""
     inner = norm(b, f"{name}_norm", x) if arrangement in ("pre", "sandwich") else x
     y = mixer(b, inner)
+    if dropout:
+        y = b.dropout(f"dropout_{name}", y)
     if arrangement in ("post", "sandwich"):
         y = norm(b, f"{name}_post_norm", y)
-    y = b.op(f"{name}_residual", "add", [x, y], RESIDUAL)
+    y = b.op(f"{name}_residual", "add", [x, y], RESIDUAL, format="residual")
     return norm(b, f"{name}_post_norm", y) if arrangement == "after" else y
 
 
@@ -91,10 +101,10 @@ def parallel_residual(b: LayerBuilder, x: Tensor, mixers: Mapping[str, Mixer], n
     y = x
     for name, mixer in mixers.items():
         inner = common if common is not None else norm(b, f"{name}_norm", x)
-        y = b.op(f"{name}_residual", "add", [y, mixer(b, inner)], RESIDUAL)
+        y = b.op(f"{name}_residual", "add", [y, mixer(b, inner)], RESIDUAL, format="residual")
     return y
 
 
 def layer_input() -> Tensor:
     """The residual stream that enters a layer."""
-    return activation("x", RESIDUAL)
+    return activation("x", RESIDUAL, "residual")

@@ -84,6 +84,8 @@ def storage_classes(precision: Precision, formats: Formats) -> dict[str, Format]
     parameter = resolve(formats.parameter)
     return {
         "activation": get_format(precision.compute),
+        "residual": get_format(precision.compute),
+        "normed": get_format(precision.compute),
         "operand": get_format(precision.operand),
         "weight": parameter,
         "weight_high": parameter,

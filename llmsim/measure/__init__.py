@@ -1,0 +1,1 @@
+"""Ground truth from real code: the only room that imports torch."""

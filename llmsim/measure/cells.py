@@ -1,0 +1,212 @@
+"""The conformance cells: which blocks, models and worlds are compared with torch. Each compares with ``==``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import Any
+
+from . import conformance, parallel
+from . import conformance_messages as ours
+from .blocks import Checkpointed
+from .pairs import BlockSpec, Family, Precision
+
+FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "mixtral", "mla")
+PRECISIONS: tuple[Precision, ...] = ("bf16", "autocast", "fp32")
+WHOLE: tuple[Checkpointed, ...] = ("none", "block")
+HALVES: tuple[Checkpointed, ...] = ("attention", "mlp")
+POLICIES: tuple[Checkpointed, ...] = ("matmuls", "matmuls+attention")
+
+
+def _shape(**sizes: int) -> dict[str, int]:
+    return {"vocab": 512, **sizes}
+
+
+SMALL: Mapping[Family, dict[str, int]] = {
+    "llama": _shape(batch=2, sequence=64, hidden=128, heads=8, kv_heads=2, head_dim=16, ffn=352),
+    "gpt2": _shape(batch=2, sequence=64, hidden=128, heads=8, kv_heads=8, head_dim=16, ffn=512, positions=128),
+    "mixtral": _shape(
+        batch=2, sequence=64, hidden=128, heads=8, kv_heads=2, head_dim=16, moe_ffn=96, experts=8, top_k=2
+    ),
+    "mla": _shape(
+        batch=2, sequence=64, hidden=128, heads=8, q_rank=48, kv_rank=32, nope_dim=16, rope_dim=8, v_dim=16, ffn=352
+    ),
+}
+"""MLA's queries and keys are wider than its values, which leaves it the math kernel."""
+
+OTHER: Mapping[Family, dict[str, int]] = {
+    "llama": _shape(batch=3, sequence=80, hidden=96, heads=6, kv_heads=3, head_dim=32, ffn=264),
+    "gpt2": _shape(batch=4, sequence=48, hidden=160, heads=5, kv_heads=5, head_dim=32, ffn=640, positions=64),
+    "mixtral": _shape(
+        batch=3, sequence=32, hidden=64, heads=4, kv_heads=4, head_dim=16, moe_ffn=160, experts=16, top_k=4
+    ),
+    "mla": _shape(
+        batch=2, sequence=96, hidden=160, heads=4, q_rank=64, kv_rank=48, nope_dim=24, rope_dim=8, v_dim=32, ffn=224
+    ),
+}
+"""A second shape of each; MLA's heads have one width, which lets flash attention run."""
+
+TINY: Mapping[Family, dict[str, int]] = {
+    "llama": _shape(batch=2, sequence=16, hidden=32, heads=8, kv_heads=8, head_dim=4, ffn=88, vocab=64),
+    "gpt2": _shape(batch=2, sequence=16, hidden=32, heads=8, kv_heads=8, head_dim=4, ffn=128, vocab=64),
+    "mixtral": _shape(batch=2, sequence=16, hidden=32, heads=8, kv_heads=2, head_dim=4, moe_ffn=24, experts=8, top_k=2),
+}
+"""Shapes for fake worlds, where tensors are real."""
+
+
+def describe(spec: BlockSpec) -> str:
+    """A readable name of a block."""
+    kernel = spec.kernel + "+dropout" * spec.dropout
+    norm = "" if spec.family == "gpt2" or spec.norm == "eager" else spec.norm
+    shape = f"h{spec.sizes['hidden']}v{spec.sizes['vocab']}"
+    recompute = "" if spec.recompute == "none" else f"recompute:{spec.recompute}"
+    return "-".join(p for p in (spec.family, kernel, spec.precision, "fused" * spec.fused, norm, recompute, shape) if p)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One comparison.
+
+    Attributes
+    ----------
+    name
+        Readable and unique.
+    derived, executed
+        Our side and torch's; the two are to return equal values.
+    """
+
+    name: str
+    derived: Callable[[], Any]
+    executed: Callable[[], Any]
+
+
+def _block(spec: BlockSpec, layers: int = 0) -> Cell:
+    name = describe(spec) + (f"-{layers}layers" if layers else "")
+    return Cell(name, partial(conformance.derived, spec, layers), partial(conformance.executed, spec, layers))
+
+
+def _block_specs() -> Iterator[BlockSpec]:
+    for family in FAMILIES:
+        for precision in PRECISIONS:
+            # Torch's grouped product exists in 16 bits only.
+            if (family, precision) == ("mixtral", "fp32"):
+                continue
+            for recompute in WHOLE:
+                yield BlockSpec(family, "math", precision, SMALL[family], recompute)
+                yield BlockSpec(family, "flash", precision, (OTHER if family == "mla" else SMALL)[family], recompute)
+        yield BlockSpec(family, "math", "bf16", OTHER[family])
+        yield BlockSpec(family, "flash", "autocast", OTHER[family], fused=True)
+        yield BlockSpec(family, "math", "bf16", SMALL[family], fused=True)
+        for policy in POLICIES:
+            yield BlockSpec(family, "flash", "bf16", OTHER[family], policy)
+    for half in HALVES:
+        yield BlockSpec("llama", "flash", "autocast", OTHER["llama"], half, norm="eager_fp32")
+        yield BlockSpec("gpt2", "flash", "fp32", OTHER["gpt2"], half)
+        yield BlockSpec("mixtral", "flash", "bf16", OTHER["mixtral"], half, norm="eager_fp32")
+        yield BlockSpec("mla", "math", "bf16", SMALL["mla"], half, fused=True, norm="eager_fp32")
+    yield BlockSpec("llama", "flash", "fp32", OTHER["llama"], fused=True)
+    yield BlockSpec("gpt2", "eager", "fp32", OTHER["gpt2"])
+    for recompute in WHOLE:
+        yield BlockSpec("gpt2", "eager", "bf16", SMALL["gpt2"], recompute, dropout=True)
+
+
+def _model_cells() -> Iterator[Cell]:
+    for family in FAMILIES:
+        for precision in ("bf16", "autocast"):
+            yield _block(BlockSpec(family, "math" if family == "mla" else "flash", precision, SMALL[family]), 2)
+    yield _block(BlockSpec("llama", "flash", "fp32", OTHER["llama"], "block", fused=True), 3)
+    yield _block(BlockSpec("gpt2", "eager", "bf16", SMALL["gpt2"], dropout=True), 2)
+
+
+BLOCK_CELLS: tuple[Cell, ...] = tuple(map(_block, _block_specs()))
+"""FLOPs and saved bytes of single blocks."""
+
+MODEL_CELLS: tuple[Cell, ...] = tuple(_model_cells())
+"""The same of whole models."""
+
+
+def _tiny(family: Family, precision: Precision = "bf16", recompute: Checkpointed = "none", **sizes: int) -> BlockSpec:
+    return BlockSpec(family, "flash", precision, {**TINY[family], **sizes}, recompute)
+
+
+def _world(
+    derived: Callable[..., Any], executed: Callable[..., Any], spec: BlockSpec, *counts: int, **options: Any
+) -> Cell:
+    """A cell of ``derived_<what>`` and ``run_<what>``, both called with the same arguments."""
+    what = derived.__name__.removeprefix("derived_")
+    texts = [f"{key}:{value}" for key, value in options.items()]
+    name = "-".join([what, describe(spec), *map(str, counts), *texts])
+    return Cell(name, partial(derived, spec, *counts, **options), partial(executed, spec, *counts, **options))
+
+
+def _tensor_cells() -> Iterator[Cell]:
+    for family in ("llama", "gpt2"):
+        for sequence_parallel in (True, False):
+            for shared_input in (True, False):
+                yield _world(
+                    ours.derived_tensor_parallel, parallel.run_tensor_parallel, _tiny(family), 2, 4,
+                    sequence_parallel=sequence_parallel, shared_input=shared_input,
+                )  # fmt: skip
+    # A vocabulary that does not divide: rank 0 holds the rounded-up share.
+    yield _world(
+        ours.derived_tensor_parallel, parallel.run_tensor_parallel, _tiny("llama", vocab=66), 2, 8,
+        sequence_parallel=True, shared_input=True,
+    )  # fmt: skip
+    for recompute in (*WHOLE[1:], *HALVES):
+        yield _world(
+            ours.derived_tensor_parallel, parallel.run_tensor_parallel, _tiny("llama", "bf16", recompute), 3, 8,
+            sequence_parallel=True, shared_input=True,
+        )  # fmt: skip
+
+
+def _sharded_cells() -> Iterator[Cell]:
+    llama, gpt2 = _tiny("llama"), _tiny("gpt2")
+    options: tuple[dict[str, Any], ...] = (
+        {"shard": 8},
+        {"shard": 8, "reshard_root": True},
+        {"shard": 8, "reshard_blocks": False},
+        {"shard": 24, "microbatches": 3, "sync_last": True},
+        {"shard": 24, "microbatches": 2},
+        {"shard": 512},
+        {"shard": 4, "replicas": 2, "microbatches": 2},
+    )
+    for option in options:
+        yield _world(ours.derived_fully_sharded, parallel.run_fully_sharded, llama, 2, **option)
+    yield _world(ours.derived_fully_sharded, parallel.run_fully_sharded, gpt2, 3, shard=3, replicas=8)
+    for spec, shard, degree in ((llama, 4, 2), (gpt2, 24, 4)):
+        yield _world(
+            ours.derived_fully_sharded_tensor_parallel, parallel.run_fully_sharded_tensor_parallel, spec, 2,
+            shard=shard, degree=degree,
+        )  # fmt: skip
+
+
+def _replicated_cells() -> Iterator[Cell]:
+    wide = _tiny("llama", "fp32", hidden=512, sequence=4)
+    for spec, bucket in ((wide, None), (wide, 1.2), (wide, 2.5), (_tiny("gpt2"), 0.02)):
+        yield _world(
+            ours.derived_distributed_data_parallel, parallel.run_distributed_data_parallel, spec, 2,
+            degree=8, bucket_mib=bucket,
+        )  # fmt: skip
+    for spec, degree in ((_tiny("llama", "fp32"), 8), (_tiny("gpt2"), 3)):
+        yield _world(ours.derived_zero_redundancy_update, parallel.run_zero_redundancy_update, spec, 2, degree=degree)
+
+
+def _expert_and_pipeline_cells() -> Iterator[Cell]:
+    experts: tuple[tuple[Precision, int], ...] = (("bf16", 4), ("autocast", 8))
+    for precision, degree in experts:
+        yield _world(ours.derived_expert_parallel, parallel.run_expert_parallel, _tiny("mixtral", precision), degree)
+    schedules = (("gpipe", 1, 1), ("1f1b", 0, 1), ("1f1b", 1, 1), ("1f1b", 3, 1), ("interleaved", 0, 2),
+                 ("interleaved", 1, 3), ("interleaved", 3, 2))  # fmt: skip
+    for schedule, rank, chunks in schedules:
+        yield _world(
+            ours.derived_pipeline, parallel.run_pipeline, _tiny("llama"),
+            schedule=schedule, ranks=4, rank=rank, microbatches=8, chunks=chunks,
+        )  # fmt: skip
+
+
+MESSAGE_CELLS: tuple[Cell, ...] = tuple(
+    chain(_tensor_cells(), _sharded_cells(), _replicated_cells(), _expert_and_pipeline_cells())
+)
+"""Collectives (and what a rank keeps) of small models on fake process groups."""

@@ -1,0 +1,35 @@
+"""FLOPs and saved bytes of blocks and models equal plain torch on fake tensors."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch", reason="conformance cells run torch: pip install 'llmsim[torch]'")
+
+from llmsim.measure.cells import BLOCK_CELLS, MODEL_CELLS, Cell
+
+pytestmark = pytest.mark.torch
+
+
+@pytest.mark.parametrize("cell", BLOCK_CELLS, ids=lambda cell: cell.name)
+def test_block(cell: Cell) -> None:
+    assert cell.derived() == cell.executed()
+
+
+@pytest.mark.parametrize("cell", MODEL_CELLS, ids=lambda cell: cell.name)
+def test_model(cell: Cell) -> None:
+    assert cell.derived() == cell.executed()
+
+
+def test_every_cell_counts_something() -> None:
+    for cell in (*BLOCK_CELLS, *MODEL_CELLS):
+        counts = cell.derived()
+        assert counts.forward_flops > 0
+        assert counts.backward_flops > counts.forward_flops
+        assert (counts.recomputed_flops > 0) == ("recompute:" in cell.name and "matmuls+attention" not in cell.name)
+        assert counts.saved_bytes > 0
+
+
+def test_names_are_unique() -> None:
+    names = [cell.name for cell in (*BLOCK_CELLS, *MODEL_CELLS)]
+    assert len(set(names)) == len(names)
