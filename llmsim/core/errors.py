@@ -38,9 +38,11 @@ class InfeasibleError(LlmsimError):
     """No plan fits; carries the limit that was broken and by how much, and the nearest miss."""
 
 
-def _shorten(value: Any, limit: int = 80) -> str:
+def _shorten(value: Any, limit: int = 90) -> str:
+    """A value as text, the middle left out where it is long: both ends of a path or a list tell what it is."""
     text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
 
 
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
