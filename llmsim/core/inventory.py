@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import InputError, UnsupportedError, unknown_name
-from .operators import names
+from .operators import HIGH, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,28 +147,35 @@ class Inventory:
         Operator kind -> row.
     fused
         Groups of operators whose outputs come out of one kernel and share one storage: ``("q", "k", "v")``.
+    split
+        Operators of such groups whose outputs are copied out into storages of their own.
     """
 
     rows: Mapping[str, KernelRow]
     fused: tuple[tuple[str, ...], ...] = ()
+    split: frozenset[str] = frozenset()
     _group: dict[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_group", {name: group for group in self.fused for name in group})
 
     def row(self, kind: str) -> KernelRow:
-        """The row of an operator kind.
+        """The row of a kernel kind (``contract_high`` is ``contract`` where it has no row of its own).
 
         Raises
         ------
         UnsupportedError
             For a kind that no row covers, by name: its cost is unknown, not zero.
         """
-        try:
-            return self.rows[kind]
-        except KeyError:
-            raise UnsupportedError(f"the cost of operators of kind {kind!r} is not modelled") from None
+        found = self.rows.get(kind) or self.rows.get(kind.removesuffix(HIGH))
+        if found is None:
+            raise UnsupportedError(f"the cost of operators of kind {kind!r} is not modelled")
+        return found
 
     def group(self, operator: str) -> tuple[str, ...]:
         """The fusion group of an operator: itself alone if it is in none."""
         return self._group.get(operator, (operator,))
+
+    def storage_group(self, operator: str) -> tuple[str, ...]:
+        """The operators whose outputs lie in one storage with this one's."""
+        return (operator,) if operator in self.split else self.group(operator)

@@ -29,6 +29,9 @@ from typing import Literal
 
 Role = Literal["activation", "weight", "index"]
 
+HIGH = "_high"
+"""Suffix of kernels that no low-precision recipe changes."""
+
 EXPECTED_DIMS = frozenset({"slots"})
 """Dimensions whose size is an expectation over the routing, not a fact: terms that contain one inherit the mark."""
 
@@ -115,6 +118,12 @@ class Operator:
     def addends(self) -> tuple[Read, ...]:
         """The reads that are added to a product: the bias."""
         return self.reads[2:] if self.kind == "contract" else ()
+
+    @property
+    def kernel(self) -> str:
+        """The kind of kernel that runs it: products with a matrix that stays in high precision are one of their own."""
+        high = self.kind == "contract" and self.reads[1].tensor.format == "weight_high"
+        return f"{self.kind}{HIGH}" if high else self.kind
 
     @property
     def activations(self) -> tuple[Read, ...]:

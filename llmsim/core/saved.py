@@ -110,7 +110,7 @@ class _Ledger:
     def own(self, tensor: Tensor) -> tuple[str, Terms]:
         """A tensor's storage at rest, shared with the outputs of its fusion group."""
         op = self.producer.get(tensor.name)
-        group = self.inventory.group(op.name) if op else (tensor.name,)
+        group = self.inventory.storage_group(op.name) if op else (tensor.name,)
         members = [self.producer[n].write for n in group if n in self.producer] or [tensor]
         return "+".join(m.name for m in members), tuple(home_term(m, self.sharding) for m in members)
 
@@ -192,7 +192,7 @@ def derive_saved(
 
     for op in operators:
         region = region_of.get(op.name)
-        row = inventory.row(op.kind)
+        row = inventory.row(op.kernel)
         for read in op.reads if region else ():
             if read.tensor.role == "weight":
                 continue
@@ -231,7 +231,7 @@ def _needed(inside: Sequence[Operator], inventory: Inventory) -> int:
     one itself where it keeps no more than its inputs."""
     for position in range(len(inside) - 1, -1, -1):
         op = inside[position]
-        keeps = inventory.row(op.kind).keeps
+        keeps = inventory.row(op.kernel).keeps
         if any(k.read is None for k in keeps):
             return position + 1
         if keeps:

@@ -78,7 +78,7 @@ def derive_work(operators: Sequence[Operator], sharding: Sharding, inventory: In
         group = [by_name[n] for n in inventory.group(op.name) if n in by_name]
         done.update(o.name for o in group)
         if op.kind == "contract":
-            result += _contraction(group, sharding, inventory.row("contract"))
+            result += _contraction(group, sharding, inventory.row(op.kernel))
         elif op.kind == "attention":
             result += _attention(op, sharding, inventory.row("attention"))
         else:

@@ -65,7 +65,8 @@ def build(model: type[Model], data: dict[str, Any], where: str) -> Model:
 
 
 def as_input_error(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
-    """The most telling problem of a pydantic error, in our words: a misspelt key before the one that is missing for it."""
+    """The most telling problem of a pydantic error, in our words: a misspelt key before the one that is missing for
+    it."""
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     path = ".".join(str(p) for p in first["loc"])
     field = f"{where}: {path}" if path else where

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..core.errors import InputError, unknown_name
 from ..core.inventory import Inventory, KernelRow, parse_row
+from ..core.operators import HIGH
 from ..core.provenance import Quantity
 from .profiles import build, profile_names, profiles_root, read_profile, read_yaml
 
@@ -182,6 +183,10 @@ class Software(BaseModel):
         Operator kind -> implementation, a row of ``kernels.yaml``.
     fused
         Groups of operators that one kernel computes.
+    split
+        Operators of fused groups whose outputs are copied out into storages of their own.
+    accumulates_in_place
+        Whether a product adds its weight gradient to the accumulated one itself.
     gather
         Axis -> what becomes of a gathered copy (``keep``, ``again``, ``stream``).
     shared_input
@@ -208,6 +213,8 @@ class Software(BaseModel):
     aliases: tuple[str, ...] = ()
     kernels: dict[str, str]
     fused: tuple[tuple[str, ...], ...] = ()
+    split: tuple[str, ...] = ()
+    accumulates_in_place: bool = True
     gather: dict[Literal["tp", "cp", "etp"], Literal["keep", "again", "stream"]] = Field(default_factory=dict)
     shared_input: bool = True
     early_stop: bool = True
@@ -226,7 +233,7 @@ class Software(BaseModel):
 
     def inventory(self, **override: str) -> Inventory:
         """The kernel rows that this stack uses; keywords replace implementations (``attention="math"``)."""
-        return _inventory(tuple(sorted({**self.kernels, **override}.items())), self.fused)
+        return _inventory(tuple(sorted({**self.kernels, **override}.items())), self.fused, frozenset(self.split))
 
 
 @lru_cache(maxsize=1)
@@ -238,16 +245,19 @@ def kernel_rows() -> dict[str, dict[str, KernelRow]]:
 
 
 @lru_cache(maxsize=64)
-def _inventory(kernels: tuple[tuple[str, str], ...], fused: tuple[tuple[str, ...], ...]) -> Inventory:
+def _inventory(
+    kernels: tuple[tuple[str, str], ...], fused: tuple[tuple[str, ...], ...], split: frozenset[str]
+) -> Inventory:
     rows = kernel_rows()
     chosen: dict[str, KernelRow] = {kind: next(iter(options.values())) for kind, options in rows.items()}
     for kind, name in kernels:
-        if kind not in rows:
+        options = rows.get(kind.removesuffix(HIGH))
+        if options is None:
             raise unknown_name("operator kind", kind, rows)
-        if name not in rows[kind]:
-            raise unknown_name(f"implementation of {kind}", name, rows[kind])
-        chosen[kind] = rows[kind][name]
-    return Inventory(chosen, fused)
+        if name not in options:
+            raise unknown_name(f"implementation of {kind}", name, options)
+        chosen[kind] = options[name]
+    return Inventory(chosen, fused, split)
 
 
 def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:

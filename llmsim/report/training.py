@@ -39,6 +39,7 @@ MEMORY_NAMES = {
     "activations": "activations in flight",
     "head": "logits and loss",
     "recomputed": "layer made again in backward",
+    "transients": "gradients inside a layer",
     "unsharded": "gathered units",
     "workspace": "workspace",
 }

@@ -24,10 +24,11 @@ from .stages import Stage, body_kinds, model_kinds
 from .structure import KindTerms, kind_terms
 
 MEMORY_PARTS = (
-    "parameters", "gradients", "optimizer", "activations", "head", "recomputed", "unsharded", "workspace",
+    "parameters", "gradients", "optimizer", "activations", "head", "recomputed", "transients", "unsharded", "workspace",
 )  # fmt: skip
 """Parts of allocated memory: model states; activations in flight; those of the head and its loss; what a layer in
-backward makes again; whole parameters and gradients of the units at work under full sharding; kernel workspaces."""
+backward makes again, and the gradients inside it; whole parameters and gradients of the units at work under full
+sharding; kernel workspaces."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ class KindMemory:
         Made anew while a recomputing layer's backward runs.
     per_step
         Kept once a step, however many micro-batches there are.
+    transients
+        The most that is alive beside that while one of its kernels runs backward.
     """
 
     plain: Number
     recomputing: Number
     again: Number
     per_step: Number
+    transients: Number
 
 
 def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
@@ -57,6 +61,7 @@ def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
         sizes.size(saved_terms(terms.recomputing.kept)),
         sizes.size(saved_terms(terms.recomputing.again)),
         sizes.size(saved_terms(terms.plain.kept, per_step=True)),
+        maximum(0, *(sizes.size(t) for t in terms.transients)),
     )
 
 
@@ -130,6 +135,8 @@ def memory_of_stage(
     held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
     head = body_kinds(problem.architecture) + 1
     kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage), held, head)
+    body = list(zip(kinds, stage.counts, strict=True))[:head]
+    transients = maximum(*(k.transients * minimum(n, 1) for k, n in body))
     everything = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
     share = updated_parameters(problem.sharding, parameters, stage.counts, columns)
     sharded = problem.fully_sharded
@@ -147,6 +154,7 @@ def memory_of_stage(
         "activations": kept,
         "head": ends,
         "recomputed": again,
+        "transients": transients,
         "unsharded": unsharded,
         "workspace": constants.workspace_bytes,
     }

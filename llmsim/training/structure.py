@@ -11,11 +11,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ..core.formats import Format
+from ..core.inventory import Inventory
 from ..core.messages import GatherPolicy, Message, derive_messages
 from ..core.operators import Operator
 from ..core.parameters import Parameter, derive_parameters
 from ..core.saved import Savings, derive_saved
 from ..core.sharding import Sharding, mesh_sharding
+from ..core.terms import Terms
+from ..core.transients import derive_transients
 from ..core.work import Work, derive_work
 from ..hardware.software import Software, get_software
 from ..layers.base import LayerKind
@@ -63,6 +66,13 @@ class Structure:
         return get_precision(self.precision)
 
     @property
+    def inventory(self) -> Inventory:
+        """The kernels that run: those of the software, with products as the recipe wants them."""
+        if self.recipe.converts:
+            return self.software.inventory(contract="low", contract_high="plain")
+        return self.software.inventory()
+
+    @property
     def sharding(self) -> Sharding:
         """Its layout rule."""
         return mesh_sharding(sequence_parallel=self.sequence_parallel, context_kind=self.context_kind)
@@ -82,6 +92,8 @@ class KindTerms:
         See :mod:`llmsim.core`.
     plain, recomputing
         What is saved, in a layer that recomputes nothing and in one that does as the structure says.
+    transients
+        What is alive while each of its kernels runs backward.
     """
 
     work: tuple[Work, ...]
@@ -89,6 +101,7 @@ class KindTerms:
     parameters: tuple[Parameter, ...]
     plain: Savings
     recomputing: Savings
+    transients: tuple[Terms, ...]
 
 
 _CACHE: dict[tuple[object, ...], tuple[object, KindTerms]] = {}
@@ -122,13 +135,14 @@ def _derivation(structure: Structure) -> tuple[object, ...]:
     software = structure.software
     formats = tuple(sorted((name, f.name) for name, f in structure.formats().items()))
     return (
-        id(software.inventory()),
+        id(structure.inventory),
         structure.sequence_parallel,
         structure.context_kind,
         formats,
         tuple(sorted(_gather(structure).items())),
         software.shared_input,
         software.early_stop,
+        software.accumulates_in_place,
     )
 
 
@@ -143,7 +157,7 @@ def _gather(structure: Structure) -> dict[str, GatherPolicy]:
 
 def _derive(operators: Sequence[Operator], structure: Structure, recompute: Recompute) -> KindTerms:
     software, sharding = structure.software, structure.sharding
-    inventory, gather = software.inventory(), _gather(structure)
+    inventory, gather = structure.inventory, _gather(structure)
     formats = {name: f.name for name, f in structure.formats().items()}
     plain = derive_saved(operators, sharding, inventory, formats=formats, gather=gather)
     recomputing = plain
@@ -164,4 +178,5 @@ def _derive(operators: Sequence[Operator], structure: Structure, recompute: Reco
         derive_parameters(operators, sharding),
         plain,
         recomputing,
+        derive_transients(operators, sharding, inventory, weight_gradients=not software.accumulates_in_place),
     )
