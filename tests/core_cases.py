@@ -18,7 +18,7 @@ from llmsim.layers.mlp import Mlp
 from llmsim.layers.moe import MixtureOfExperts
 
 FUSED = (("q", "k", "v"), ("gate", "up"), ("kv_down", "k_rope"), ("k_up", "v_up"), ("expert_gate", "expert_up"))
-CLASSES = dict.fromkeys(("activation", "residual", "normed", "weight", "weight_high", "gradient"), "bf16")
+CLASSES = dict.fromkeys(("activation", "residual", "normed", "operand", "weight", "weight_high", "gradient"), "bf16")
 FORMATS = {name: get_format(format) for name, format in CLASSES.items()}
 
 

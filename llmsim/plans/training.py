@@ -88,17 +88,17 @@ class TrainingPlan(BaseModel):
     @field_validator("precision")
     @classmethod
     def _precision(cls, value: str) -> str:
-        return _own_error(get_precision, value).name
+        return str(_own_error(get_precision, value).name)
 
     @field_validator("optimizer")
     @classmethod
     def _optimizer(cls, value: str) -> str:
-        return _own_error(get_optimizer, value).name
+        return str(_own_error(get_optimizer, value).name)
 
     @field_validator("framework")
     @classmethod
     def _framework(cls, value: str) -> str:
-        return _own_error(framework_name, value)
+        return str(_own_error(framework_name, value))
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingPlan:

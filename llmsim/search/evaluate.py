@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
@@ -140,17 +141,22 @@ def variants(
             if kind == "ulysses":
                 mask = mask & _heads_divide(architecture, tp * cp)
             for recompute in space.recompute or recompute_ladder(architecture, software):
-                changes = {"sequence_parallel": sequence_parallel, "context_kind": kind}
-                structure = replace(base, **changes, recompute=parse_recompute(recompute))
+                structure = replace(
+                    base,
+                    sequence_parallel=sequence_parallel,
+                    context_kind=kind,
+                    recompute=parse_recompute(recompute),
+                )
                 for sharding in space.sharding or software.choices.sharding:
                     yield from _scheduled(Problem(architecture, cluster, structure, sharding), mask, table)
 
 
 def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
     """Where a number of ways divides the key/value heads of every layer."""
-    kinds = [*architecture.kinds.values(), *architecture.mtp]
-    heads = {k.sizes.get("kv_heads", k.sizes.get("heads", 1)) for k in kinds}
-    return np.all([h % ways == 0 for h in heads], axis=0)
+    mask = np.ones(len(ways), bool)
+    for kind in (*architecture.kinds.values(), *architecture.mtp):
+        mask &= kind.sizes.get("kv_heads", kind.sizes.get("heads", 1)) % ways == 0
+    return mask
 
 
 def _scheduled(problem: Problem, mask: np.ndarray, table: Table) -> Iterator[Variant]:
@@ -271,8 +277,11 @@ class _Evaluator:
         return compose_step(load, self.constants, own).seconds
 
 
-def _rows(record: LocalParameters | KindMemory, rows: np.ndarray) -> LocalParameters | KindMemory:
-    return type(record)(**{f.name: take(getattr(record, f.name), rows) for f in fields(record)})
+Record = TypeVar("Record", LocalParameters, KindMemory)
+
+
+def _rows(record: Record, rows: np.ndarray) -> Record:
+    return replace(record, **{f.name: take(getattr(record, f.name), rows) for f in fields(record)})
 
 
 def _stage_rows(stage: Stage, rows: np.ndarray) -> Stage:

@@ -178,7 +178,10 @@ def _tensor_degrees(architecture: Architecture, n_devices: int) -> list[int]:
 
 
 def _divides_all(degrees: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    return np.all([s % degrees == 0 for s in sizes], axis=0) if sizes else np.ones(len(degrees), bool)
+    mask = np.ones(len(degrees), bool)
+    for size in sizes:
+        mask &= size % degrees == 0
+    return mask
 
 
 def _context_degrees(sequence: int, n_devices: int) -> list[int]:

@@ -92,7 +92,9 @@ def _build(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepCons
     stack = Stack(software, device.generation, overlay)
     own = overlay.get(f"devices/{device.name}/in_situ", device.in_situ.value) * stack.rate
     family = f"generations/{device.generation}/in_situ"
-    in_situ = {work: overlay.get(f"{family}/{work}", q.value) * own for work, q in rates.in_situ.items()}
+    in_situ: dict[str, Number] = {
+        work: overlay.get(f"{family}/{work}", quantity.value) * own for work, quantity in rates.in_situ.items()
+    }
     in_situ["attention"] *= stack.attention
 
     def host(key: str, default: float) -> float:

@@ -1,0 +1,58 @@
+# Two commands do all on a fresh machine:
+#   make plan    sets up .venv and answers the main question
+#   make test    sets up .venv and passes the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+
+MODEL ?= llama-3-70b
+CLUSTER ?= 64x8xh100-sxm-80gb
+SEQUENCE ?= 8192
+BATCH ?= 512
+TOKENS ?= 15T
+
+.PHONY: plan test lint fit validate conform bench clean
+
+plan: $(VENV)/.installed
+	$(BIN)/llmsim plan train --model $(MODEL) --cluster $(CLUSTER) --sequence $(SEQUENCE) --global-batch $(BATCH) --tokens $(TOKENS)
+
+test: $(VENV)/.developing
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.developing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The constants that ship, fitted anew to the committed split of measured runs.
+fit: $(VENV)/.installed
+	$(BIN)/python -m llmsim.calibration
+
+# Predictions against measured runs that no constant has seen, with baselines beside.
+validate: $(VENV)/.installed
+	$(BIN)/llmsim validate validation/training_runs.csv --refit-without framework-model
+
+conform: $(VENV)/.developing
+	$(BIN)/python -m pytest -n 2 tests -k conformance
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/search.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+# torch first and by itself: its CPU build is all that the conformance tests need.
+$(VENV)/.developing: $(VENV)/.installed
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
