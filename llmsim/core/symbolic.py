@@ -59,7 +59,7 @@ class Symbolic:
 
     def _with(self, other: Any, combine: Callable[[Any, Any], Any]) -> Symbolic:
         if hasattr(other, "__array__"):
-            return NotImplemented  # arrays take their elements one by one
+            return NotImplemented  # type: ignore[no-any-return]  # arrays take their elements one by one
         expr, value = _parts(other)
         return Symbolic(combine(self.expr, expr), combine(self.value, value))
 

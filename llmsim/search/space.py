@@ -197,14 +197,13 @@ def _context_degrees(sequence: int, n_devices: int) -> list[int]:
 
 def _context_divides(table: Table, sequence: int) -> np.ndarray:
     parts = np.where(table["cp"] > 1, 2 * table["cp"], 1)
-    return (sequence % parts == 0) & (sequence % (table["cp"] * table["tp"]) == 0)
+    return np.logical_and(sequence % parts == 0, sequence % (table["cp"] * table["tp"]) == 0)
 
 
 def _cross_chunks(table: Table, layers: int, space: SearchSpace) -> None:
     """Chunks per stage: those that leave equal parts, embedding and head counted as a layer each or not at all."""
     table.cross("chunks", space.virtual_pipeline or range(1, layers + 1))
     parts = table["pp"] * table["chunks"]
-    even = (layers % parts == 0) | ((layers + 2) % parts == 0)
     table.keep(
         "chunks need a pipeline and a layer each", (parts <= layers + 2) & ((table["chunks"] == 1) | (table["pp"] > 1))
     )

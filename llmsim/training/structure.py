@@ -147,7 +147,7 @@ def _derivation(structure: Structure) -> tuple[object, ...]:
 
 
 def _gather(structure: Structure) -> dict[str, GatherPolicy]:
-    policy: dict[str, GatherPolicy] = {**structure.software.gather}
+    policy: dict[str, GatherPolicy] = {str(axis): how for axis, how in structure.software.gather.items()}
     if structure.context_kind == "ring":
         policy["cp"] = "stream"
     elif policy.get("cp") == "stream":
