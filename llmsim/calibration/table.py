@@ -212,6 +212,6 @@ def _check_ids(path: Path, rows: Sequence[MeasuredRun]) -> None:
     seen: dict[str, int] = {}
     for row in rows:
         if row.id in seen:
-            lines = f"on line {seen[row.id]} already"
-            raise InputError(f"{path}, line {row.line}, id", row.id, "an id of its own for each row", why=f"was {lines}")
+            why = f"stands on line {seen[row.id]} already"
+            raise InputError(f"{path}, line {row.line}, id", row.id, "an id of its own for each row", why=why)
         seen[row.id] = row.line

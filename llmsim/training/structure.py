@@ -121,7 +121,7 @@ def kind_terms(kind: LayerKind, structure: Structure, *, recomputes: bool = True
         For an operator kind without a cost, by name.
     """
     recompute = structure.recompute if recomputes else NONE
-    key = (id(kind.operators), _derivation(structure), recompute)
+    key = (id(kind.operators), derivation(structure), recompute)
     found = _CACHE.get(key)
     if found is None:
         # The operators are kept beside the terms, so that their id stays theirs.
@@ -130,7 +130,7 @@ def kind_terms(kind: LayerKind, structure: Structure, *, recomputes: bool = True
 
 
 @lru_cache(maxsize=1024)
-def _derivation(structure: Structure) -> tuple[object, ...]:
+def derivation(structure: Structure) -> tuple[object, ...]:
     """What the derivation depends on: releases and recipes that agree in it share their terms."""
     software = structure.software
     formats = tuple(sorted((name, f.name) for name, f in structure.formats().items()))
