@@ -93,13 +93,29 @@ def plan_runs(
 
 
 def settle_recompute(items: Sequence[RunPlan], overlay: Overlay | None = None) -> list[RunPlan]:
-    """Runs with the lightest recomputation that fits, where they do not say theirs; offloading is said to make room."""
+    """Runs with the lightest recomputation that fits, where they do not say theirs; offloading is said to make room.
+
+    Tables do not say either how the experts are cut: whole, unless nothing fits then.
+    """
     settled = list(items)
     blank = [n for n, i in enumerate(items) if not i.run["recompute"] and i.run["offload"] in ("", "none")]
-    for batch in batches([items[n] for n in blank]):
+    full = _settle(settled, blank, overlay)
+    cut = [n for n in full if settled[n].can_cut_experts]
+    for number in cut:
+        settled[number] = settled[number].with_cut_experts()
+    _settle(settled, cut, overlay)
+    return settled
+
+
+def _settle(items: list[RunPlan], numbers: Sequence[int], overlay: Overlay | None) -> list[int]:
+    """Choose the recomputation of some runs in place; the numbers of those that fit with none."""
+    overfull: list[int] = []
+    for batch in batches([items[n] for n in numbers]):
         constants = step_constants(batch.problem.cluster, batch.problem.structure, overlay)
         choices = lightest_recomputes(batch.problem, batch.columns, constants)
         for row, choice in zip(batch.rows, choices, strict=True):
-            number = blank[row]
-            settled[number] = items[number].with_recompute(choice.setting, choice.reason)
-    return settled
+            number = numbers[row]
+            items[number] = items[number].with_recompute(choice.setting, choice.reason)
+            if not choice.fits:
+                overfull.append(number)
+    return overfull

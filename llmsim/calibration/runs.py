@@ -48,6 +48,19 @@ class RunPlan:
         """(framework, model): what a fit split and its folds keep together."""
         return self.plan.framework, self.run["model"]
 
+    @property
+    def can_cut_experts(self) -> bool:
+        """Whether its experts can be cut as its dense layers are: expert parallelism lies inside data and context."""
+        plan = self.plan
+        inside = plan.data_parallel * plan.context_parallel % plan.expert_parallel == 0
+        return self.is_moe and plan.tensor_parallel > 1 and inside
+
+    def with_cut_experts(self) -> RunPlan:
+        """The same with its experts cut over the tensor-parallel ranks."""
+        degree = self.plan.tensor_parallel
+        assumed = {**self.assumed, "expert_tensor_parallel": f"{degree} (whole experts would not fit)"}
+        return replace(self, plan=self.plan.replace(expert_tensor_parallel=degree), assumed=assumed)
+
     def with_recompute(self, setting: str, reason: str) -> RunPlan:
         """The same with another recompute setting, taken for a reason."""
         assumed = {**self.assumed, "recompute": reason}

@@ -46,10 +46,13 @@ class RecomputeChoice:
         As a plan says it.
     reason
         In words, with the gibibytes.
+    fits
+        Whether it does; else it is the heaviest there is.
     """
 
     setting: str
     reason: str
+    fits: bool = True
 
 
 def lightest_recompute(
@@ -92,10 +95,11 @@ def _choice(
 ) -> RecomputeChoice:
     usual, setting = rungs[0], rungs[rung]
     if rung == 0:
-        return RecomputeChoice(setting, f"{usual} ({software.name} profile)")
+        return RecomputeChoice(setting, f"{usual} ({software.name} profile)", bool(needs[0] <= limit))
     bounds = f"{usual} would need {needs[0] / GIB:.0f} GiB of {limit / GIB:.0f} GiB"
     if needs[rung] > limit:
-        return RecomputeChoice(setting, f"{setting} (nothing fits: {bounds}, {setting} {needs[rung] / GIB:.0f} GiB)")
+        text = f"{setting} (nothing fits: {bounds}, {setting} {needs[rung] / GIB:.0f} GiB)"
+        return RecomputeChoice(setting, text, fits=False)
     return RecomputeChoice(setting, f"{setting} (the lightest that fits: {bounds})")
 
 
