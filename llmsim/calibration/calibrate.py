@@ -17,7 +17,7 @@ from ..training.intervals import model_class
 from .batches import plan_runs
 from .fit import FitResult, RunSet, fit_learned
 from .folds import fold_numbers, refit_without
-from .intervals import novelty_widths, regime_widths, residual
+from .intervals import group_medians, novelty_widths, regime_widths, residual
 from .memory import fit_memory
 from .progress import Bar
 from .runs import RunPlan, plan_run
@@ -69,17 +69,18 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
             folds = fold_numbers(fitted.items, without)
             advance = bar.stage(f"refitting without {without}", int(folds.max()) + 1)
             left_out[without] = refit_without(fitted, full, learned, folds, advance=advance) - fitted.log_time
+    in_sample = fitted.log_exact(full.logarithms) - fitted.log_time
     values = {path: _quantity(constants[path], m.error, m.unit, date) for path, m in memory.items()}
     values |= _learned(fitted, full, learned, date)
     return Fit(
         date=date,
         data=_provenance(data, fitted.items),
         split=f"{split.name}: {len(kept)} pairs of framework and model" if split and kept else "all runs",
-        residuals=_residuals(fitted, full, left_out["framework-model"]),
+        residuals=_residuals(fitted.items, {"in sample": in_sample, "left out": left_out["framework-model"]}),
         intervals=_intervals(fitted.items, left_out),
         hardware=tuple(sorted({item.cluster.device for item in items})),
         frameworks=tuple(sorted({item.plan.framework for item in items})),
-        groups=tuple(sorted({item.run.group for item in items})),
+        groups={group: rounded(ratio) for group, ratio in sorted(group_medians(fitted.items, in_sample).items())},
         values=dict(sorted(values.items())),
     )
 
@@ -128,13 +129,13 @@ def _provenance(data: Path, items: Sequence[RunPlan]) -> str:
     return f"{data.name}, sha256 {digest}, {len(items)} runs in {groups} groups"
 
 
-def _residuals(runs: RunSet, full: FitResult, left_out: np.ndarray) -> dict[str, Residual]:
+def _residuals(items: Sequence[RunPlan], ratios: Mapping[str, np.ndarray]) -> dict[str, Residual]:
     found: dict[str, Residual] = {}
-    kinds = np.array([model_class(item.architecture) for item in runs.items])
-    for name, ratio in (("in sample", runs.log_exact(full.logarithms) - runs.log_time), ("left out", left_out)):
+    kinds = np.array([model_class(item.architecture) for item in items])
+    for name, ratio in ratios.items():
         for kind in sorted(set(kinds)):
             rows = np.flatnonzero(kinds == kind)
-            own = residual([runs.items[n] for n in rows], ratio[rows])
+            own = residual([items[n] for n in rows], ratio[rows])
             found[f"{name} {kind}"] = Residual(median=rounded(own.median), p90=rounded(own.p90), groups=own.groups)
     return found
 

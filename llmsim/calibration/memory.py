@@ -39,24 +39,31 @@ class MemoryFit:
     rows: int
 
 
-def fit_memory(items: Sequence[RunPlan]) -> dict[str, MemoryFit]:
+def fit_memory(items: Sequence[RunPlan], allocated: np.ndarray | None = None) -> dict[str, MemoryFit]:
     """Path -> constant, for the frameworks with runs that report reserved memory or the driver's view of it.
 
     Runs that do not say what they recompute are left out.
+
+    Parameters
+    ----------
+    allocated
+        Bytes that each run allocates, where they are known already.
     """
-    telling = [i for i in items if i.run["memory_kind"] in ("reserved", "device") and _tells(i)]
-    allocated = allocated_bytes(prepare_runs(telling), len(telling))
+    telling = [n for n, item in enumerate(items) if _tells(item)]
+    chosen = [items[n] for n in telling]
+    own = allocated_bytes(prepare_runs(chosen), len(chosen)) if allocated is None else allocated[telling]
     by_framework: dict[str, list[int]] = defaultdict(list)
-    for number, item in enumerate(telling):
+    for number, item in enumerate(chosen):
         by_framework[item.plan.framework].append(number)
     found: dict[str, MemoryFit] = {}
     for framework, numbers in sorted(by_framework.items()):
-        found |= _fit_framework(framework, [telling[n] for n in numbers], allocated[numbers])
+        found |= _fit_framework(framework, [chosen[n] for n in numbers], own[numbers])
     return found
 
 
 def _tells(item: RunPlan) -> bool:
-    return item.run.memory_gib is not None and bool(item.run["recompute"])
+    kind = item.run["memory_kind"] in ("reserved", "device")
+    return kind and item.run.memory_gib is not None and bool(item.run["recompute"])
 
 
 def _fit_framework(framework: str, items: Sequence[RunPlan], allocated: np.ndarray) -> dict[str, MemoryFit]:

@@ -13,6 +13,9 @@ from ..training.schedules import ScheduleName, longest_path
 from ..training.stages import chunk_counts
 from .runs import RunPlan
 
+MOST_NODES = 1_000_000
+"""Chunks times micro-batches of a pipeline beyond which the closed form has to do: it is within a bubble then."""
+
 
 def exact_seconds(
     items: Sequence[RunPlan], load: StepLoad, times: Sequence[KindTime], step: StepTime, rows: np.ndarray
@@ -34,7 +37,8 @@ def exact_seconds(
     shapes: dict[tuple[ScheduleName, int, int, int], list[int]] = defaultdict(list)
     for number in map(int, rows):
         plan = items[number].plan
-        if plan.pipeline_parallel > 1:
+        nodes = plan.pipeline_parallel * plan.virtual_pipeline * plan.micro_batches
+        if plan.pipeline_parallel > 1 and nodes <= MOST_NODES:
             key = (plan.schedule_name, plan.pipeline_parallel, plan.virtual_pipeline, plan.micro_batches)
             shapes[key].append(number)
     shares = _recomputed_shares(load)
@@ -43,7 +47,7 @@ def exact_seconds(
         forward, backward = _chunk_seconds([items[n] for n in numbers], times, shares, own)
         path = longest_path(schedule, forward, backward, micro_batches, hop[own])
         seconds[own] += path.seconds - closed[own]
-    return seconds[rows]
+    return np.asarray(seconds[rows])
 
 
 def _recomputed_shares(load: StepLoad) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..architecture import Architecture
-from ..core.errors import LlmsimError, UnsupportedError
+from ..core.errors import UnsupportedError
 from ..hardware.cluster import Cluster
 from ..hardware.devices import get_device
 from ..hardware.profiles import build
@@ -80,7 +80,7 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
     LlmsimError
         With the reason why the row cannot be simulated.
     """
-    architecture = _architecture(run["model"], tuple(search))
+    architecture = architecture_of(run["model"], tuple(search))
     if architecture.unsupported:
         raise UnsupportedError(f"no cost model for {architecture.unsupported}")
     assumed: dict[str, str] = {}
@@ -110,8 +110,8 @@ def _check(plan: TrainingPlan, architecture: Architecture, run: MeasuredRun) -> 
 
 
 @lru_cache(maxsize=512)
-def _architecture(model: str, search: tuple[Path, ...]) -> Architecture:
-    """One object a model: runs of one model are prepared together."""
+def architecture_of(model: str, search: tuple[Path, ...]) -> Architecture:
+    """The architecture of a model; one object a model, since runs of one model are prepared together."""
     return Architecture.from_config(model, search=search)
 
 
@@ -200,6 +200,6 @@ def _shard_group(run: MeasuredRun, cluster: Cluster, assumed: dict[str, str]) ->
     return group
 
 
-def reason(error: LlmsimError) -> str:
+def reason(error: Exception) -> str:
     """A skip reason on one line."""
     return " ".join(str(error).split())

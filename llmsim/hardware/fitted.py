@@ -64,7 +64,7 @@ class Fit(BaseModel):
     hardware, frameworks
         Devices and frameworks among the runs.
     groups
-        Groups of runs among those fitted on.
+        Group of runs that was fitted on -> median of the logarithm of predicted over measured step times.
     values
         Path of a constant -> quantity with its standard error.
     """
@@ -78,7 +78,7 @@ class Fit(BaseModel):
     intervals: dict[str, Width] = Field(default_factory=dict)
     hardware: tuple[str, ...] = ()
     frameworks: tuple[str, ...] = ()
-    groups: tuple[str, ...] = ()
+    groups: dict[str, float] = Field(default_factory=dict)
     values: dict[str, Quantity] = Field(default_factory=dict)
 
 
