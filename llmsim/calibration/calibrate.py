@@ -135,7 +135,7 @@ def _residuals(items: Sequence[RunPlan], ratios: Mapping[str, np.ndarray]) -> di
     for name, ratio in ratios.items():
         for kind in sorted(set(kinds)):
             rows = np.flatnonzero(kinds == kind)
-            own = residual([items[n] for n in rows], ratio[rows])
+            own = residual([items[n] for n in map(int, rows)], ratio[rows])
             found[f"{name} {kind}"] = Residual(median=rounded(own.median), p90=rounded(own.p90), groups=own.groups)
     return found
 
