@@ -52,7 +52,7 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
     with Bar(progress) as bar:
         done = bar.stage("reading plans")
         memory = fit_memory(_known(runs, search))
-        constants = {path: rounded(found.value) for path, found in memory.items()}
+        constants = {path: rounded(found.value) for path, found in memory.items() if found.learned}
         items, _ = plan_runs(runs, search, overlay=constants)
         done()
         done = bar.stage("counting and rating")
@@ -70,7 +70,7 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
             advance = bar.stage(f"refitting without {without}", int(folds.max()) + 1)
             left_out[without] = refit_without(fitted, full, learned, folds, advance=advance) - fitted.log_time
     in_sample = fitted.log_exact(full.logarithms) - fitted.log_time
-    values = {path: _quantity(constants[path], m.error, m.unit, date) for path, m in memory.items()}
+    values = {path: _quantity(constants[path], m.error, m.unit, date) for path, m in memory.items() if m.learned}
     values |= _learned(fitted, full, learned, date)
     return Fit(
         date=date,
@@ -147,7 +147,7 @@ def _intervals(items: Sequence[RunPlan], left_out: Mapping[str, np.ndarray]) -> 
 
 
 def write_fit(fit: Fit, path: Path) -> bool:
-    """Write a fit, whole or not at all; a file that says the same but for its date stays as it is.
+    """Write a fit, whole or not at all; a file that says the same but for its dates stays as it is.
 
     Returns
     -------
@@ -158,13 +158,9 @@ def write_fit(fit: Fit, path: Path) -> bool:
     InputError
         If it cannot be written.
     """
-    import yaml
-
     if path.is_file() and _undated(read_fit(path)) == _undated(fit):
         return False
-    data: dict[str, Any] = {"schema": SCHEMA, **fit.model_dump(mode="json", exclude_defaults=True)}
-    text = "# Constants fitted to measured runs by `python -m llmsim.calibration`; not to be edited by hand.\n"
-    text += yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=200, allow_unicode=True)
+    text = fit_text(fit)
     part = path.with_name(f".{path.name}.part")
     try:
         part.write_text(text, encoding="utf-8")
@@ -173,6 +169,23 @@ def write_fit(fit: Fit, path: Path) -> bool:
         part.unlink(missing_ok=True)
         raise InputError("out", str(path), "a file that can be written", why=f"failed ({error.strerror})") from None
     return True
+
+
+def fit_text(fit: Fit) -> str:
+    """A fit as its file holds it: one line an item, so that files can be compared."""
+    import yaml
+
+    def flow(value: object) -> str:
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True).strip()
+
+    lines = ["# Constants fitted to measured runs by `python -m llmsim.calibration`; not to be edited by hand."]
+    for name, section in {"schema": SCHEMA, **fit.model_dump(mode="json", exclude_none=True)}.items():
+        if isinstance(section, dict):
+            lines.append(f"{name}:")
+            lines += [f"  {flow({key: value})[1:-1]}" for key, value in section.items()]
+        else:
+            lines.append(flow({name: section})[1:-1])
+    return "\n".join(lines) + "\n"
 
 
 def _undated(fit: Fit) -> dict[str, Any]:

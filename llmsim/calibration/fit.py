@@ -22,7 +22,7 @@ import numpy as np
 from ..training.compose import KindTime, StepLoad, StepTime, compose_step, kind_time
 from ..training.constants import StepConstants
 from .load import prepare_runs, run_constants, side_by_side
-from .parameters import COMPUTE_CLASSES, FAMILIES, Family, Layout, layout
+from .parameters import COMPUTE_CLASSES, FAMILIES, LEARNED, Family, Layout, layout
 from .pipelines import exact_seconds
 from .runs import RunPlan
 
@@ -224,9 +224,6 @@ def fit(
     errors[moving] = np.sqrt(np.diag(np.linalg.pinv(slope.T @ slope)))
     return FitResult(plan, whole(np.minimum(found.x, upper)), errors, float(found.cost))
 
-
-LEARNED = 0.9
-"""A constant counts as learned where its standard error is below this part of its prior's spread."""
 
 _ROUNDS = 4
 _SETTLED = 1e-4

@@ -55,9 +55,9 @@ def novelty_widths(
     """Widths for hardware and for frameworks that a fit had not seen, from the log ratios of refits without them."""
     found: dict[str, Width] = {}
     for name, ratio in ((NEW_HARDWARE, without_hardware), (NEW_FRAMEWORK, without_framework)):
-        own = width(list(group_medians(items, np.abs(ratio)).values()))
-        if own is not None:
-            found[name] = own
+        for regime, own in regime_widths(items, ratio).items():
+            if "/" not in regime:
+                found[f"{name}/{regime}"] = own
     return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.units import GIB
 from .load import allocated_bytes, prepare_runs
+from .parameters import LEARNED
 from .runs import RunPlan
 
 NOISE = 0.03
@@ -27,16 +28,21 @@ class MemoryFit:
     ----------
     value, error
         In its unit, and the standard error of its logarithm.
+    spread
+        Standard deviation of its prior.
     unit
         ``1`` or ``B``.
-    rows
-        Runs that it rests on.
     """
 
     value: float
     error: float
+    spread: float
     unit: str
-    rows: int
+
+    @property
+    def learned(self) -> bool:
+        """Whether the runs said anything about it."""
+        return self.error < LEARNED * self.spread
 
 
 def fit_memory(items: Sequence[RunPlan], allocated: np.ndarray | None = None) -> dict[str, MemoryFit]:
@@ -86,6 +92,6 @@ def _fit_framework(framework: str, items: Sequence[RunPlan], allocated: np.ndarr
     errors = np.sqrt(np.diag(np.linalg.pinv(slope.T @ slope)))
     named = (("memory/reserved_factor", "1"), ("memory/context_bytes", "B"))
     return {
-        f"software/{framework}/{name}": MemoryFit(float(np.exp(x)), float(error), unit, len(items))
-        for (name, unit), x, error in zip(named, best.x, errors, strict=True)
+        f"software/{framework}/{name}": MemoryFit(float(np.exp(x)), float(error), float(wide), unit)
+        for (name, unit), x, error, wide in zip(named, best.x, errors, spread, strict=True)
     }

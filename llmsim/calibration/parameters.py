@@ -18,6 +18,9 @@ from .runs import RunPlan
 
 COMPUTE_CLASSES = ("gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "permute", "convert")
 
+LEARNED = 0.9
+"""A constant counts as learned where its standard error is below this part of its prior's spread."""
+
 
 @dataclass(frozen=True)
 class Family:

@@ -60,7 +60,7 @@ class Fit(BaseModel):
     residuals
         What was predicted (``in sample``, ``left out``) and for which models (``dense``, ``moe``) -> errors.
     intervals
-        Regime (``dense``, ``moe/LINEAGE``, ``new hardware`` ...) -> width of the interval of a prediction.
+        Regime (``dense``, ``moe/LINEAGE``, ``new hardware/dense`` ...) -> width of the interval of a prediction.
     hardware, frameworks
         Devices and frameworks among the runs.
     groups

@@ -25,7 +25,7 @@ SMALLEST = 4
 
 
 def tau_b(first: np.ndarray, second: np.ndarray) -> float:
-    """Kendall's rank correlation with ties: 1 for the same order, -1 for the reverse, 0 where one is nothing but ties."""
+    """Kendall's rank correlation with ties: 1 for the same order, -1 for the reverse, 0 where one is all ties."""
     rows, columns = np.triu_indices(len(first), 1)
     a, b = np.sign(first[rows] - first[columns]), np.sign(second[rows] - second[columns])
     scale = np.sqrt(np.count_nonzero(a) * np.count_nonzero(b))

@@ -37,8 +37,8 @@ def log_width(architecture: Architecture, cluster: Cluster, software: Software, 
     kind = model_class(architecture)
     regimes = [known.intervals.get(f"{kind}/{software.lineage}") or known.intervals.get(kind)]
     if cluster.device not in known.hardware:
-        regimes.append(known.intervals.get(NEW_HARDWARE))
+        regimes.append(known.intervals.get(f"{NEW_HARDWARE}/{kind}"))
     if software.name not in known.frameworks:
-        regimes.append(known.intervals.get(NEW_FRAMEWORK))
+        regimes.append(known.intervals.get(f"{NEW_FRAMEWORK}/{kind}"))
     widths = [regime.log80 for regime in regimes if regime is not None]
     return max(widths) if len(widths) == len(regimes) else None
