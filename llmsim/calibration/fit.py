@@ -3,7 +3,8 @@
 Maximum a posteriori in logarithms: a robust loss on the log ratio of predicted to measured time, every group of runs
 weighing the same however many rows it has, and a Gaussian prior for every constant. Runs are counted and rated once;
 a fit only composes them again. Since a run depends on one constant of each family, one extra evaluation per family
-gives the whole Jacobian.
+gives the whole Jacobian. Pipelines are composed by the closed form; what the exact schedule adds to it is carried as
+one factor a run, brought up to date between fits.
 
 References
 ----------
@@ -13,16 +14,16 @@ Robust loss: Cauchy's, which forgets gross outliers; Barron 2019, arXiv:1701.030
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..training.compose import StepLoad, compose_step
-from ..training.constants import StepConstants, step_constants
-from ..training.problem import plan_problem
-from .load import prepare_runs, side_by_side
-from .parameters import COMPUTE_CLASSES, FAMILIES, Family, Layout, layout
+from ..training.compose import KindTime, StepLoad, StepTime, compose_step, kind_time
+from ..training.constants import StepConstants
+from .load import prepare_runs, run_constants, side_by_side
+from .parameters import COMPUTE_CLASSES, FAMILIES, LEARNED, Family, Layout, layout
+from .pipelines import exact_seconds
 from .runs import RunPlan
 
 NOISE = 0.06
@@ -47,6 +48,8 @@ class RunSet:
         Which fitted constants they depend on.
     log_time
         Logarithms of the measured times.
+    gap
+        Logarithm of what the exact schedule of each run takes over its closed form.
     """
 
     items: list[RunPlan]
@@ -54,6 +57,7 @@ class RunSet:
     constants: StepConstants
     layout: Layout
     log_time: np.ndarray
+    gap: np.ndarray = field(default_factory=lambda: np.zeros(1))
 
     @classmethod
     def prepare(cls, items: Sequence[RunPlan], families: Sequence[Family] = FAMILIES) -> RunSet:
@@ -61,7 +65,12 @@ class RunSet:
         timed = [item for item in items if item.run.step_time_s is not None]
         load = side_by_side(prepare_runs(timed), len(timed))
         times = np.array([float(item.run.step_time_s or 0) for item in timed])
-        return cls(timed, load, _constants(timed), layout(timed, families), np.log(times))
+        found = cls(timed, load, _unfitted(timed), layout(timed, families), np.log(times))
+        found.update_gap(found.layout.prior)
+        return found
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     def weights(self) -> np.ndarray:
         """One over the square root of the size of a run's group, so that groups weigh the same."""
@@ -69,13 +78,33 @@ class RunSet:
         return np.array([sizes[item.run.group] ** -0.5 for item in self.items])
 
     def log_prediction(self, logarithms: np.ndarray) -> np.ndarray:
-        """Logarithms of the predicted times under some constants."""
+        """Logarithms of the predicted times under some constants, with the gap as it is."""
+        _, step = self._composed(logarithms)
+        return np.asarray(np.log(np.broadcast_to(step.seconds, (len(self),))) + self.gap)
+
+    def log_exact(self, logarithms: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
+        """Logarithms of the predicted times with exact schedules, of some runs or of all."""
+        times, step = self._composed(logarithms)
+        wanted = np.arange(len(self)) if rows is None else rows
+        return np.asarray(np.log(exact_seconds(self.items, self.load, times, step, wanted)))
+
+    def update_gap(self, logarithms: np.ndarray) -> float:
+        """Bring the gap to what it is under some constants; the largest change."""
+        _, step = self._composed(logarithms)
+        gap = self.log_exact(logarithms) - np.log(step.seconds)
+        change = float(np.abs(gap - self.gap).max())
+        self.gap = gap
+        return change
+
+    def _composed(self, logarithms: np.ndarray) -> tuple[list[KindTime], StepTime]:
         values = np.exp(logarithms)[self.layout.index]
         named = {family.name: values[f] for f, family in enumerate(self.layout.families)}
-        return np.log(compose_step(self.load, laid_over(self.constants, named)).seconds)
+        c = laid_over(self.constants, named)
+        times = [kind_time(kind, unit, c) for kind, unit in zip(self.load.kinds, self.load.units, strict=True)]
+        return times, compose_step(self.load, c, times)
 
 
-def laid_over(c: StepConstants, named: dict[str, np.ndarray]) -> StepConstants:
+def laid_over(c: StepConstants, named: Mapping[str, np.ndarray]) -> StepConstants:
     """Constants with the families' values put where composition uses them."""
     common = named["device"] * named["stack.in_situ"] * named["release.rate"]
     in_situ = {work: named[f"in_situ.{work}"] * common for work in COMPUTE_CLASSES}
@@ -98,28 +127,16 @@ def laid_over(c: StepConstants, named: dict[str, np.ndarray]) -> StepConstants:
     )
 
 
-def _constants(items: Sequence[RunPlan]) -> StepConstants:
-    """The constants of each run from its profiles, as arrays; what kernels need is in the load already."""
-    each = []
-    for item in items:
-        problem = plan_problem(item.architecture, item.cluster, item.plan)
-        each.append(step_constants(problem.cluster, problem.structure, {}))
-
-    def column(name: str) -> np.ndarray:
-        return np.array([getattr(c, name) for c in each])
-
-    overlap = {key: np.array([c.overlap[key] for c in each]) for key in each[0].overlap}
+def _unfitted(items: Sequence[RunPlan]) -> StepConstants:
+    """The constants of each run from its profiles, and which of its overlaps a fit may move."""
+    found = run_constants(items, {})
     choice = np.array([item.plan.overlap for item in items])
+    overlap = dict(found.overlap)
     for key in ("gradient", "parameter", "tensor", "expert"):
-        overlap[f"{key}_fitted"] = (choice != "none") & (overlap[key] > 0)
-    overlap["tensor_on_fitted"], overlap["expert_on_fitted"] = choice == "tensor", choice == "expert"
-    return replace(
-        each[0],
-        overlap=overlap,
-        contention=column("contention"),
-        graphed=column("graphed"),
-        in_situ={work: np.array([c.in_situ[work] for c in each]) for work in COMPUTE_CLASSES},
-    )
+        overlap[f"{key}_fitted"] = (choice != "none") & (choice != key) & (overlap[key] > 0)
+    for key in ("tensor", "expert"):
+        overlap[f"{key}_on_fitted"] = (choice == key) & (overlap[f"{key}_on"] > 0)
+    return replace(found, overlap=overlap)
 
 
 @dataclass(frozen=True)
@@ -146,9 +163,18 @@ class FitResult:
         """Path -> value."""
         return self.layout.values(self.logarithms)
 
+    def rounded(self, digits: int) -> FitResult:
+        """The same with so many significant digits in each value, as a file holds them."""
+        return replace(self, logarithms=np.log([float(f"{value:.{digits}g}") for value in np.exp(self.logarithms)]))
+
 
 def fit(
-    runs: RunSet, keep: np.ndarray | None = None, start: np.ndarray | None = None, max_steps: int = 40
+    runs: RunSet,
+    keep: np.ndarray | None = None,
+    start: np.ndarray | None = None,
+    *,
+    free: np.ndarray | None = None,
+    max_steps: int = 40,
 ) -> FitResult:
     """Fit the constants to the runs marked in ``keep`` (all by default).
 
@@ -156,37 +182,68 @@ def fit(
     ----------
     start
         Logarithms to start from (a fit to nearly the same runs), the priors by default.
+    free
+        Which constants may move; the others stay at their priors.
     """
     from scipy.optimize import least_squares
 
     plan = runs.layout
-    chosen = np.ones(len(runs.items), bool) if keep is None else keep
+    chosen = np.arange(len(runs)) if keep is None else np.flatnonzero(keep)
+    moving = np.arange(len(plan.paths)) if free is None else np.flatnonzero(free)
     weight = runs.weights()[chosen] / NOISE
 
+    def whole(x: np.ndarray) -> np.ndarray:
+        full = plan.prior.copy()
+        full[moving] = x
+        return full
+
+    def ratios(x: np.ndarray) -> np.ndarray:
+        return np.asarray((runs.log_prediction(whole(x)) - runs.log_time)[chosen] * weight)
+
     def residuals(x: np.ndarray) -> np.ndarray:
-        ratio = (runs.log_prediction(x) - runs.log_time)[chosen] * weight
-        return np.concatenate([_robust(ratio), (x - plan.prior) / plan.spread])
+        return np.concatenate([_robust(ratios(x)), (x - plan.prior[moving]) / plan.spread[moving]])
 
     def jacobian(x: np.ndarray) -> np.ndarray:
-        base = runs.log_prediction(x)
-        ratio = (base - runs.log_time)[chosen] * weight
-        slope = _robust_slope(ratio) * weight
-        rows = np.flatnonzero(chosen)
-        result = np.zeros((len(rows) + len(x), len(x)))
-        for f in range(len(plan.families)):
-            moved = x.copy()
-            own = np.unique(plan.index[f])
-            moved[own] -= _STEP
-            change = (base - runs.log_prediction(moved))[rows] / _STEP
-            np.add.at(result, (np.arange(len(rows)), plan.index[f][rows]), change * slope)
-        result[len(rows) :] = np.diag(1 / plan.spread)
-        return result
+        full = whole(x)
+        base = runs.log_prediction(full)
+        slope = _robust_slope((base - runs.log_time)[chosen] * weight) * weight
+        result = np.zeros((len(chosen), len(full)))
+        for own in plan.index:
+            shifted = full.copy()
+            shifted[np.unique(own)] -= _STEP
+            change = (base - runs.log_prediction(shifted))[chosen] / _STEP
+            np.add.at(result, (np.arange(len(chosen)), own[chosen]), change * slope)
+        return np.concatenate([result[:, moving], np.diag(1 / plan.spread[moving])])
 
-    x0 = np.clip(plan.prior if start is None else start, -np.inf, plan.upper - 1e-6)
-    bounds = (np.full(len(x0), -np.inf), plan.upper + 1e-9)
-    found = least_squares(residuals, x0, jac=jacobian, bounds=bounds, max_nfev=max_steps, x_scale=plan.spread)
-    covariance = np.linalg.pinv(found.jac.T @ found.jac)
-    return FitResult(plan, found.x, np.sqrt(np.diag(covariance)), float(found.cost))
+    upper = plan.upper[moving]
+    x0 = np.minimum(plan.prior if start is None else start, plan.upper - 1e-6)[moving]
+    bounds = (np.full(len(x0), -np.inf), upper + 1e-9)
+    found = least_squares(residuals, x0, jac=jacobian, bounds=bounds, max_nfev=max_steps, x_scale=plan.spread[moving])
+    errors = plan.spread.copy()
+    slope = np.asarray(found.jac, dtype=float)
+    errors[moving] = np.sqrt(np.diag(np.linalg.pinv(slope.T @ slope)))
+    return FitResult(plan, whole(np.minimum(found.x, upper)), errors, float(found.cost))
+
+
+_ROUNDS = 4
+_SETTLED = 1e-4
+
+
+def fit_learned(runs: RunSet, keep: np.ndarray | None = None) -> tuple[FitResult, np.ndarray]:
+    """Fit in rounds: with exact schedules, and what the runs said nothing about put back to its prior.
+
+    Returns
+    -------
+    The fit, and which constants were learned.
+    """
+    found = fit(runs, keep)
+    runs.update_gap(found.logarithms)
+    learned = found.errors < LEARNED * runs.layout.spread
+    for _ in range(_ROUNDS):
+        found = fit(runs, keep, found.logarithms, free=learned, max_steps=12)
+        if runs.update_gap(found.logarithms) < _SETTLED:
+            break
+    return found, learned
 
 
 _KNEE = 2.0
@@ -195,11 +252,11 @@ _KNEE = 2.0
 
 def _robust(ratio: np.ndarray) -> np.ndarray:
     """Signed root of twice Cauchy's loss ``k**2 / 2 log(1 + (r/k)**2)``, so that its square is minimised."""
-    return np.sign(ratio) * _KNEE * np.sqrt(np.log1p((ratio / _KNEE) ** 2))
+    return np.asarray(np.sign(ratio) * _KNEE * np.sqrt(np.log1p((ratio / _KNEE) ** 2)))
 
 
 def _robust_slope(ratio: np.ndarray) -> np.ndarray:
     """Derivative of :func:`_robust`, 1 at zero."""
     small = np.abs(ratio) < 1e-9
     safe = np.where(small, 1.0, ratio)
-    return np.where(small, 1.0, np.abs(safe) / (1 + (safe / _KNEE) ** 2) / np.abs(_robust(safe)))
+    return np.asarray(np.where(small, 1.0, np.abs(safe) / (1 + (safe / _KNEE) ** 2) / np.abs(_robust(safe))))

@@ -6,42 +6,76 @@ plan uses; composing them is then the code that simulates a plan.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 
+from ..core.shim import Number, maximum
 from ..hardware.network import WireTime
 from ..training.compose import StageLoad, StepLoad, UnitTraffic
-from ..training.constants import step_constants
-from ..training.prepare import Prepared, Problem, prepare
-from ..training.problem import plan_columns, plan_problem, stack_columns
+from ..training.constants import Overlay, StepConstants, step_constants
+from ..training.memory import stage_memory
+from ..training.prepare import Prepared, prepare
+from ..training.problem import plan_problem
 from ..training.seconds import PHASES, KindSeconds, PhaseSeconds
+from .batches import Batch, batches
 from .runs import RunPlan
 
 
-def prepare_runs(items: Sequence[RunPlan]) -> list[tuple[np.ndarray, Problem, Prepared]]:
-    """Prepare runs in batches that share everything structural: (numbers of the runs, problem, prepared)."""
-    batches: dict[tuple[object, ...], list[int]] = defaultdict(list)
-    for number, item in enumerate(items):
-        problem = plan_problem(item.architecture, item.cluster, item.plan)
-        key = (
-            id(item.architecture),
-            item.cluster,
-            problem.structure,
-            problem.sharding,
-            problem.schedule,
-            problem.optimizer,
-        )
-        batches[key].append(number)
-    found: list[tuple[np.ndarray, Problem, Prepared]] = []
-    for numbers in batches.values():
-        first = items[numbers[0]]
-        problem = plan_problem(first.architecture, first.cluster, first.plan)
-        columns = stack_columns([plan_columns(items[n].plan) for n in numbers])
-        constants = step_constants(problem.cluster, problem.structure)
-        found.append((np.asarray(numbers), problem, prepare(problem, columns, constants)))
+def prepare_runs(items: Sequence[RunPlan]) -> list[tuple[Batch, Prepared]]:
+    """Runs counted and rated, a table at a time."""
+    found: list[tuple[Batch, Prepared]] = []
+    for batch in batches(items):
+        # Kernels and wires alone do not depend on what is fitted.
+        constants = step_constants(batch.problem.cluster, batch.problem.structure, {})
+        found.append((batch, prepare(batch.problem, batch.columns, constants)))
     return found
+
+
+def allocated_bytes(prepared: Sequence[tuple[Batch, Prepared]], size: int) -> np.ndarray:
+    """What the framework allocates on the fullest stage of each run: nothing in it is fitted."""
+    result = np.zeros(size)
+    for batch, own in prepared:
+        constants = step_constants(batch.problem.cluster, batch.problem.structure, {})
+        stages = stage_memory(batch.problem, own, constants)
+        result[batch.rows] = maximum(*(stage.allocated_bytes for stage in stages))
+    return result
+
+
+def run_constants(items: Sequence[RunPlan], overlay: Overlay | None = None) -> StepConstants:
+    """The constants of each run as arrays; what kernels need is in their load already.
+
+    Parameters
+    ----------
+    overlay
+        Fitted values; None takes those that ship with the package.
+    """
+    known: dict[Hashable, int] = {}
+    distinct: list[StepConstants] = []
+    rows = np.zeros(len(items), dtype=np.int64)
+    for number, item in enumerate(items):
+        cluster, plan = item.cluster, item.plan
+        key = (cluster.device, cluster.network, plan.framework, plan.release, plan.precision, plan.overlap)
+        if key not in known:
+            known[key] = len(distinct)
+            structure = plan_problem(item.architecture, cluster, plan).structure
+            distinct.append(step_constants(cluster, structure, overlay))
+        rows[number] = known[key]
+
+    def column(values: Sequence[object]) -> np.ndarray:
+        return np.asarray(values, dtype=float)[rows]
+
+    first = distinct[0]
+    numbers = [f.name for f in fields(StepConstants) if isinstance(getattr(first, f.name), (int, float))]
+    changes: dict[str, Any] = {name: column([getattr(c, name) for c in distinct]) for name in numbers}
+    return replace(
+        first,
+        in_situ={work: column([c.in_situ[work] for c in distinct]) for work in first.in_situ},
+        overlap={key: column([c.overlap[key] for c in distinct]) for key in first.overlap},
+        **changes,
+    )
 
 
 class _Sheet:
@@ -50,7 +84,7 @@ class _Sheet:
     def __init__(self, size: int):
         self.size = size
 
-    def gather(self, parts: Iterable[tuple[np.ndarray, object]]) -> np.ndarray:
+    def gather(self, parts: Iterable[tuple[np.ndarray, Number]]) -> np.ndarray:
         """One array from (runs, value or values of these runs)."""
         result = np.zeros(self.size)
         for rows, value in parts:
@@ -64,13 +98,13 @@ class _Sheet:
         )
 
 
-def side_by_side(prepared: Sequence[tuple[np.ndarray, Problem, Prepared]], size: int) -> StepLoad:
+def side_by_side(prepared: Sequence[tuple[Batch, Prepared]], size: int) -> StepLoad:
     """One load of all runs: slots of layer kinds and of stage runs are padded with nothing.
 
     GPipe has a formula of its own and cannot stand beside the others; measured runs do not use it.
     """
     sheet = _Sheet(size)
-    loads = [(rows, p.load) for rows, _, p in prepared]
+    loads = [(batch.rows, p.load) for batch, p in prepared]
     kinds = range(max(len(load.kinds) for _, load in loads))
     runs = range(max(len(load.stages) for _, load in loads))
     held = [[(rows, load.kinds[k], load.units[k]) for rows, load in loads if k < len(load.kinds)] for k in kinds]

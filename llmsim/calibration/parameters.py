@@ -18,6 +18,9 @@ from .runs import RunPlan
 
 COMPUTE_CLASSES = ("gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "permute", "convert")
 
+LEARNED = 0.9
+"""A constant counts as learned where its standard error is below this part of its prior's spread."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -179,18 +182,19 @@ class Layout:
 def layout(items: Sequence[RunPlan], families: Sequence[Family] = FAMILIES) -> Layout:
     """The constants that these runs depend on."""
     paths: dict[str, int] = {}
-    prior: list[float] = []
+    prior: list[float] = []  # a release that lacks something (an overlap) has nothing to say about it: the largest
     spread: list[float] = []
     upper: list[float] = []
     index = np.zeros((len(families), len(items)), dtype=np.int64)
     for f, family in enumerate(families):
         for r, item in enumerate(items):
             path = family.path(item)
+            value = float(np.log(family.prior(item)))
             if path not in paths:
                 paths[path] = len(paths)
-                value = family.prior(item)
-                prior.append(float(np.log(value)))
+                prior.append(value)
                 spread.append(family.spread)
                 upper.append(0.0 if family.fraction else np.inf)
             index[f, r] = paths[path]
+            prior[paths[path]] = max(prior[paths[path]], value)
     return Layout(tuple(families), tuple(paths), np.array(prior), np.array(spread), np.array(upper), index)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeAlias
 
-Placement: TypeAlias = dict[str, tuple[str, ...]]
+Placement: TypeAlias = Mapping[str, tuple[str, ...]]
 """Axis -> the dimensions that carry it (several when aligned, as heads and kv_heads are)."""
 
 Groups: TypeAlias = tuple[tuple[str, ...], ...]
@@ -31,10 +32,18 @@ class Sharding:
 
     rules: Mapping[str, Groups]
     at: Mapping[tuple[str, str], Groups] = field(default_factory=dict)
+    _known: dict[tuple[tuple[str, ...], str | None], Placement] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def place(self, dims: tuple[str, ...], kind: str | None = None) -> Placement:
         """Where each axis sits among ``dims``; axes that find nothing are absent."""
-        result: Placement = {}
+        if (dims, kind) not in self._known:
+            self._known[dims, kind] = self._place(dims, kind)
+        return self._known[dims, kind]
+
+    def _place(self, dims: tuple[str, ...], kind: str | None) -> Placement:
+        result: dict[str, tuple[str, ...]] = {}
         for axis, usual in self.rules.items():
             groups = self.at.get((kind, axis), usual) if kind else usual
             for group in groups:
@@ -45,6 +54,7 @@ class Sharding:
         return result
 
 
+@lru_cache(maxsize=64)
 def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "none") -> Sharding:
     """The sharding of a (tp, cp, dp | ep, etp, edp) mesh.
 

@@ -3,11 +3,51 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.provenance import Quantity
 from .profiles import build, profiles_root, read_yaml
+
+SCHEMA = "llmsim.fitted/1"
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Width(BaseModel):
+    """Half the width of an 80 % interval, as a logarithm: measured times lie between prediction / e^w and x e^w.
+
+    Attributes
+    ----------
+    log80
+        The width w.
+    groups
+        Groups of runs, each predicted by a fit without its kind, that it was read from.
+    """
+
+    model_config = _STRICT
+
+    log80: float = Field(gt=0)
+    groups: int = Field(ge=1)
+
+
+class Residual(BaseModel):
+    """Relative errors of step times, a median over groups of their medians and the 90th percentile.
+
+    Attributes
+    ----------
+    median, p90
+        Of ``|predicted / measured - 1|``.
+    groups
+        How many.
+    """
+
+    model_config = _STRICT
+
+    median: float
+    p90: float
+    groups: int
 
 
 class Fit(BaseModel):
@@ -16,31 +56,55 @@ class Fit(BaseModel):
     Attributes
     ----------
     date, data, split
-        When, on which runs, and how the fit split was drawn.
-    residual
-        Median absolute relative error over the groups that were fitted on.
+        When, on which runs, and which of them were kept out.
+    residuals
+        What was predicted (``in sample``, ``left out``) and for which models (``dense``, ``moe``) -> errors.
+    intervals
+        Regime (``dense``, ``moe/LINEAGE``, ``new hardware/dense`` ...) -> width of the interval of a prediction.
+    hardware, frameworks
+        Devices and frameworks among the runs.
+    groups
+        Group of runs that was fitted on -> median of the logarithm of predicted over measured step times.
     values
         Path of a constant -> quantity with its standard error.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = _STRICT
 
     date: str = ""
     data: str = ""
     split: str = ""
-    residual: dict[str, float] = Field(default_factory=dict)
+    residuals: dict[str, Residual] = Field(default_factory=dict)
+    intervals: dict[str, Width] = Field(default_factory=dict)
+    hardware: tuple[str, ...] = ()
+    frameworks: tuple[str, ...] = ()
+    groups: dict[str, float] = Field(default_factory=dict)
     values: dict[str, Quantity] = Field(default_factory=dict)
+
+
+def fitted_path() -> Path:
+    """Where the fit lies that ships with the package."""
+    return profiles_root() / "fitted.yaml"
+
+
+def read_fit(path: Path) -> Fit:
+    """A fit from its file.
+
+    Raises
+    ------
+    InputError
+        For a file that cannot be read or is not one.
+    """
+    data = read_yaml(path, "fitted constants")
+    data.pop("schema", None)
+    return build(Fit, data, "fitted constants")
 
 
 @lru_cache(maxsize=1)
 def shipped_fit() -> Fit:
     """The fit that ships with the package; empty where there is none."""
-    path = profiles_root() / "fitted.yaml"
-    if not path.is_file():
-        return Fit()
-    data = read_yaml(path, "fitted constants")
-    data.pop("schema", None)
-    return build(Fit, data, "fitted constants")
+    path = fitted_path()
+    return read_fit(path) if path.is_file() else Fit()
 
 
 @lru_cache(maxsize=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -118,6 +119,11 @@ def read_profile(room: str, name: str, field: str) -> dict[str, Any]:
     path = _named_path(room, name) if plain else None
     if path is None:
         raise unknown_name(field, name, profile_names(room))
+    return deepcopy(_profile(path, field))
+
+
+@lru_cache(maxsize=256)
+def _profile(path: Path, field: str) -> dict[str, Any]:
     data = read_yaml(path, field)
     data.pop("schema", None)
     return data

@@ -24,11 +24,12 @@ from ..training.compose import KindTime, UnitTraffic, compose_step, kind_time
 from ..training.constants import StepConstants, step_constants
 from ..training.memory import KindMemory, memory_of_stage, model_memory
 from ..training.prepare import Problem, distinct, kind_parameters, model_seconds, step_load, take
+from ..training.recompute import recompute_ladder
 from ..training.seconds import KindSeconds
 from ..training.sharding import LocalParameters
 from ..training.stages import Stage, stage_table
 from ..training.structure import Structure
-from .space import SearchSpace, Table, recompute_ladder
+from .space import SearchSpace, Table
 
 
 @dataclass(frozen=True)

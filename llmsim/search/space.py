@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..architecture import Architecture
 from ..core.errors import InputError
-from ..hardware.software import Software
 from ..plans.recompute import parse_recompute
 from ..plans.training import nearest_divisor
 
@@ -63,19 +61,6 @@ class SearchSpace(BaseModel):
             return None if values is None else tuple(str(parse_recompute(v)) for v in values)
         except InputError as error:
             raise ValueError(str(error)) from None
-
-
-def recompute_ladder(architecture: Architecture, software: Software) -> tuple[str, ...]:
-    """Recompute settings worth trying, from none to everything."""
-    modules = ["layernorm", "mlp_act"]
-    if any(k.is_moe for k in architecture.kinds.values()):
-        modules.append("moe_act")
-    if any("kv_rank" in k.sizes for k in architecture.kinds.values()):
-        modules.append("mla_up_proj")
-    ladder = ["none", f"selective:{','.join(modules)}"]
-    if software.early_stop:  # stacks on torch's checkpoint have policies rather than modules
-        ladder = ["none", "selective:alternate"]
-    return (*ladder, *(f"full@{Fraction(n, 4)}" for n in (1, 2, 3)), "full")
 
 
 def divisors(value: int, limit: int | None = None) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -109,9 +109,7 @@ def _build(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepCons
         tiers=cluster.tiers(),
         inner_efficiency=overlay.get(f"devices/{device.name}/scale_up/efficiency", device.scale_up.efficiency.value),
         outer_efficiency=overlay.get(f"networks/{cluster.fabric.name}/efficiency", cluster.fabric.efficiency.value),
-        overlap={
-            k: host(f"overlap/{k}", getattr(software.overlap, k).value) for k in type(software.overlap).model_fields
-        },
+        overlap=_overlap(structure.overlap, stack),
         contention=host("contention", software.contention.value),
         launch_s=host("host/launch_s", software.host.launch_s.value),
         moe_layer_s=stack.moe_layer_s,
@@ -124,10 +122,12 @@ def _build(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepCons
     )
 
 
-def _overlap(choice: str, host: Callable[[str, float], float], software: Software) -> dict[str, Number]:
-    found: dict[str, Number] = {
-        key: host(f"overlap/{key}", getattr(software.overlap, key).value) for key in type(software.overlap).model_fields
-    }
+def _overlap(choice: str, stack: Stack) -> dict[str, Number]:
+    """Hidden fractions under a plan's choice; what a stack does not hide at all, no fit makes it hide."""
+    found: dict[str, Number] = {}
+    for key in type(stack.software.overlap).model_fields:
+        own = getattr(stack.software.overlap, key).value
+        found[key] = stack.value(f"overlap/{key}", own) if own > 0 else 0.0
     if choice == "none":
         return dict.fromkeys(found, 0.0)
     if choice in ("tensor", "expert"):

@@ -11,9 +11,11 @@ GPipe: Huang 2018, arXiv:1811.06965. One forward one backward, interleaved: Nara
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+import numpy as np
 
 from ..core.shim import Number, maximum, minimum
 
@@ -53,7 +55,7 @@ def _alternate(ahead: list[tuple[int, int]], back: list[tuple[int, int]], warm: 
 
 @dataclass(frozen=True)
 class Timeline:
-    """The outcome of a longest-path simulation.
+    """The outcome of a longest-path simulation; numbers, or arrays with one entry a pipeline.
 
     Attributes
     ----------
@@ -67,20 +69,20 @@ class Timeline:
         Largest number of forward results (chunk x micro-batch) that each device holds at once.
     """
 
-    seconds: float
-    busy: tuple[float, ...]
-    finished: tuple[float, ...]
+    seconds: Number
+    busy: tuple[Number, ...]
+    finished: tuple[Number, ...]
     in_flight: tuple[int, ...]
 
 
 def longest_path(
     schedule: ScheduleName,
-    forward: Sequence[Sequence[float]],
-    backward: Sequence[Sequence[float]],
+    forward: Sequence[Sequence[Number]],
+    backward: Sequence[Sequence[Number]],
     micro_batches: int,
-    hop_s: float = 0.0,
+    hop_s: Number = 0.0,
 ) -> Timeline:
-    """Exact time of a schedule with any times.
+    """Exact time of a schedule with any times, of one pipeline or (with arrays) of many of one shape.
 
     Parameters
     ----------
@@ -98,9 +100,11 @@ def longest_path(
     orders = [device_order(schedule, i, pp, chunks, micro_batches) for i in range(pp)]
     parts = pp * chunks
     hop = hop_s if pp > 1 else 0.0
-    ends_f = [[-1.0] * micro_batches for _ in range(parts)]
-    ends_b = [[-1.0] * micro_batches for _ in range(parts)]
-    position, clock = [0] * pp, [0.0] * pp
+    later: Callable[..., Number] = np.maximum if isinstance(forward[0][0], np.ndarray) else max
+    start: Number = 0.0
+    ends_f: list[list[Number]] = [[None] * micro_batches for _ in range(parts)]
+    ends_b: list[list[Number]] = [[None] * micro_batches for _ in range(parts)]
+    position, clock = [0] * pp, [start] * pp
     left = sum(map(len, orders))
     while left:
         before = left
@@ -109,20 +113,20 @@ def longest_path(
             while at < len(order):
                 kind, chunk, j = order[at]
                 part = chunk * pp + i
+                wait = hop
                 if kind == "F":
-                    ready = ends_f[part - 1][j] + hop if part else 0.0
-                    known = part == 0 or ends_f[part - 1][j] >= 0
+                    ready = ends_f[part - 1][j] if part else start
                     ends, cost = ends_f, forward[i][chunk]
+                    wait = hop if part else 0.0
                 elif part == parts - 1:
-                    ready, known = ends_f[part][j], ends_f[part][j] >= 0
+                    ready, wait = ends_f[part][j], 0.0
                     ends, cost = ends_b, backward[i][chunk]
                 else:
-                    ready = ends_b[part + 1][j] + hop
-                    known = ends_b[part + 1][j] >= 0
+                    ready = ends_b[part + 1][j]
                     ends, cost = ends_b, backward[i][chunk]
-                if not known:
+                if ready is None:
                     break
-                now = max(now, ready) + cost
+                now = later(now, ready + wait) + cost
                 ends[part][j] = now
                 at += 1
                 left -= 1
@@ -130,7 +134,7 @@ def longest_path(
         if left == before:
             raise ValueError(f"schedule {schedule} deadlocks at p={pp}, v={chunks}, m={micro_batches}")
     busy = tuple(micro_batches * (sum(forward[i]) + sum(backward[i])) for i in range(pp))
-    return Timeline(max(clock), busy, tuple(clock), tuple(_in_flight(order) for order in orders))
+    return Timeline(maximum(*clock), busy, tuple(clock), tuple(_in_flight(order) for order in orders))
 
 
 def _in_flight(order: Sequence[Node]) -> int:

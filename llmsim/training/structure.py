@@ -7,7 +7,7 @@ inside one structure all plans share their terms, and only values differ.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from ..core.formats import Format
@@ -121,16 +121,20 @@ def kind_terms(kind: LayerKind, structure: Structure, *, recomputes: bool = True
         For an operator kind without a cost, by name.
     """
     recompute = structure.recompute if recomputes else NONE
-    key = (id(kind.operators), _derivation(structure), recompute)
-    found = _CACHE.get(key)
+    base = (id(kind.operators), derivation(structure))
+    found = _CACHE.get((*base, recompute))
     if found is None:
-        # The operators are kept beside the terms, so that their id stays theirs.
-        found = _CACHE[key] = (kind.operators, _derive(kind.operators, structure, recompute))
+        plain = _CACHE.get((*base, NONE))
+        if plain is None:
+            # The operators are kept beside the terms, so that their id stays theirs.
+            plain = _CACHE[(*base, NONE)] = (kind.operators, _derive(kind.operators, structure))
+        terms = replace(plain[1], recomputing=_recomputing(kind.operators, structure, recompute, plain[1].plain))
+        found = _CACHE[(*base, recompute)] = (kind.operators, terms)
     return found[1]
 
 
 @lru_cache(maxsize=1024)
-def _derivation(structure: Structure) -> tuple[object, ...]:
+def derivation(structure: Structure) -> tuple[object, ...]:
     """What the derivation depends on: releases and recipes that agree in it share their terms."""
     software = structure.software
     formats = tuple(sorted((name, f.name) for name, f in structure.formats().items()))
@@ -155,28 +159,36 @@ def _gather(structure: Structure) -> dict[str, GatherPolicy]:
     return policy
 
 
-def _derive(operators: Sequence[Operator], structure: Structure, recompute: Recompute) -> KindTerms:
+def _derive(operators: Sequence[Operator], structure: Structure) -> KindTerms:
+    """The terms of a layer that recomputes nothing."""
     software, sharding = structure.software, structure.sharding
     inventory, gather = structure.inventory, _gather(structure)
-    formats = {name: f.name for name, f in structure.formats().items()}
-    plain = derive_saved(operators, sharding, inventory, formats=formats, gather=gather)
-    recomputing = plain
-    again = regions(operators, recompute)
-    if again:
-        recomputing = derive_saved(
-            operators,
-            sharding,
-            inventory,
-            formats=formats,
-            gather=gather,
-            regions=again,
-            early_stop=software.early_stop,
-        )
+    plain = derive_saved(operators, sharding, inventory, formats=_format_names(structure), gather=gather)
     return KindTerms(
         derive_work(operators, sharding, inventory),
         derive_messages(operators, sharding, inventory, shared_input=software.shared_input, gather=gather),
         derive_parameters(operators, sharding),
         plain,
-        recomputing,
+        plain,
         derive_transients(operators, sharding, inventory, weight_gradients=not software.accumulates_in_place),
     )
+
+
+def _recomputing(operators: Sequence[Operator], structure: Structure, recompute: Recompute, plain: Savings) -> Savings:
+    """What is saved in a layer that recomputes."""
+    again = regions(operators, recompute)
+    if not again:
+        return plain
+    return derive_saved(
+        operators,
+        structure.sharding,
+        structure.inventory,
+        formats=_format_names(structure),
+        gather=_gather(structure),
+        regions=again,
+        early_stop=structure.software.early_stop,
+    )
+
+
+def _format_names(structure: Structure) -> dict[str, str]:
+    return {name: f.name for name, f in structure.formats().items()}

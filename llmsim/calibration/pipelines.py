@@ -1,0 +1,81 @@
+"""The exact time of the pipelines of many runs, beside the closed form that a fit composes with."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..core.shim import Number
+from ..training.compose import KindTime, StepLoad, StepTime
+from ..training.schedules import ScheduleName, longest_path
+from ..training.stages import chunk_counts
+from .runs import RunPlan
+
+MOST_NODES = 1_000_000
+"""Chunks times micro-batches of a pipeline beyond which the closed form has to do: it is within a bubble then."""
+
+
+def exact_seconds(
+    items: Sequence[RunPlan], load: StepLoad, times: Sequence[KindTime], step: StepTime, rows: np.ndarray
+) -> np.ndarray:
+    """Step times with the longest path through each run's schedule, as a simulation of the single plan has them.
+
+    Pipelines of one shape are walked together.
+
+    Parameters
+    ----------
+    load, times, step
+        The runs side by side: what they have to do, the seconds of their layer kinds, the step by the closed form.
+    rows
+        Numbers of the runs that are wanted.
+    """
+    size = len(items)
+    closed, hop = np.broadcast_to(step.pipeline_s, (size,)), np.broadcast_to(step.hop_s, (size,))
+    seconds = np.array(np.broadcast_to(step.seconds, (size,)))
+    shapes: dict[tuple[ScheduleName, int, int, int], list[int]] = defaultdict(list)
+    for number in map(int, rows):
+        plan = items[number].plan
+        nodes = plan.pipeline_parallel * plan.virtual_pipeline * plan.micro_batches
+        if plan.pipeline_parallel > 1 and nodes <= MOST_NODES:
+            key = (plan.schedule_name, plan.pipeline_parallel, plan.virtual_pipeline, plan.micro_batches)
+            shapes[key].append(number)
+    shares = _recomputed_shares(load)
+    for (schedule, _, _, micro_batches), numbers in shapes.items():
+        own = np.asarray(numbers)
+        forward, backward = _chunk_seconds([items[n] for n in numbers], times, shares, own)
+        path = longest_path(schedule, forward, backward, micro_batches, hop[own])
+        seconds[own] += path.seconds - closed[own]
+    return np.asarray(seconds[rows])
+
+
+def _recomputed_shares(load: StepLoad) -> list[np.ndarray]:
+    """Of the layers of each kind, how many recompute (the same share in every stage)."""
+    shares = []
+    for kind in range(len(load.kinds)):
+        layers = np.max([s.counts[kind] for s in load.stages], axis=0)
+        again = np.max([s.recomputed[kind] for s in load.stages], axis=0)
+        shares.append(again / np.maximum(layers, 1))
+    return shares
+
+
+def _chunk_seconds(
+    items: Sequence[RunPlan], times: Sequence[KindTime], shares: Sequence[np.ndarray], rows: np.ndarray
+) -> tuple[list[list[Number]], list[list[Number]]]:
+    """Forward and backward seconds of each chunk, ``[device][chunk]``, one array entry a run."""
+    first = items[0].plan
+    pp, chunks = first.pipeline_parallel, first.virtual_pipeline
+    counts = np.zeros((len(items), pp, chunks, len(times)))
+    for n, item in enumerate(items):
+        own = np.array(chunk_counts(item.architecture, pp, chunks))
+        counts[n, :, :, : own.shape[-1]] = own
+    ahead = np.stack([np.broadcast_to(t.forward.seconds, s.shape)[rows] for t, s in zip(times, shares, strict=True)])
+    back = np.stack(
+        [
+            np.broadcast_to(t.backward.seconds + s * t.recompute.seconds, s.shape)[rows]
+            for t, s in zip(times, shares, strict=True)
+        ]
+    )
+    forward, backward = (np.einsum("npck,kn->pcn", counts, each) for each in (ahead, back))
+    return [list(device) for device in forward], [list(device) for device in backward]

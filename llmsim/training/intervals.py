@@ -1,0 +1,44 @@
+"""How far a predicted step time may be off: an 80 % interval from predictions for runs that a fit had not seen.
+
+References
+----------
+Split conformal prediction by group: Vovk 2005, Algorithmic Learning in a Random World; with one score a group, the
+``ceil(0.8 (G + 1))``-th smallest of G.
+"""
+
+from __future__ import annotations
+
+from ..architecture import Architecture
+from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit, shipped_fit
+from ..hardware.software import Software
+
+NEW_HARDWARE, NEW_FRAMEWORK = "new hardware", "new framework"
+
+
+def model_class(architecture: Architecture) -> str:
+    """``moe`` for mixtures of experts, else ``dense``."""
+    return "moe" if any(kind.is_moe for kind in architecture.kinds.values()) else "dense"
+
+
+def log_width(architecture: Architecture, cluster: Cluster, software: Software, fit: Fit | None = None) -> float | None:
+    """Half the width of the 80 % interval of a step time, as a logarithm; None where nothing is known.
+
+    It is read from the narrowest regime that has runs enough (kind of model and lineage of the software, else kind of
+    model), and is at least that of predictions for hardware and frameworks that a fit had not seen, where these were
+    not.
+
+    Parameters
+    ----------
+    fit
+        By default the one that ships.
+    """
+    known = shipped_fit() if fit is None else fit
+    kind = model_class(architecture)
+    regimes = [known.intervals.get(f"{kind}/{software.lineage}") or known.intervals.get(kind)]
+    if cluster.device not in known.hardware:
+        regimes.append(known.intervals.get(f"{NEW_HARDWARE}/{kind}"))
+    if software.name not in known.frameworks:
+        regimes.append(known.intervals.get(f"{NEW_FRAMEWORK}/{kind}"))
+    widths = [regime.log80 for regime in regimes if regime is not None]
+    return max(widths) if len(widths) == len(regimes) else None
