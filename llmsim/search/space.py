@@ -182,7 +182,8 @@ def _context_degrees(sequence: int, n_devices: int) -> list[int]:
 
 def _context_divides(table: Table, sequence: int) -> np.ndarray:
     parts = np.where(table["cp"] > 1, 2 * table["cp"], 1)
-    return np.logical_and(sequence % parts == 0, sequence % (table["cp"] * table["tp"]) == 0)
+    divides: np.ndarray = (sequence % parts == 0) & (sequence % (table["cp"] * table["tp"]) == 0)
+    return divides
 
 
 def _cross_chunks(table: Table, layers: int, space: SearchSpace) -> None:
