@@ -181,6 +181,8 @@ class Software(BaseModel):
         Other names of the framework.
     kernels
         Operator kind -> implementation, a row of ``kernels.yaml``.
+    converted_products
+        The implementation of products whose operands a precision recipe converts.
     fused
         Groups of operators that one kernel computes.
     split
@@ -212,6 +214,7 @@ class Software(BaseModel):
     lineage: str = ""
     aliases: tuple[str, ...] = ()
     kernels: dict[str, str]
+    converted_products: str = "low"
     fused: tuple[tuple[str, ...], ...] = ()
     split: tuple[str, ...] = ()
     accumulates_in_place: bool = True

@@ -60,7 +60,7 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
     """The figures that a reader looks for first."""
     rows = [
         ("plan", str(result.plan)),
-        ("step", f"{seconds(result.step_time_s)} for {large(result.tokens_per_step)} tokens"),
+        ("step", f"{seconds(result.step_time_s)} for {large(result.tokens_per_step)} tokens{_interval(result)}"),
         ("throughput", f"{result.tokens_per_s_per_device:,.0f} tokens/s per device"),
         (
             "MFU",
@@ -80,6 +80,13 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
             ("energy", f"{job.energy_kwh / 1000:,.0f} MWh ({job.energy_basis})"),
         ]
     return _grid(rows)
+
+
+def _interval(result: TrainingResult) -> str:
+    if result.step_interval_s is None:
+        return "; how far off is not known: too few measured runs are like it"
+    low, high = map(seconds, result.step_interval_s)
+    return f"; 80 % interval {low} to {high}"
 
 
 def breakdown_table(result: TrainingResult) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..plans.training import TrainingPlan, violations
 from .compose import STEP_PARTS, StepTime, compose_step, kind_time
 from .constants import Overlay, StepConstants, step_constants
 from .conventions import published_flops
+from .intervals import log_width
 from .memory import StageMemory, stage_memory
 from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
@@ -89,6 +91,7 @@ def _report(
         cluster=f"{problem.cluster.nodes}x{problem.cluster.devices_per_node}x{device.name}",
         n_devices=plan.n_devices,
         step_time_s=step,
+        step_interval_s=step_interval(step, problem),
         breakdown_s=breakdown,
         tokens_per_step=tokens,
         tokens_per_s_per_device=per_device,
@@ -102,6 +105,12 @@ def _report(
         assumed=assumed,
         provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure)),
     )
+
+
+def step_interval(step_s: float, problem: Problem) -> tuple[float, float] | None:
+    """80 % interval of a predicted step time, seconds."""
+    width = log_width(problem.architecture, problem.cluster, problem.structure.software)
+    return None if width is None else (step_s * math.exp(-width), step_s * math.exp(width))
 
 
 def exact_timeline(problem: Problem, prepared: Prepared, time: StepTime, constants: StepConstants) -> Timeline:

@@ -69,7 +69,7 @@ class Structure:
     def inventory(self) -> Inventory:
         """The kernels that run: those of the software, with products as the recipe wants them."""
         if self.recipe.converts:
-            return self.software.inventory(contract="low", contract_high="plain")
+            return self.software.inventory(contract=self.software.converted_products, contract_high="plain")
         return self.software.inventory()
 
     @property
