@@ -30,6 +30,8 @@ class Cluster(BaseModel):
         Name of a fabric profile; None takes the device's usual one (an answer lists it under ``assumed``).
     scale_up_domain
         Devices in one scale-up domain; None takes the device's (no more than there are).
+    price_usd_per_device_hour
+        What a device costs you; None takes the dated price of its profile.
     schema_version
         Of this form.
     """
@@ -42,6 +44,7 @@ class Cluster(BaseModel):
     devices_per_node: int = Field(ge=1, le=1024)
     network: str | None = None
     scale_up_domain: int | None = Field(default=None, ge=1)
+    price_usd_per_device_hour: float | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
 
     @property
     def n_devices(self) -> int:

@@ -70,12 +70,13 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
         ("memory", f"{gib(result.device_bytes)} of {gib(result.memory_limit_bytes)} usable per device"),
     ]
     if job is not None:
+        price = "; ".join(filter(None, (job.price_source, job.price_date)))
         rows += [
             ("time", f"{job.days:,.1f} days for {job.steps:,} steps, stops and restarts not counted"),
             (
                 "cost",
                 f"{job.cost_usd:,.0f} USD = {job.device_hours:,.0f} device-hours at "
-                f"{job.price_usd_per_device_hour:.2f} USD ({job.price_source}; {job.price_date})",
+                f"{job.price_usd_per_device_hour:.2f} USD ({price})",
             ),
             ("energy", f"{job.energy_kwh / 1000:,.0f} MWh ({job.energy_basis})"),
         ]

@@ -12,8 +12,9 @@ from .._version import __version__
 from ..architecture import Architecture
 from ..core.errors import InfeasibleError, InputError, UnsupportedError
 from ..core.units import gib
-from ..economics.job import JobCost, job_cost
+from ..economics.job import JobCost, device_price, job_cost
 from ..hardware.cluster import Cluster
+from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.training import TrainingPlan
 from ..training.problem import plan_problem
@@ -137,6 +138,7 @@ def plan_training(
     framework: str | None = None,
     release: str = "",
     network: str | None = None,
+    price: float | None = None,
     imbalance: float | None = None,
     space: SearchSpace | None = None,
     top: int = 5,
@@ -155,6 +157,8 @@ def plan_training(
         Training tokens, for days and cost.
     precision, framework, release, network
         Recipe, software profile and fabric; blank ones are taken from profiles and listed.
+    price
+        USD per device-hour; None takes the cluster's, else the dated one of the device's profile.
     imbalance
         Tokens of the busiest expert rank over the mean; None takes the software profile's.
     space
@@ -174,12 +178,17 @@ def plan_training(
     started = perf_counter()
     architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
     machine = Cluster.parse(cluster, network=network)
+    if price is not None:
+        machine = build(Cluster, {**machine.model_dump(), "price_usd_per_device_hour": price}, "cluster")
     if architecture.unsupported:
         raise UnsupportedError(f"{architecture.name}: training has no cost model for {architecture.unsupported}")
     if top < 1:
         raise InputError("top", top, "a whole number from 1", 1)
     _check_batch(sequence, global_batch)
     assumed = machine.assumed()
+    if tokens and machine.price_usd_per_device_hour is None:
+        usd, _, date = device_price(machine)
+        assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.device} profile, {date})"
     if precision is None:
         precision = "bf16"
         assumed["precision"] = "bf16 (every device has it; fp8 recipes are chosen with precision)"
