@@ -185,6 +185,8 @@ def plan_training(
     if top < 1:
         raise InputError("top", top, "a whole number from 1", 1)
     _check_batch(sequence, global_batch)
+    if tokens is not None and not 0 < tokens <= 1e18:  # so that NaN is refused
+        raise InputError("tokens", tokens, "a number above 0 and up to 1e18", "15T")
     assumed = machine.assumed()
     if tokens and machine.price_usd_per_device_hour is None:
         usd, _, date = device_price(machine)
@@ -227,7 +229,8 @@ def plan_training(
 def _check_batch(sequence: int, global_batch: int) -> None:
     for name, value in (("sequence", sequence), ("global_batch", global_batch)):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
-            raise InputError(name, value, "a whole number from 1 to 1,000,000,000", max(1, min(10**9, int(value or 1))))
+            near = min(max(value, 1), 10**9) if isinstance(value, int) else None
+            raise InputError(name, value, "a whole number from 1 to 1,000,000,000", near)
 
 
 def _software(framework: str | None, release: str, cluster: Cluster, assumed: dict[str, str]) -> Software:
@@ -235,7 +238,9 @@ def _software(framework: str | None, release: str, cluster: Cluster, assumed: di
     name = framework or DEFAULT_FRAMEWORK.get(vendor, "torchtitan")
     if framework is None:
         assumed["framework"] = f"{name} (the usual choice on {vendor} devices)"
-    return get_software(name, release)
+    software = get_software(name, release)
+    assumed.update(software.assumed())
+    return software
 
 
 def _template(
@@ -252,14 +257,15 @@ def _template(
         imbalance = software.defaults.imbalance
         if any(k.is_moe for k in architecture.kinds.values()):
             assumed["routing"] = f"busiest expert rank at {imbalance:g} times the mean ({software.name} profile)"
-    return TrainingPlan(
-        sequence_length=sequence,
-        global_batch_size=global_batch,
-        precision=precision,
-        framework=software.name,
-        release=release,
-        imbalance=imbalance,
-    )
+    values = {
+        "sequence_length": sequence,
+        "global_batch_size": global_batch,
+        "precision": precision,
+        "framework": software.name,
+        "release": release,
+        "imbalance": imbalance,
+    }
+    return build(TrainingPlan, values, "")
 
 
 def _finalists(

@@ -21,7 +21,7 @@ from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
 from .result import StageReport, TrainingResult
-from .schedules import Timeline, longest_path
+from .schedules import pipeline_seconds
 from .stages import Stage, chunk_counts, model_kinds
 
 
@@ -65,15 +65,17 @@ def simulate_training(
     problem = plan_problem(model, machine, plan)
     constants = step_constants(machine, problem.structure, overlay)
     prepared = prepare(problem, plan_columns(plan), constants)
-    return _report(plan, problem, prepared, constants, {**(assumed or {}), **machine.assumed()})
+    return _report(
+        plan, problem, prepared, constants, {**(assumed or {}), **machine.assumed(), **plan.software.assumed()}
+    )
 
 
 def _report(
     plan: TrainingPlan, problem: Problem, prepared: Prepared, constants: StepConstants, assumed: dict[str, str]
 ) -> TrainingResult:
     time = compose_step(prepared.load, constants)
-    timeline = exact_timeline(problem, prepared, time, constants)
-    breakdown = step_breakdown(prepared, time, timeline)
+    seconds = exact_seconds(problem, prepared, time, constants)
+    breakdown = step_breakdown(prepared, time, seconds)
     step = sum(breakdown.values())
     memories = stage_memory(problem, prepared, constants)
     flops = {
@@ -113,8 +115,8 @@ def step_interval(step_s: float, problem: Problem) -> tuple[float, float] | None
     return None if width is None else (step_s * math.exp(-width), step_s * math.exp(width))
 
 
-def exact_timeline(problem: Problem, prepared: Prepared, time: StepTime, constants: StepConstants) -> Timeline:
-    """The longest path through the plan's schedule, every chunk with its own time."""
+def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, constants: StepConstants) -> float:
+    """Seconds of the longest path through the plan's schedule, every chunk with its own time."""
     forward: list[list[float]] = []
     backward: list[list[float]] = []
     chunk_times = _chunk_times(prepared, constants)
@@ -122,7 +124,7 @@ def exact_timeline(problem: Problem, prepared: Prepared, time: StepTime, constan
         own = [chunk_times(counts) for counts in chunks]
         forward.append([f for f, _ in own])
         backward.append([b for _, b in own])
-    return longest_path(problem.schedule, forward, backward, int(prepared.load.micro_batches), float(time.hop_s))
+    return pipeline_seconds(problem.schedule, forward, backward, int(prepared.load.micro_batches), float(time.hop_s))
 
 
 def _chunk_times(prepared: Prepared, constants: StepConstants) -> Callable[[tuple[int, ...]], tuple[float, float]]:
@@ -143,8 +145,8 @@ def _chunk_times(prepared: Prepared, constants: StepConstants) -> Callable[[tupl
     return of
 
 
-def step_breakdown(prepared: Prepared, time: StepTime, timeline: Timeline) -> dict[str, float]:
-    """Seconds of a step by part: those of the busiest stage, and the pipeline's rest as bubble.
+def step_breakdown(prepared: Prepared, time: StepTime, schedule_s: float) -> dict[str, float]:
+    """Seconds of a step by part, from those of its schedule: those of the busiest stage, and the pipeline's rest as bubble.
 
     What is done once a step is that of the stage where exchange and update take longest.
     """
@@ -154,7 +156,7 @@ def step_breakdown(prepared: Prepared, time: StepTime, timeline: Timeline) -> di
     for table in (busiest.forward, busiest.backward):
         for name, seconds in table.items():
             parts[name] += micro_batches * float(seconds)
-    parts["bubble"] = max(0.0, timeline.seconds - sum(parts.values()))
+    parts["bubble"] = max(0.0, schedule_s - sum(parts.values()))
     once = max(time.stages, key=lambda s: float(s.once_s))
     parts["gradients"], parts["parameters"] = float(once.gradients), float(once.parameters)
     parts["optimizer"], parts["fixed"] = float(once.optimizer), float(time.fixed_s)
