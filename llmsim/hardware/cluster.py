@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core.errors import InputError
 from .devices import Device, get_device
 from .network import Fabric, Tier, compile_tiers, get_fabric
-from .profiles import Whole, build, read_yaml
+from .profiles import Real, Whole, build, read_yaml
 
-_SPELLING = re.compile(r"^\s*(?:(\d+)\s*[xX]\s*)?(\d+)\s*[xX]\s*(\S+)\s*$")
+_SPELLING = re.compile(r"^\s*(?:(\d{1,30})\s*[xX]\s*)?(\d{1,30})\s*[xX]\s*(\S+)\s*$")
 _NODES, _PER_NODE = 10_000_000, 1024
 
 
@@ -44,7 +44,7 @@ class Cluster(BaseModel):
     devices_per_node: Whole = Field(ge=1, le=_PER_NODE)
     network: str | None = None
     scale_up_domain: Whole | None = Field(default=None, ge=1)
-    price_usd_per_device_hour: float | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
+    price_usd_per_device_hour: Real | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
 
     @property
     def n_devices(self) -> int:

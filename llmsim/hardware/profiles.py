@@ -25,7 +25,8 @@ def _no_flag(value: Any) -> Any:
 
 
 Whole = Annotated[int, BeforeValidator(_no_flag)]
-"""A whole number; pydantic alone would read true as 1."""
+Real = Annotated[float, BeforeValidator(_no_flag)]
+"""Numbers; pydantic alone would read true as 1."""
 
 
 @lru_cache(maxsize=1)
@@ -69,10 +70,12 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     """Safe YAML in which no key stands twice: the later one would win in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise InputError("key", key)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise InputError("key", key.value)
+                seen.add(key.value)
         return dict(super().construct_mapping(node, deep))
 
 

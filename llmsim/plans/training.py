@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..architecture import Architecture
 from ..core.errors import InputError, unknown_name
-from ..hardware.profiles import Whole, build, read_yaml
+from ..hardware.profiles import Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
 from .optimizer import get_optimizer
 from .precision import get_precision
@@ -76,7 +76,7 @@ class TrainingPlan(BaseModel):
     precision: str = "bf16"
     optimizer: str = "adamw"
     overlap: Literal["profile", "none", "tensor", "expert"] = "profile"
-    imbalance: float | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
+    imbalance: Real | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
     framework: str = "megatron-core"
     release: str = ""
 

@@ -65,9 +65,8 @@ def simulate_training(
     problem = plan_problem(model, machine, plan)
     constants = step_constants(machine, problem.structure, overlay)
     prepared = prepare(problem, plan_columns(plan), constants)
-    return _report(
-        plan, problem, prepared, constants, {**(assumed or {}), **machine.assumed(), **plan.software.assumed()}
-    )
+    taken = {**(assumed or {}), **machine.assumed(), **plan.software.assumed()}
+    return _report(plan, problem, prepared, constants, taken)
 
 
 def _report(
@@ -146,7 +145,7 @@ def _chunk_times(prepared: Prepared, constants: StepConstants) -> Callable[[tupl
 
 
 def step_breakdown(prepared: Prepared, time: StepTime, schedule_s: float) -> dict[str, float]:
-    """Seconds of a step by part, from those of its schedule: those of the busiest stage, and the pipeline's rest as bubble.
+    """Seconds of a step by part: those of the busiest stage, and the rest of the schedule's as bubble.
 
     What is done once a step is that of the stage where exchange and update take longest.
     """
