@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -69,8 +71,8 @@ def _print_json(data: dict[str, Any]) -> None:
 
 def _check_writable(path: Path) -> None:
     """Before the work rather than after it."""
-    if path.is_dir() or not path.parent.is_dir():
-        why = "is a directory" if path.is_dir() else "is in no directory that exists"
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
+        why = "is a directory" if os.path.isdir(path) else "is in no directory that exists"
         raise InputError("out", str(path), "a file that can be written", why=why)
 
 
@@ -84,7 +86,8 @@ def _write_yaml(path: Path, data: dict[str, Any]) -> None:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise InputError(
             "out", str(path), "a file that can be written", why=f"cannot be written ({error.strerror})"
         ) from None

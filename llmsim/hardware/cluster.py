@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +98,7 @@ class Cluster(BaseModel):
             return text if network is None else text.model_copy(update={"network": get_fabric(network).name})
         match = _SPELLING.match(str(text))
         if match is None:
-            if Path(text).suffix.lower() in (".yaml", ".yml", ".json") or Path(text).is_file():
+            if Path(text).suffix.lower() in (".yaml", ".yml", ".json") or os.path.isfile(text):
                 return cls._from_file(Path(text), network)
             example = "64x8xh100-sxm-80gb"
             raise InputError(
