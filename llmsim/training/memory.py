@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.saved import saved_terms
-from ..core.shim import Number, maximum, minimum, total
+from ..core.shim import Number, maximum, minimum, total, where
 from ..core.terms import Sizes
 from ..plans.optimizer import get_optimizer
 from .columns import Columns, kind_sizes
@@ -45,6 +45,8 @@ class KindMemory:
         Kept once a step, however many micro-batches there are.
     transients
         The most that is alive beside that while one of its kernels runs backward.
+    holds
+        New tensors that its kernels say are alive while they run backward (a loss and its gradient in 32 bits).
     """
 
     plain: Number
@@ -52,6 +54,7 @@ class KindMemory:
     again: Number
     per_step: Number
     transients: Number
+    holds: Number
 
 
 def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
@@ -62,6 +65,7 @@ def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
         sizes.size(saved_terms(terms.recomputing.again)),
         sizes.size(saved_terms(terms.plain.kept, per_step=True)),
         maximum(0, *(sizes.size(t) for t in terms.transients)),
+        sizes.size(terms.holds),
     )
 
 
@@ -137,6 +141,8 @@ def memory_of_stage(
     kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage), held, head)
     body = list(zip(kinds, stage.counts, strict=True))[:head]
     transients = maximum(*(k.transients * minimum(n, 1) for k, n in body))
+    holds = maximum(*(k.holds * minimum(n, 1) for k, n in zip(kinds[head:], stage.counts[head:], strict=True)))
+    at_loss = holds > again + transients
     everything = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
     share = updated_parameters(problem.sharding, parameters, stage.counts, columns)
     sharded = problem.fully_sharded
@@ -152,9 +158,9 @@ def memory_of_stage(
         "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else everything),
         "optimizer": share * state_bytes,
         "activations": kept,
-        "head": ends,
-        "recomputed": again,
-        "transients": transients,
+        "head": ends + where(at_loss, holds, 0),
+        "recomputed": where(at_loss, 0, again),
+        "transients": where(at_loss, 0, transients),
         "unsharded": unsharded,
         "workspace": constants.workspace_bytes,
     }
