@@ -129,10 +129,10 @@ def test_validation(tmp_path):
     path = write_rows(tmp_path / "runs.csv", rows_of_validation())
     data = json.loads(run("validate", path, "--json"))
     assert data["schema"] == "llmsim.validation/1"
-    assert data["rows"] == 3
+    assert data["row_count"] == 3
     fields = {"id", "group", "metric", "measured", "predicted", "low", "high", "skipped", "assumed", "in_sample"}
-    assert [entry["id"] for entry in data["entries"]] == [row[0] for row in rows_of_validation()[1:]]
-    for entry in data["entries"]:
+    assert [entry["id"] for entry in data["rows"]] == [row[0] for row in rows_of_validation()[1:]]
+    for entry in data["rows"]:
         assert fields <= set(entry)
         assert entry["metric"] == "step_time_s"
         assert entry["measured"] > 0 < entry["predicted"]
@@ -145,7 +145,7 @@ def test_validation(tmp_path):
 def test_a_row_that_cannot_be_simulated_is_listed_with_the_reason(tmp_path):
     rows = rows_of_validation()
     rows[1][rows[0].index("model")] = "unheard-of"
-    entries = json.loads(run("validate", write_rows(tmp_path / "runs.csv", rows), "--json"))["entries"]
+    entries = json.loads(run("validate", write_rows(tmp_path / "runs.csv", rows), "--json"))["rows"]
     assert "unheard-of" in entries[0]["skipped"]
     assert entries[0]["predicted"] is None
     assert entries[1]["skipped"] is None
