@@ -12,7 +12,6 @@ from typing import Any
 from .layers.base import LayerKind
 
 NO_COST_MODEL = {
-    "ssm_scan": "state-space mixer (mamba2)",
     "selective_scan": "state-space mixer (mamba)",
     "delta_rule": "linear attention (gated delta net)",
     "index_select": "sparse attention (indexer)",

@@ -16,7 +16,9 @@ from ..hardware.devices import Device
 from ..hardware.software import Software
 from .runs import RunPlan
 
-COMPUTE_CLASSES = ("gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "permute", "convert")
+COMPUTE_CLASSES = (
+    "gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "scan", "memory", "permute", "convert",
+)  # fmt: skip
 
 LEARNED = 0.9
 """A constant counts as learned where its standard error is below this part of its prior's spread."""
@@ -108,6 +110,7 @@ FAMILIES: tuple[Family, ...] = (
     _class_fraction("gemm_4bit", 0.15),
     _class_fraction("grouped", 0.25),
     _class_fraction("attention", 0.20),
+    _class_fraction("scan", 0.30),
     _class_fraction("memory", 0.20),
     _class_fraction("permute", 0.40),
     _class_fraction("convert", 0.25),

@@ -67,9 +67,9 @@ class KernelRow:
     forward_launches, backward_launches
         Kernels launched.
     score_passes
-        Attention that writes its scores to memory: (forward, backward) passes over them.
+        Attention that writes its scores to memory, or a scan its states: (forward, backward) passes over them.
     score_format
-        Storage class of the scores.
+        Storage class of the scores or states.
     backward_products
         Attention: products with query-key width and with value width that backward executes (flash 3 and 2, since it
         computes the scores again; math 2 and 2).

@@ -16,6 +16,12 @@ experts            expert index of expert *weights*; ``router_experts`` is the s
 slots              rows after dispatch: one per (token, chosen expert), over all ranks; an *expected* size
 moe_ffn            inner width of a routed expert
 top_k              experts chosen per token
+steps              positions as a recurrence walks through them: never sharded, so that a context axis that shards
+                   ``sequence`` takes the heads instead (``scan_heads``), with an exchange on the way in and out
+ssm_heads          groups of heads of a linear-time mixer that tensor parallelism spreads; ``scan_heads`` inside a scan
+chunk_context      positions of a chunk that one of its positions may see; ``chunks`` chunks make a sequence
+index_context      positions that an indexer scores (``context`` are those it leaves)
+memory             positions of the encoder that a decoder attends to
 =================  ==================================================================================================
 
 Other dimensions (``q_rank``, ``kv_rank``, ``rope_dim``, ...) belong to one layer file and are never sharded.
@@ -84,6 +90,23 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class Product:
+    """A product inside a kernel that is no single contraction: a scan, a convolution, a selection.
+
+    Attributes
+    ----------
+    dims
+        Dimensions whose sizes multiply.
+    forward, backward
+        FLOPs for each element of that space; a product of two matrices has 2, and 2 for each of its gradients.
+    """
+
+    dims: tuple[str, ...]
+    forward: int = 2
+    backward: int = 4
+
+
+@dataclass(frozen=True, slots=True)
 class Operator:
     """One step of a layer.
 
@@ -93,12 +116,17 @@ class Operator:
         Unique within its layer.
     kind
         What the passes know it by: ``contract``, ``attention``, ``norm``, ``activation``, ``gate``, ``rotary``,
-        ``add``, ``dropout``, ``embedding``, ``loss``, ``route``, ``dispatch``, ``combine``, ``concat``, ``scale`` ...
+        ``add``, ``dropout``, ``embedding``, ``loss``, ``route``, ``dispatch``, ``combine``, ``concat``, ``scale``,
+        ``convolution``, ``ssm_scan``, ``delta_rule`` ...
         A pass that meets a kind it has no formula for refuses by name.
     reads, write
         ``reads[0]`` of a contraction is the activation, ``reads[1]`` the weight, ``reads[2]``, if any, the bias.
     over
         Dimensions reduced by a statistic: hidden in a norm, vocab in a loss, context in attention.
+    products
+        Of a scan, a convolution or a selection: what its kernel multiplies.
+    states
+        Dimensions of what such a kernel hands from chunk to chunk.
     """
 
     name: str
@@ -106,6 +134,8 @@ class Operator:
     reads: tuple[Read, ...]
     write: Tensor
     over: tuple[str, ...] = ()
+    products: tuple[Product, ...] = ()
+    states: tuple[str, ...] = ()
 
     @property
     def space(self) -> tuple[str, ...]:
@@ -113,6 +143,12 @@ class Operator:
         seen = dict.fromkeys(d for r in self.reads for d in r.dims)
         seen.update(dict.fromkeys(self.write.dims))
         return tuple(seen)
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """All dimensions that its cost depends on."""
+        inner = (*(d for p in self.products for d in p.dims), *self.states)
+        return tuple(dict.fromkeys((*self.space, *inner)))
 
     @property
     def addends(self) -> tuple[Read, ...]:
@@ -160,6 +196,11 @@ def activation(name: str, dims: str, format: str = "activation", *, state: bool 
     return Tensor(name, names(dims), "activation", format, state)
 
 
+def product(dims: str, forward: int = 2, backward: int | None = None) -> Product:
+    """A product inside a kernel; backward has twice the FLOPs of forward unless it is said."""
+    return Product(names(dims), forward, 2 * forward if backward is None else backward)
+
+
 def renamed(tensor: Tensor, **change: str) -> Read:
     """A read that names some dimensions differently: ``renamed(k, sequence="context")``."""
     return Read(tensor, tuple(change.get(d, d) for d in tensor.dims))
@@ -182,11 +223,13 @@ class LayerBuilder:
         format: str = "activation",
         state: bool = False,
         role: Role = "activation",
+        products: Sequence[Product] = (),
+        states: str = "",
     ) -> Tensor:
         """Append an operator; ``dims`` are those of the tensor it writes, which takes the operator's name."""
         write = Tensor(name, names(dims), role, format, state)
         read = tuple(r if isinstance(r, Read) else Read(r, r.dims) for r in reads)
-        self.operators.append(Operator(name, kind, read, write, names(over)))
+        self.operators.append(Operator(name, kind, read, write, names(over), tuple(products), names(states)))
         return write
 
     def linear(

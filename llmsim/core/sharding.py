@@ -68,10 +68,10 @@ def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "none") -> Sha
         (arXiv:2309.14509). ``none`` has no such axis: a gathered copy is a storage of its own, which at degree 1 would
         stand beside the tensor that it is. For the same reason a plan with tp = 1 is not sequence parallel.
     """
-    tensor: Groups = (("heads", "kv_heads"), ("ffn",), ("shared_ffn",), ("vocab",))
+    tensor: Groups = (("heads", "kv_heads"), ("ffn",), ("shared_ffn",), ("vocab",), ("ssm_heads",), ("scan_heads",))
     rules: dict[str, Groups] = {
         "dp": (("batch",),),
-        **({} if context_kind == "none" else {"cp": (("sequence",),)}),
+        **({} if context_kind == "none" else {"cp": (("sequence",), ("scan_heads",))}),
         "tp": (*tensor, ("sequence",)) if sequence_parallel else tensor,
         "ep": (("experts", "slots"),),
         "edp": (("slots",),),

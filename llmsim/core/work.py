@@ -7,7 +7,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,16 @@ from .sharding import Sharding
 from .terms import Term, Terms
 
 Phase = Literal["forward", "input_gradient", "weight_gradient"]
-WorkKind = Literal["gemm", "grouped_gemm", "attention", "memory"]
+WorkKind = Literal["gemm", "grouped_gemm", "attention", "scan", "recurrence", "memory"]
+
+RATED_AS: Mapping[str, WorkKind] = {
+    "ssm_scan": "scan",
+    "delta_rule": "scan",
+    "index_select": "scan",
+    "selective_scan": "recurrence",
+}
+"""Operator kinds whose own products decide their time: of matrices, or element by element. A depthwise convolution has
+so few that its memory traffic does."""
 
 LOOKUPS = frozenset({"embedding"})
 
@@ -82,7 +91,8 @@ def derive_work(operators: Sequence[Operator], sharding: Sharding, inventory: In
         elif op.kind == "attention":
             result += _attention(op, sharding, inventory.row("attention"))
         else:
-            result += _memory(op, sharding, inventory.row(op.kind))
+            for member in group:
+                result += _other(member, sharding, inventory.row(member.kind))
     return tuple(result)
 
 
@@ -194,14 +204,16 @@ def _attention(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
     ]
 
 
-def _memory(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
-    """Operators without products: each tensor read or written once a pass; backward reads the written gradient and
-    what was kept, and writes a gradient for each activation that was read."""
+def _other(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
+    """Operators that are no contraction: each tensor read or written once a pass, and the products they have of their
+    own; backward reads the written gradient and what was kept, and writes a gradient for each activation that was
+    read."""
     reads = tuple(_traffic(r, op, sharding) for r in op.reads if r.tensor.role != "weight")
     written = result_term(op, sharding)
+    kind = RATED_AS.get(op.kind, "memory")
     forward = Work(
-        op.name, (op.name,), "memory", op.kind, "forward", (), False, (*reads, written), row.forward_passes,
-        launches=row.forward_launches,
+        op.name, (op.name,), kind, op.kind, "forward", _products(op, sharding, "forward"), _is_masked(op),
+        (*reads, written), row.forward_passes, launches=row.forward_launches,
     )  # fmt: skip
     activations = tuple(_traffic(r, op, sharding) for r in op.activations)
     kept = tuple(
@@ -215,10 +227,28 @@ def _memory(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
     if not activations and not scattered:
         return [forward]
     backward = Work(
-        op.name, (op.name,), "memory", op.kind, "input_gradient", (), False,
+        op.name, (op.name,), kind, op.kind, "input_gradient", _products(op, sharding, "backward"), _is_masked(op),
         (written, *kept, *activations, *scattered), row.backward_passes, launches=row.backward_launches,
     )  # fmt: skip
-    return [forward, backward]
+    return [forward, *_states(op, forward, sharding, row), backward, *_states(op, backward, sharding, row)]
+
+
+def _products(op: Operator, sharding: Sharding, phase: Literal["forward", "backward"]) -> Terms:
+    return tuple(space_term(op, p.dims, sharding).scaled(n) for p in op.products if (n := getattr(p, phase)))
+
+
+def _is_masked(op: Operator) -> bool:
+    """Whether its products grow with the positions that a query may see."""
+    return any({"context", "index_context"} & {*p.dims} for p in op.products)
+
+
+def _states(op: Operator, work: Work, sharding: Sharding, row: KernelRow) -> list[Work]:
+    """What the kernels of a scan hand from chunk to chunk through memory."""
+    passes = row.score_passes[work.phase != "forward"]
+    if not op.states or not passes:
+        return []
+    term = space_term(op, op.states, sharding).stored(row.score_format)
+    return [Work(f"{op.name}.states", (op.name,), "memory", "states", work.phase, (), False, (term,), passes, launches=0)]
 
 
 def _traffic(read: Read, op: Operator, sharding: Sharding) -> Term:

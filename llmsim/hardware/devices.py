@@ -16,7 +16,8 @@ _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
 WorkClass = Literal[
-    "gemm_32bit", "gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "permute", "convert"
+    "gemm_32bit", "gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "scan", "memory", "permute",
+    "convert",
 ]  # fmt: skip
 """Classes of kernels that share an in-step efficiency."""
 
@@ -44,6 +45,10 @@ class GenerationRates(BaseModel):
         Head width at which attention reaches half of that.
     attention_tail
         Unfilled time at the end of an attention kernel, in blocks per compute unit.
+    scan_forward, scan_backward
+        Fraction of the 16-bit peak that products inside a scan reach.
+    recurrence
+        Fraction of the 16-bit peak that a recurrence, computed element by element, reaches.
     memory_efficiency
         Fraction of the memory bandwidth that elementwise kernels reach.
     quantise_efficiency
@@ -68,6 +73,9 @@ class GenerationRates(BaseModel):
     attention_backward: Quantity
     attention_head_dim_half: Quantity
     attention_tail: Quantity
+    scan_forward: Quantity
+    scan_backward: Quantity
+    recurrence: Quantity
     memory_efficiency: Quantity
     quantise_efficiency: Quantity
     kernel_latency_s: Quantity
@@ -78,8 +86,8 @@ class GenerationRates(BaseModel):
         fractions: dict[str, Quantity] = {f"gemm_efficiency.{k}": v for k, v in self.gemm_efficiency.items()}
         fractions |= {f"in_situ.{k}": v for k, v in self.in_situ.items()}
         for key in (
-            "grouped_efficiency", "attention_forward", "attention_backward", "memory_efficiency",
-            "quantise_efficiency",
+            "grouped_efficiency", "attention_forward", "attention_backward", "scan_forward", "scan_backward",
+            "recurrence", "memory_efficiency", "quantise_efficiency",
         ):  # fmt: skip
             fractions[key] = getattr(self, key)
         for key, quantity in fractions.items():

@@ -52,6 +52,9 @@ class KernelConstants:
     attention_backward: Number
     attention_head_dim_half: Number
     attention_tail: Number
+    scan_forward: Number
+    scan_backward: Number
+    recurrence: Number
     memory_efficiency: Number
     quantise_efficiency: Number
     kernel_latency_s: Number
@@ -82,6 +85,9 @@ def kernel_constants(device: Device, format: str) -> KernelConstants:
         attention_backward=rates.attention_backward.value,
         attention_head_dim_half=rates.attention_head_dim_half.value,
         attention_tail=rates.attention_tail.value,
+        scan_forward=rates.scan_forward.value,
+        scan_backward=rates.scan_backward.value,
+        recurrence=rates.recurrence.value,
         memory_efficiency=rates.memory_efficiency.value,
         quantise_efficiency=rates.quantise_efficiency.value,
         kernel_latency_s=rates.kernel_latency_s.value,
@@ -160,6 +166,25 @@ def attention_seconds(
     compute = flops * tail / (efficiency * width * peak)
     memory = traffic_bytes / (k.memory_efficiency * k.bandwidth)
     return k.kernel_latency_s + soft_maximum(compute, memory, k.sharpness)
+
+
+def scan_seconds(
+    flops: Number, traffic_bytes: Number, launches: Number, k: KernelConstants, *, efficiency: Number, peak: Number
+) -> Number:
+    """Time of the kernels of a scan, seconds: the soft maximum of their products and of their memory traffic.
+
+    Parameters
+    ----------
+    flops
+        Of the products inside them, forward or backward.
+    efficiency
+        Fraction of ``peak`` that these reach: of matrices (``scan_forward``, ``scan_backward``), or element by element
+        (``recurrence``).
+    peak
+        16-bit peak, FLOP/s.
+    """
+    memory = traffic_bytes / (k.memory_efficiency * k.bandwidth)
+    return launches * k.kernel_latency_s + soft_maximum(flops / (efficiency * peak), memory, k.sharpness)
 
 
 def memory_seconds(traffic_bytes: Number, launches: Number, k: KernelConstants) -> Number:

@@ -198,32 +198,35 @@ def _latent(r: Reader, rule: AttentionRule) -> Part:
     return Part("mla", "attention", mixer, tuple(sizes.items()))
 
 
+DELTA_CHUNK = 64
+"""Positions of a chunk in the kernels of the gated delta rule; no file says it."""
+
+
 def _delta_net(r: Reader, hidden: int) -> Part:
     k_heads, v_heads = r.integer("linear_num_key_heads"), r.integer("linear_num_value_heads")
-    qk = 2 * k_heads * r.integer("linear_key_head_dim")
-    v_dim = r.integer("linear_value_head_dim")
+    if v_heads % k_heads:
+        near = max(round(v_heads / k_heads), 1) * k_heads
+        r.refuse("linear_num_value_heads", v_heads, "", f"a multiple of linear_num_key_heads = {k_heads}", near)
     sizes = {
-        "linear_qk": qk,
-        "linear_v": v_heads * v_dim,
-        "linear_v_dim": v_dim,
-        "linear_v_heads": v_heads,
-        "linear_ba": 2 * v_heads,
-        "linear_conv_channels": qk + v_heads * v_dim,
+        "ssm_heads": k_heads,
+        "scan_heads": k_heads,
+        "head_share": v_heads // k_heads,
+        "linear_k_dim": r.integer("linear_key_head_dim"),
+        "linear_v_dim": r.integer("linear_value_head_dim"),
         "conv_kernel": r.integer("linear_conv_kernel_dim"),
+        "chunk": DELTA_CHUNK,
+        "chunk_context": DELTA_CHUNK,
     }
     return Part("delta-net", "attention", GatedDeltaNet(), tuple(sizes.items()))
 
 
 def _mamba1(r: Reader, hidden: int) -> Part:
     inner = r.integer("ssm_expand") * hidden
-    state = r.integer("ssm_state_size")
-    rank = r.integer("mamba_dt_rank", -(-hidden // 16))
     sizes = {
-        "ssm_inner": inner,
-        "ssm_pair": 2 * inner,
-        "ssm_state": state,
-        "dt_rank": rank,
-        "ssm_low": rank + 2 * state,
+        "ssm_heads": inner,
+        "scan_heads": inner,
+        "ssm_state": r.integer("ssm_state_size"),
+        "dt_rank": r.integer("mamba_dt_rank", -(-hidden // 16)),
         "conv_kernel": r.integer("conv_kernel"),
     }
     mixer = Mamba1(r.flag("ssm_bias", False), r.flag("ssm_conv_bias", True))

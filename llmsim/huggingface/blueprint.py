@@ -108,7 +108,7 @@ def _kind(
     name: str, operators: tuple[Operator, ...], common: Mapping[str, int], parts: Iterable[Part] = ()
 ) -> LayerKind:
     sizes = {**common, **{dim: size for part in parts for dim, size in part.sizes}}
-    used = {dim for op in operators for dim in op.space}
+    used = {dim for op in operators for dim in op.dims}
     windows = [part.window for part in parts if part.window is not None]
     return LayerKind(
         name,

@@ -25,6 +25,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "n_groups": ("n_groups", "mamba_n_groups"),
     "ssm_state_size": ("ssm_state_size", "state_size", "mamba_d_state"),
     "ssm_expand": ("expand", "mamba_expand"),
+    "chunk_size": ("chunk_size", "mamba_chunk_size"),
     "ssm_heads": ("mamba_num_heads", "num_heads"),
     "ssm_bias": ("use_bias", "mamba_proj_bias"),
     "ssm_conv_bias": ("use_conv_bias", "mamba_conv_bias"),
@@ -64,7 +65,7 @@ _NEUTRAL_WORDS = """
     router_z_loss_coef moe_norm_min use_moe_router_bias use_routing_bias moe_router_enable_expert_bias
     topk_scaling_factor moe_shared_expert_overlap moe_aux_loss_coeff moe_z_loss_coeff norm_expert_weight
     # state-space details without a size of their own
-    chunk_size mamba_chunk_size residual_in_fp32 rescale_prenorm_residual time_step_rank time_step_limit
+    residual_in_fp32 rescale_prenorm_residual time_step_rank time_step_limit
     mamba_ssm_dtype mamba_ssm_cache_dtype
     # Megatron and bigscience flags of released files
     bias_dropout_fusion masked_softmax_fusion skip_bias_add skip_bias_add_qkv slow_but_exact unk_token_id

@@ -41,8 +41,8 @@ NEMOTRON_LAYERS = {
 NEMOTRON_FIELDS = (
     "intermediate_size", "mlp_bias", "gated_mlp", "num_attention_heads", "num_key_value_heads", "head_dim",
     "attention_bias", "ssm_heads", "mamba_head_dim", "ssm_state_size", "ssm_expand", "n_groups", "conv_kernel",
-    "ssm_bias", "ssm_conv_bias", "moe_intermediate_size", "moe_shared_expert_intermediate_size", "n_shared_experts",
-    "moe_latent_size", "num_experts", "num_experts_per_tok",
+    "ssm_bias", "ssm_conv_bias", "chunk_size", "moe_intermediate_size", "moe_shared_expert_intermediate_size",
+    "n_shared_experts", "moe_latent_size", "num_experts", "num_experts_per_tok",
 )  # fmt: skip
 """Fields of parts that a model may lack; ``expand`` has no effect in any."""
 
@@ -55,7 +55,7 @@ def read_mamba2(r: Reader) -> Blueprint:
     if heads * width != inner:
         why = f"of {width} make {heads * width}, and expand x hidden is {inner}"
         r.refuse("num_heads", heads, why, f"{inner // width}, if head_dim is {width}")
-    part = _mamba2(r, heads, width)
+    part = _mamba2(r, heads, width, chunk=256)
     return _decoder(r, [(part,)] * layers, hidden, tied=False)
 
 
@@ -78,7 +78,7 @@ def read_nemotron_h(r: Reader) -> Blueprint:
 
 
 def _nemotron_mamba(r: Reader, hidden: int) -> Part:
-    return _mamba2(r, r.integer("ssm_heads"), r.integer("mamba_head_dim"))
+    return _mamba2(r, r.integer("ssm_heads"), r.integer("mamba_head_dim"), chunk=128)
 
 
 def _nemotron_attention(r: Reader, hidden: int) -> Part:
@@ -115,15 +115,20 @@ _NEMOTRON_PARTS: Mapping[str, Callable[[Reader, int], Part]] = {
 }
 
 
-def _mamba2(r: Reader, heads: int, width: int) -> Part:
-    state, groups = r.integer("ssm_state_size"), r.integer("n_groups")
-    inner = heads * width
+def _mamba2(r: Reader, heads: int, width: int, chunk: int) -> Part:
+    groups = r.integer("n_groups")
+    if heads % groups:
+        near = max(round(heads / groups), 1) * groups
+        key, _ = r.find("ssm_heads") or ("num_heads", None)
+        r.refuse(key, heads, f"is not divided by the {groups} groups", f"a multiple of n_groups = {groups}", near)
     sizes = {
-        "ssm_inner": inner,
-        "ssm_heads": heads,
-        "ssm_conv_channels": inner + 2 * groups * state,
-        "ssm_projection": 2 * inner + 2 * groups * state + heads,
+        "ssm_heads": groups,
+        "scan_heads": groups,
+        "group_heads": heads // groups,
+        "ssm_width": width,
+        "ssm_state": r.integer("ssm_state_size"),
         "conv_kernel": r.integer("conv_kernel"),
+        "chunk_context": r.integer("chunk_size", chunk),
     }
     mixer = Mamba2(r.flag("ssm_bias", False), r.flag("ssm_conv_bias", True))
     return Part("mamba2", "mamba", mixer, tuple(sizes.items()))

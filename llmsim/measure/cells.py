@@ -33,6 +33,10 @@ SMALL: Mapping[Family, dict[str, int]] = {
     "mla": _shape(
         batch=2, sequence=64, hidden=128, heads=8, q_rank=48, kv_rank=32, nope_dim=16, rope_dim=8, v_dim=16, ffn=352
     ),
+    "mamba2": _shape(
+        batch=2, sequence=64, hidden=96, ssm_heads=2, group_heads=4, ssm_width=16, ssm_state=24, conv_kernel=4,
+        chunk_context=16, ffn=264,
+    ),
 }
 """MLA's queries and keys are wider than its values, which leaves it the math kernel."""
 
@@ -44,6 +48,10 @@ OTHER: Mapping[Family, dict[str, int]] = {
     ),
     "mla": _shape(
         batch=2, sequence=96, hidden=160, heads=4, q_rank=64, kv_rank=48, nope_dim=24, rope_dim=8, v_dim=32, ffn=224
+    ),
+    "mamba2": _shape(
+        batch=3, sequence=96, hidden=64, ssm_heads=4, group_heads=2, ssm_width=32, ssm_state=16, conv_kernel=3,
+        chunk_context=32, ffn=176,
     ),
 }
 """A second shape of each; MLA's heads have one width, which lets flash attention run."""

@@ -6,6 +6,7 @@ All counters work on fake tensors (no memory, no arithmetic) and tell the phases
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -85,13 +86,20 @@ def _grouped_mm(rows: torch.Tensor, other: torch.Tensor, *_: Any, **__: Any) -> 
     return 2 * rows.shape[-2] * rows.shape[-1] * other.shape[-1] * (rows.shape[0] if other.dim() == 3 else 1)
 
 
+def _convolution_backward(gradient: torch.Tensor, x: torch.Tensor, kernel: torch.Tensor, *args: Any, **_: Any) -> int:
+    """Multiply-adds x 2 of the gradients of a convolution: each of the two has the pairs of the forward pass, an output
+    with the taps of its own group. Torch's formula takes a depthwise kernel for a dense one."""
+    return 2 * gradient.numel() * math.prod(kernel.shape[1:]) * sum(args[-1][:2])
+
+
 FLOP_FORMULAS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
     aten._grouped_mm: _grouped_mm,
+    aten.convolution_backward: _convolution_backward,
 }
-"""Torch's own registry, and the operators that it leaves at zero without a word (torch 2.13)."""
+"""Torch's own registry, and the operators that it leaves at zero without a word or counts too high (torch 2.13)."""
 
 MULTIPLIES_NOTHING = frozenset(
     {

@@ -22,11 +22,12 @@ from ..layers.ends import embedding, head
 from ..layers.mla import LatentAttention
 from ..layers.mlp import Mlp
 from ..layers.moe import MixtureOfExperts
+from ..layers.recurrent import Mamba2
 from ..plans.recompute import parse_recompute
 from ..plans.recompute import regions as recompute_regions
-from . import blocks
+from . import blocks, mixers
 
-Family = Literal["llama", "gpt2", "mixtral", "mla"]
+Family = Literal["llama", "gpt2", "mixtral", "mla", "mamba2"]
 Precision = Literal["bf16", "autocast", "fp32"]
 
 
@@ -100,6 +101,11 @@ class BlockSpec:
             s.setdefault("slots", s["batch"] * s["sequence"] * s["top_k"])
         if "nope_dim" in s:
             s.setdefault("qk_dim", s["nope_dim"] + s["rope_dim"])
+        if "ssm_heads" in s:
+            s |= {"scan_heads": s["ssm_heads"], "steps": s["sequence"]}
+            s["conv_span"] = s["sequence"] + s["conv_kernel"] - 1
+        if "chunk_context" in s:
+            s["chunks"] = s["sequence"] // s["chunk_context"]
         return s
 
     def values(self, degrees: Mapping[str, int] | None = None, **dims: int) -> Sizes:
@@ -115,6 +121,9 @@ _FUSED: Mapping[Family, tuple[tuple[str, ...], ...]] = {
     "gpt2": (("q", "k", "v"),),
     "mixtral": (("q", "k", "v"),),
     "mla": (("kv_down", "k_rope"), ("k_up", "v_up"), ("gate", "up")),
+    "mamba2": (
+        ("ssm_z", "ssm_x", "ssm_b", "ssm_c", "ssm_dt"), ("ssm_conv_x", "ssm_conv_b", "ssm_conv_c"), ("gate", "up"),
+    ),
 }
 
 
@@ -127,6 +136,7 @@ def inventory(spec: BlockSpec, **implementations: str) -> Inventory:
         "layer_norm": "native_cpu",
         "attention": f"{spec.kernel}_dropout" if spec.dropout and spec.kernel == "eager" else spec.kernel,
         **dict.fromkeys(("rotary", "gate", "loss", "route", "dispatch", "combine"), "eager"),
+        **dict.fromkeys(("convolution", "ssm_scan", "gated_norm"), "eager"),
         **implementations,
     }
     rows = {kind: kernel_rows()[kind][implementation] for kind, implementation in chosen.items()}
@@ -144,6 +154,8 @@ def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:
             return Attention(), MixtureOfExperts(), rms
         case "mla":
             return LatentAttention(), Mlp(), rms
+        case "mamba2":
+            return Mamba2(), Mlp(), rms
 
 
 def layer_operators(spec: BlockSpec) -> tuple[Operator, ...]:
@@ -198,6 +210,11 @@ def _attention_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.M
             kernel=spec.kernel,
             fused=spec.fused,
         )
+    if spec.family == "mamba2":
+        return mixers.Mamba2(
+            s["hidden"], s["ssm_heads"], s["group_heads"], s["ssm_width"], s["ssm_state"], s["conv_kernel"],
+            s["chunk_context"], spec.dtype,
+        )  # fmt: skip
     plain = spec.family == "gpt2"
     return blocks.Attention(
         s["hidden"],

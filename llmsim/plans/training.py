@@ -196,6 +196,7 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
         ("heads", "attention heads"),
         ("ffn", "the MLP width"),
         ("shared_ffn", "the shared experts' width"),
+        ("ssm_heads", "the groups of heads of a scan"),
     ):
         for value in sorted({k.sizes[size] for k in kinds if size in k.sizes}):
             must_divide(t, value, name, "tensor_parallel")
@@ -224,6 +225,10 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
         found.append(
             f"context_parallel: {plan.context_parallel} must divide half the sequence length {plan.sequence_length}; "
             f"nearest: {nearest_divisor(plan.sequence_length // 2, plan.context_parallel)}"
+        )
+    for value in sorted({k.sizes["ssm_heads"] for k in kinds if "ssm_heads" in k.sizes and plan.context_parallel > 1}):
+        must_divide(
+            plan.context_parallel * t, value, "the groups of heads of a scan", "context_parallel x tensor_parallel"
         )
     if plan.context_kind == "ulysses" and plan.context_parallel > 1:
         heads = min((k.sizes.get("kv_heads", k.sizes.get("heads", 1)) for k in kinds), default=1)

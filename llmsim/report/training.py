@@ -16,6 +16,7 @@ PART_NAMES = {
     "gemm": "matrix products",
     "grouped": "grouped expert products",
     "attention": "attention",
+    "scan": "scans of linear-time mixers",
     "memory": "norms, activations, copies",
     "permute": "routing and permutation",
     "convert": "conversion to low precision",

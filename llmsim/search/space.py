@@ -130,6 +130,9 @@ def enumerate_plans(
     _require(table, space, degrees, f"degrees whose product divides the {n_devices:,} devices", n_devices)
     table.keep("context parallelism does not divide the sequence", _context_divides(table, sequence))
     _require(table, space, ("context_parallel",), f"1, or divisors of half the sequence of {sequence}", sequence // 2)
+    scans = gcd(*(k.sizes["ssm_heads"] for k in kinds if "ssm_heads" in k.sizes))
+    table.keep("context parallelism does not divide the heads of scans", scans % (table["tp"] * table["cp"]) == 0)
+    _require(table, space, degrees[1:], f"degrees whose product divides the {scans} groups of heads of scans", scans)
     table.add("dp", n_devices // (table["tp"] * table["pp"] * table["cp"]))
     _cross_chunks(table, layers, space)
     dp = table["dp"]
@@ -153,7 +156,7 @@ def enumerate_plans(
 
 
 def _tensor_sizes(kinds: Sequence[Any]) -> list[int]:
-    names = ("heads", "kv_heads", "ffn", "shared_ffn")
+    names = ("heads", "kv_heads", "ffn", "shared_ffn", "ssm_heads")
     return sorted({k.sizes[n] for k in kinds for n in names if n in k.sizes})
 
 

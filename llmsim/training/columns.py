@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ..core.shim import Number, minimum
+from ..core.shim import Number, ceil_div, minimum
 from ..core.terms import Sizes
 from ..layers.base import LayerKind
 from .structure import Structure
@@ -98,13 +98,19 @@ class Columns:
         return size, strides[present[0]]
 
 
+POSITIONS = ("sequence", "context", "index_context", "memory", "steps")
+"""Dimensions that are as long as the sequence."""
+
+
 def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes:
     """The sizes of a layer kind's dimensions for a table of plans.
 
     ``slots``, the rows after dispatch over all ranks, are an expectation: tokens x top_k x imbalance.
     """
     batch = columns.micro_batch * columns.dp
-    dims: dict[str, Number] = {**kind.sizes, "batch": batch, "sequence": columns.sequence, "context": columns.sequence}
+    dims: dict[str, Number] = {**kind.sizes, "batch": batch, **dict.fromkeys(POSITIONS, columns.sequence)}
+    if "chunk_context" in kind.sizes:
+        dims["chunks"] = ceil_div(columns.sequence, kind.sizes["chunk_context"])
     if "top_k" in kind.sizes:
         slots = batch * columns.sequence * kind.sizes["top_k"]
         dims["slots"] = slots if np.all(columns.imbalance == 1) else slots * columns.imbalance

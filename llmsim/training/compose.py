@@ -20,7 +20,9 @@ HOST_SHARPNESS = 6.0
 MOE_FORWARD_SHARE = 0.4
 """Share of an MoE layer's host work that its forward pass does."""
 
-LAYER_PARTS = ("gemm", "grouped", "attention", "memory", "permute", "convert", "tp", "cp", "ep", "fsdp", "host")
+LAYER_PARTS = (
+    "gemm", "grouped", "attention", "scan", "memory", "permute", "convert", "tp", "cp", "ep", "fsdp", "host",
+)  # fmt: skip
 """Parts of a layer's pass: compute by class, exposed transfers by axis, waiting for the host."""
 
 STEP_PARTS = (*LAYER_PARTS, "recompute", "bubble", "gradients", "parameters", "optimizer", "fixed")

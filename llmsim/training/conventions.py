@@ -11,7 +11,9 @@ arXiv:2104.04473; Kaplan 2020, arXiv:2001.08361 (6 N).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..architecture import Architecture
@@ -29,11 +31,14 @@ class Convention:
     ----------
     attention
         ``causal`` (half of the square), ``full`` or ``none``.
+    scan
+        Whether recurrences and their short convolutions count.
     router, mtp, head
         Whether router products, multi-token prediction and the vocabulary product count.
     """
 
     attention: str = "causal"
+    scan: bool = True
     router: bool = True
     mtp: bool = True
     head: bool = True
@@ -44,7 +49,7 @@ CONVENTIONS: dict[str, Convention] = {
     "model-full": Convention(attention="full"),
     "model-causal, router excluded": Convention(router=False),
     "model-causal, without MTP": Convention(mtp=False, router=False),
-    "matmul only": Convention(attention="none"),
+    "matmul only": Convention(attention="none", scan=False),
 }
 """Conventions computed from the operators."""
 
@@ -64,17 +69,20 @@ def layer_flops(kind: LayerKind, sequence: Number, convention: Convention) -> Nu
         elif op.kind == "attention" and convention.attention != "none":
             width = _head_width(op, kind)
             total = total + 2 * kind.sizes["heads"] * width * _positions(kind, sequence, convention.attention)
+        elif convention.scan:
+            total = total + sum(p.forward * _sizes(p.dims, kind) for p in op.products)
     return total
 
 
 def _per_token(op: Operator, kind: LayerKind) -> Number:
     """Multiply-adds of a contraction for one token; routed experts see ``top_k`` rows a token."""
     rows, columns, depth, _ = contraction_parts(op)
-    size: Number = kind.sizes["top_k"] if "slots" in rows else 1
-    for dim in (*rows, *columns, *depth):
-        if dim not in ("batch", "sequence", "slots"):
-            size = size * kind.sizes[dim]
-    return size
+    return _sizes((*rows, *columns, *depth), kind) * (kind.sizes["top_k"] if "slots" in rows else 1)
+
+
+def _sizes(dims: Iterable[str], kind: LayerKind) -> int:
+    """The product of the sizes that belong to the model: those of one token."""
+    return math.prod(kind.sizes[dim] for dim in dims if dim not in ("batch", "sequence", "steps", "slots"))
 
 
 def _head_width(op: Operator, kind: LayerKind) -> int:

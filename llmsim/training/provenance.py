@@ -24,8 +24,8 @@ def rate_origins(cluster: Cluster, structure: Structure) -> dict[str, str]:
     found = {
         part: origin(f"{generation}/{work}", rates.in_situ[work].provenance)  # type: ignore[index]
         for part, work in {
-            "gemm": product, "grouped": "grouped", "attention": "attention", "memory": "memory", "permute": "permute",
-            "convert": "convert", "recompute": product, "bubble": product, "optimizer": "memory",
+            "gemm": product, "grouped": "grouped", "attention": "attention", "scan": "scan", "memory": "memory",
+            "permute": "permute", "convert": "convert", "recompute": product, "bubble": product, "optimizer": "memory",
         }.items()
     }  # fmt: skip
     inner = origin(f"devices/{device.name}/scale_up/efficiency", device.scale_up.efficiency.provenance)

@@ -18,6 +18,7 @@ from ..hardware.kernels import (
     grouped_gemm_seconds,
     memory_seconds,
     quantise_seconds,
+    scan_seconds,
 )
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..layers.base import LayerKind
@@ -154,6 +155,11 @@ def _rated(
         cores = [w for w in works if w.kind == "attention"]
         if cores:
             yield "memory", cores, _ring_merges(cores, sizes, c.high)
+    for kind in ("scan", "recurrence"):
+        for backward in (False, True):
+            scans = [w for w in works if w.kind == kind and (w.phase != "forward") == backward]
+            if scans:
+                yield "scan", scans, _scans(scans, sizes, seen, c, backward)
     for work_class, chosen in (("memory", False), ("permute", True)):
         moved = [w for w in works if w.kind == "memory" and (w.source in PERMUTES) == chosen]
         if moved:
@@ -193,6 +199,18 @@ def _attention(works: Sequence[Work], sizes: Sizes, seen: Sizes, c: StepConstant
     rows, width = (_column(works, sizes, part) for part in ("rows", "depth"))
     traffic = _traffic(works, sizes)
     return attention_seconds(flops, rows, width, traffic, c.high, backward=backward, peak=c.attention_peak)
+
+
+def _scans(works: Sequence[Work], sizes: Sizes, seen: Sizes, c: StepConstants, backward: bool) -> Number:
+    """Scans of one kind in one phase."""
+    k = c.high
+    efficiency = k.scan_backward if backward else k.scan_forward
+    if works[0].kind == "recurrence":
+        efficiency = k.recurrence
+    flops = stack([(seen if w.masked_flops else sizes).count(w.flops) for w in works], sizes.shape)
+    traffic = _traffic(works, sizes)
+    launches = _each([w.launches for w in works], traffic)
+    return scan_seconds(flops, traffic, launches, k, efficiency=efficiency, peak=c.attention_peak)
 
 
 RING_MERGE_BYTES = 12
