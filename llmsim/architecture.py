@@ -12,8 +12,6 @@ from typing import Any
 from .layers.base import LayerKind
 
 NO_COST_MODEL = {
-    "selective_scan": "state-space mixer (mamba)",
-    "delta_rule": "linear attention (gated delta net)",
     "index_select": "sparse attention (indexer)",
 }
 """Operator kinds whose parameters are counted but whose time and memory are not modelled."""

@@ -248,7 +248,8 @@ def _states(op: Operator, work: Work, sharding: Sharding, row: KernelRow) -> lis
     if not op.states or not passes:
         return []
     term = space_term(op, op.states, sharding).stored(row.score_format)
-    return [Work(f"{op.name}.states", (op.name,), "memory", "states", work.phase, (), False, (term,), passes, launches=0)]
+    name = f"{op.name}.states"
+    return [Work(name, (op.name,), "memory", "states", work.phase, bytes=(term,), passes=passes, launches=0)]
 
 
 def _traffic(read: Read, op: Operator, sharding: Sharding) -> Term:

@@ -14,6 +14,9 @@ from .blocks import Checkpointed
 from .pairs import BlockSpec, Family, Precision
 
 FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "mixtral", "mla")
+MIXERS: tuple[Family, ...] = ("mamba2", "mamba1", "delta_net")
+"""Families whose mixer is a recurrence; their projections are always one product."""
+
 PRECISIONS: tuple[Precision, ...] = ("bf16", "autocast", "fp32")
 WHOLE: tuple[Checkpointed, ...] = ("none", "block")
 HALVES: tuple[Checkpointed, ...] = ("attention", "mlp")
@@ -34,8 +37,38 @@ SMALL: Mapping[Family, dict[str, int]] = {
         batch=2, sequence=64, hidden=128, heads=8, q_rank=48, kv_rank=32, nope_dim=16, rope_dim=8, v_dim=16, ffn=352
     ),
     "mamba2": _shape(
-        batch=2, sequence=64, hidden=96, ssm_heads=2, group_heads=4, ssm_width=16, ssm_state=24, conv_kernel=4,
-        chunk_context=16, ffn=264,
+        batch=2,
+        sequence=64,
+        hidden=96,
+        ssm_heads=2,
+        group_heads=4,
+        ssm_width=16,
+        ssm_state=24,
+        conv_kernel=4,
+        chunk_context=16,
+        ffn=264,
+    ),
+    "mamba1": _shape(
+        batch=2,
+        sequence=16,
+        hidden=64,
+        ssm_heads=128,
+        ssm_state=16,
+        dt_rank=8,
+        conv_kernel=4,
+        ffn=176,
+    ),
+    "delta_net": _shape(
+        batch=2,
+        sequence=64,
+        hidden=96,
+        ssm_heads=2,
+        head_share=3,
+        linear_k_dim=8,
+        linear_v_dim=24,
+        conv_kernel=4,
+        chunk_context=16,
+        ffn=264,
     ),
 }
 """MLA's queries and keys are wider than its values, which leaves it the math kernel."""
@@ -50,8 +83,38 @@ OTHER: Mapping[Family, dict[str, int]] = {
         batch=2, sequence=96, hidden=160, heads=4, q_rank=64, kv_rank=48, nope_dim=24, rope_dim=8, v_dim=32, ffn=224
     ),
     "mamba2": _shape(
-        batch=3, sequence=96, hidden=64, ssm_heads=4, group_heads=2, ssm_width=32, ssm_state=16, conv_kernel=3,
-        chunk_context=32, ffn=176,
+        batch=3,
+        sequence=96,
+        hidden=64,
+        ssm_heads=4,
+        group_heads=2,
+        ssm_width=32,
+        ssm_state=16,
+        conv_kernel=3,
+        chunk_context=32,
+        ffn=176,
+    ),
+    "mamba1": _shape(
+        batch=3,
+        sequence=24,
+        hidden=48,
+        ssm_heads=96,
+        ssm_state=8,
+        dt_rank=4,
+        conv_kernel=3,
+        ffn=136,
+    ),
+    "delta_net": _shape(
+        batch=3,
+        sequence=96,
+        hidden=64,
+        ssm_heads=4,
+        head_share=2,
+        linear_k_dim=16,
+        linear_v_dim=8,
+        conv_kernel=3,
+        chunk_context=32,
+        ffn=176,
     ),
 }
 """A second shape of each; MLA's heads have one width, which lets flash attention run."""
@@ -109,6 +172,13 @@ def _block_specs() -> Iterator[BlockSpec]:
         yield BlockSpec(family, "math", "bf16", SMALL[family], fused=True)
         for policy in POLICIES:
             yield BlockSpec(family, "flash", "bf16", OTHER[family], policy)
+    for family in MIXERS:
+        for precision in ("bf16", "fp32"):
+            for recompute in WHOLE:
+                yield BlockSpec(family, "eager", precision, SMALL[family], recompute, fused=True)
+            yield BlockSpec(family, "eager", precision, OTHER[family], fused=True)
+        yield BlockSpec(family, "eager", "bf16", OTHER[family], "attention", fused=True)
+        yield BlockSpec(family, "eager", "bf16", OTHER[family], "matmuls", fused=True)
     for half in HALVES:
         yield BlockSpec("llama", "flash", "autocast", OTHER["llama"], half, norm="eager_fp32")
         yield BlockSpec("gpt2", "flash", "fp32", OTHER["gpt2"], half)

@@ -92,11 +92,17 @@ def _convolution_backward(gradient: torch.Tensor, x: torch.Tensor, kernel: torch
     return 2 * gradient.numel() * math.prod(kernel.shape[1:]) * sum(args[-1][:2])
 
 
+def _triangular_solve(matrix: torch.Tensor, right: torch.Tensor, **_: Any) -> int:
+    """Multiply-adds x 2 of a substitution: half of those of a product."""
+    return matrix.numel() * right.shape[-1]
+
+
 FLOP_FORMULAS: dict[Any, Callable[..., int]] = {
     **flop_registry,
     aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
     aten._grouped_mm: _grouped_mm,
+    aten.linalg_solve_triangular: _triangular_solve,
     aten.convolution_backward: _convolution_backward,
 }
 """Torch's own registry, and the operators that it leaves at zero without a word or counts too high (torch 2.13)."""

@@ -23,14 +23,17 @@ from ..core.sharding import mesh_sharding
 from ..core.terms import Sizes
 from ..core.work import derive_work
 from ..hardware.software import kernel_rows
-from . import blocks
+from ..layers.recurrent import convolution
+from . import blocks, mixers
 from .counters import SavedTensors, WorkCounter
 from .pairs import CLASSES, DROPOUT
 
 SIZES: Mapping[str, int] = {
     "batch": 2, "sequence": 64, "hidden": 256, "hidden_pair": 512, "heads": 4, "head_dim": 64, "half_dim": 32,
-    "one": 1, "ffn": 512, "vocab": 1024, "experts": 8, "router_experts": 8, "top_k": 2, "slots": 256,
+    "one": 1, "steps": 64, "conv_kernel": 4, "conv_span": 67, "ffn": 512, "vocab": 1024, "experts": 8,
+    "router_experts": 8, "top_k": 2, "slots": 256,
 }  # fmt: skip
+WALK, CHANNELS = "batch steps heads head_dim", "batch steps ffn"
 STREAM, HEADS, INNER = "batch sequence hidden", "batch sequence heads head_dim", "batch sequence ffn"
 
 
@@ -129,6 +132,16 @@ def _combine(rows: Tensor, shares: Tensor, order: Tensor, source: Tensor) -> Ten
     return blocks.combine(rows, shares.flatten(0, 1), blocks.Sorting(order, source, source))
 
 
+def _gated(norm_first: bool) -> RowCase:
+    reads = [activation("y", WALK), activation("z", WALK), weight("gain", "head_dim")]
+    return RowCase(
+        "gated_norm", "eager_norm_first" if norm_first else "eager",
+        lambda b: b.op("n", "gated_norm", reads, WALK, over="head_dim", format="normed"),
+        lambda y, z, gain: mixers.gated_norm(y, z, gain, 1, norm_first=norm_first),
+        (WALK, WALK, "weight head_dim"),
+    )  # fmt: skip
+
+
 _x, _inner = activation("x", STREAM), activation("up", INNER)
 _norm_inputs = (STREAM, "weight hidden")
 
@@ -140,6 +153,14 @@ CASES: tuple[RowCase, ...] = (
         lambda b: b.norm("n", _x, "hidden", kind="layer_norm", bias=True),
         lambda x, gain, bias: F.layer_norm(x, gain.shape, gain, bias),
         (STREAM, "weight hidden", "weight hidden"),
+    ),
+    _gated(norm_first=False),
+    _gated(norm_first=True),
+    RowCase(
+        "convolution", "eager",
+        lambda b: convolution(b, "c", activation("x", "batch sequence ffn"), bias=True),
+        mixers.short_convolution,
+        (CHANNELS, "weight ffn one conv_kernel", "weight ffn"),
     ),
     RowCase(
         "rotary", "eager",

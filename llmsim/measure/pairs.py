@@ -22,12 +22,12 @@ from ..layers.ends import embedding, head
 from ..layers.mla import LatentAttention
 from ..layers.mlp import Mlp
 from ..layers.moe import MixtureOfExperts
-from ..layers.recurrent import Mamba2
+from ..layers.recurrent import GatedDeltaNet, Mamba1, Mamba2
 from ..plans.recompute import parse_recompute
 from ..plans.recompute import regions as recompute_regions
 from . import blocks, mixers
 
-Family = Literal["llama", "gpt2", "mixtral", "mla", "mamba2"]
+Family = Literal["llama", "gpt2", "mixtral", "mla", "mamba2", "mamba1", "delta_net"]
 Precision = Literal["bf16", "autocast", "fp32"]
 
 
@@ -105,7 +105,7 @@ class BlockSpec:
             s |= {"scan_heads": s["ssm_heads"], "steps": s["sequence"]}
             s["conv_span"] = s["sequence"] + s["conv_kernel"] - 1
         if "chunk_context" in s:
-            s["chunks"] = s["sequence"] // s["chunk_context"]
+            s |= {"chunk": s["chunk_context"], "chunks": s["sequence"] // s["chunk_context"]}
         return s
 
     def values(self, degrees: Mapping[str, int] | None = None, **dims: int) -> Sizes:
@@ -122,7 +122,16 @@ _FUSED: Mapping[Family, tuple[tuple[str, ...], ...]] = {
     "mixtral": (("q", "k", "v"),),
     "mla": (("kv_down", "k_rope"), ("k_up", "v_up"), ("gate", "up")),
     "mamba2": (
-        ("ssm_z", "ssm_x", "ssm_b", "ssm_c", "ssm_dt"), ("ssm_conv_x", "ssm_conv_b", "ssm_conv_c"), ("gate", "up"),
+        ("ssm_z", "ssm_x", "ssm_b", "ssm_c", "ssm_dt"),
+        ("ssm_conv_x", "ssm_conv_b", "ssm_conv_c"),
+        ("gate", "up"),
+    ),
+    "mamba1": (("mamba_z", "mamba_x"), ("mamba_low_dt", "mamba_low_b", "mamba_low_c"), ("gate", "up")),
+    "delta_net": (
+        ("delta_q", "delta_k", "delta_v", "delta_z"),
+        ("delta_b", "delta_a"),
+        ("delta_conv_q", "delta_conv_k", "delta_conv_v"),
+        ("gate", "up"),
     ),
 }
 
@@ -136,7 +145,8 @@ def inventory(spec: BlockSpec, **implementations: str) -> Inventory:
         "layer_norm": "native_cpu",
         "attention": f"{spec.kernel}_dropout" if spec.dropout and spec.kernel == "eager" else spec.kernel,
         **dict.fromkeys(("rotary", "gate", "loss", "route", "dispatch", "combine"), "eager"),
-        **dict.fromkeys(("convolution", "ssm_scan", "gated_norm"), "eager"),
+        **dict.fromkeys(("convolution", "ssm_scan", "delta_rule", "selective_scan"), "eager"),
+        "gated_norm": "eager_norm_first" if spec.family == "delta_net" else "eager",
         **implementations,
     }
     rows = {kind: kernel_rows()[kind][implementation] for kind, implementation in chosen.items()}
@@ -156,6 +166,10 @@ def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:
             return LatentAttention(), Mlp(), rms
         case "mamba2":
             return Mamba2(), Mlp(), rms
+        case "mamba1":
+            return Mamba1(), Mlp(), rms
+        case "delta_net":
+            return GatedDeltaNet(), Mlp(), rms
 
 
 def layer_operators(spec: BlockSpec) -> tuple[Operator, ...]:
@@ -210,11 +224,8 @@ def _attention_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.M
             kernel=spec.kernel,
             fused=spec.fused,
         )
-    if spec.family == "mamba2":
-        return mixers.Mamba2(
-            s["hidden"], s["ssm_heads"], s["group_heads"], s["ssm_width"], s["ssm_state"], s["conv_kernel"],
-            s["chunk_context"], spec.dtype,
-        )  # fmt: skip
+    if spec.family in ("mamba2", "mamba1", "delta_net"):
+        return _recurrent_module(spec, norm)
     plain = spec.family == "gpt2"
     return blocks.Attention(
         s["hidden"],
@@ -228,6 +239,24 @@ def _attention_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.M
         bias=plain,
         dropout=DROPOUT * spec.dropout,
     )
+
+
+def _recurrent_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.Module:
+    s = spec.dims()
+    if spec.family == "mamba2":
+        return mixers.Mamba2(
+            s["hidden"], s["ssm_heads"], s["group_heads"], s["ssm_width"], s["ssm_state"], s["conv_kernel"],
+            s["chunk_context"], spec.dtype,
+        )  # fmt: skip
+    if spec.family == "mamba1":
+        norms = [norm(s[width]) for width in ("dt_rank", "ssm_state", "ssm_state")]
+        return mixers.Mamba1(
+            s["hidden"], s["ssm_heads"], s["ssm_state"], s["dt_rank"], s["conv_kernel"], spec.dtype, norms=norms
+        )
+    return mixers.GatedDeltaNet(
+        s["hidden"], s["ssm_heads"], s["head_share"], s["linear_k_dim"], s["linear_v_dim"], s["conv_kernel"],
+        s["chunk_context"], spec.dtype,
+    )  # fmt: skip
 
 
 def _mlp_module(spec: BlockSpec, group: ProcessGroup | None) -> nn.Module:
