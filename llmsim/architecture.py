@@ -11,10 +11,14 @@ from typing import Any
 
 from .layers.base import LayerKind
 
-NO_COST_MODEL = {
-    "index_select": "sparse attention (indexer)",
-}
-"""Operator kinds whose parameters are counted but whose time and memory are not modelled."""
+COSTED = frozenset(
+    {
+        "activation", "add", "attention", "bias", "clamped_gate", "combine", "concat", "contract", "convolution",
+        "delta_rule", "dispatch", "dropout", "embedding", "gate", "gated_norm", "index_select", "layer_norm", "loss",
+        "norm", "rotary", "route", "selective_scan", "ssm_scan",
+    }
+)  # fmt: skip
+"""Operator kinds whose time and memory are modelled."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -114,13 +118,20 @@ class Architecture:
 
     @cached_property
     def unsupported(self) -> str | None:
-        """What has no cost model yet, in words, or None. Parameters are exact all the same."""
+        """What has no cost model, in words, or None. Parameters are exact all the same."""
         kinds = {op.kind: None for kind in self.kinds.values() for op in kind.operators}
-        if "cross_attention" in kinds:
-            return f"encoder-decoder ({self.model_type})"
-        if not all(kind.causal for kind in self.kinds.values()):
-            return f"encoder-only ({self.model_type})"
-        return ", ".join(NO_COST_MODEL[kind] for kind in kinds if kind in NO_COST_MODEL) or None
+        return ", ".join(f"operators of kind {kind}" for kind in kinds if kind not in COSTED) or None
+
+    @cached_property
+    def is_encoder_decoder(self) -> bool:
+        """Whether a decoder attends to the output of an encoder."""
+        return any("memory" in op.over for kind in self.kinds.values() for op in kind.operators)
+
+    def assumed(self) -> dict[str, str]:
+        """What its cost takes for granted, and a plan cannot say."""
+        if self.is_encoder_decoder:
+            return {"encoder": "its sequences are as long and as many as the decoder's"}
+        return {}
 
     def _count(self, *, active: bool) -> int:
         per_kind = {name: sum(k.parameter_counts(active=active).values()) for name, k in self.kinds.items()}

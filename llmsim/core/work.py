@@ -23,11 +23,11 @@ WorkKind = Literal["gemm", "grouped_gemm", "attention", "scan", "recurrence", "m
 RATED_AS: Mapping[str, WorkKind] = {
     "ssm_scan": "scan",
     "delta_rule": "scan",
-    "index_select": "scan",
+    "index_select": "attention",
     "selective_scan": "recurrence",
 }
-"""Operator kinds whose own products decide their time: of matrices, or element by element. A depthwise convolution has
-so few that its memory traffic does."""
+"""Operator kinds whose own products decide their time: of matrices, or element by element; an indexer's are those of
+attention without values. A depthwise convolution has so few that its memory traffic decides."""
 
 LOOKUPS = frozenset({"embedding"})
 
@@ -211,9 +211,10 @@ def _other(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
     reads = tuple(_traffic(r, op, sharding) for r in op.reads if r.tensor.role != "weight")
     written = result_term(op, sharding)
     kind = RATED_AS.get(op.kind, "memory")
+    rows, depth = _query_shape(op, sharding) if kind == "attention" else ((), ())
     forward = Work(
         op.name, (op.name,), kind, op.kind, "forward", _products(op, sharding, "forward"), _is_masked(op),
-        (*reads, written), row.forward_passes, launches=row.forward_launches,
+        (*reads, written), row.forward_passes, rows, (), depth, launches=row.forward_launches,
     )  # fmt: skip
     activations = tuple(_traffic(r, op, sharding) for r in op.activations)
     kept = tuple(
@@ -228,9 +229,16 @@ def _other(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
         return [forward]
     backward = Work(
         op.name, (op.name,), kind, op.kind, "input_gradient", _products(op, sharding, "backward"), _is_masked(op),
-        (written, *kept, *activations, *scattered), row.backward_passes, launches=row.backward_launches,
+        (written, *kept, *activations, *scattered), row.backward_passes, rows, (), depth,
+        launches=row.backward_launches,
     )  # fmt: skip
     return [forward, *_states(op, forward, sharding, row), backward, *_states(op, backward, sharding, row)]
+
+
+def _query_shape(op: Operator, sharding: Sharding) -> tuple[Terms, Terms]:
+    """Rows of queries, over all heads, and their width."""
+    *rows, width = op.reads[0].dims
+    return (space_term(op, tuple(rows), sharding),), (space_term(op, (width,), sharding),)
 
 
 def _products(op: Operator, sharding: Sharding, phase: Literal["forward", "backward"]) -> Terms:

@@ -195,7 +195,8 @@ def _latent(r: Reader, rule: AttentionRule) -> Part:
         sizes["index_dim"] = r.integer("index_head_dim", 128)
         sizes["index_top_k"] = r.integer("index_topk", 2048, high=LARGEST_CONTEXT)
     mixer: Mixer = LatentAttention(q_rank is not None, answer(rule.bias, r), rule.indexer)
-    return Part("mla", "attention", mixer, tuple(sizes.items()))
+    # Attention to the positions that an indexer leaves costs what a window of as many would.
+    return Part("mla", "attention", mixer, tuple(sizes.items()), sizes.get("index_top_k"))
 
 
 DELTA_CHUNK = 64

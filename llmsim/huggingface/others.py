@@ -10,7 +10,7 @@ from ..layers.blocks import Block, embedding_operators, head_operators
 from ..layers.encoders import (
     CrossAttention,
     encoder_decoder_head_operators,
-    pooler_operators,
+    masked_head_operators,
     relative_embedding_operators,
 )
 from ..layers.mlp import Mlp
@@ -161,19 +161,23 @@ def read_bert(r: Reader) -> Blueprint:
     attention = Part(attention.name, "attention", attention.mixer, attention.sizes, causal=False)
     mlp = dense_mlp(r, FeedForwardRule(bias=True), hidden, gated=False)
     norm = Norm("layer_norm", bias=True)
+    trained = r.find("architectures")
+    transform = trained is not None and trained[1] == ["BertForMaskedLM"]
+    tied = r.flag("tie_word_embeddings", True)
     return Blueprint(
         layers=[(attention, mlp)] * layers,
         block=Block((), norm, "after"),
         embedding=embedding_operators(True, True, norm, False),
-        head=pooler_operators(),
+        head=masked_head_operators(pooler=not transform, transform=transform, tied=tied or not transform, norm=norm),
         sizes={
             "hidden": hidden,
             "vocab": r.integer("vocab_size"),
             "positions": positions,
             "token_types": r.integer("type_vocab_size"),
             "pooled": hidden,
+            "transformed": hidden,
         },
-        tied=r.flag("tie_word_embeddings", True),
+        tied=tied,
         max_positions=positions,
     )
 

@@ -54,11 +54,12 @@ def head(*, tied: bool, norm: Norm | None, bias: bool = False, projected: bool =
         x = norm(b, "final_norm", x)
     if projected:
         x = b.linear("embed_out", x, "hidden", "embed_width")
-    _logits(b, x, tied, bias, "embed_width" if projected else "hidden")
+    logits_and_loss(b, x, tied, bias, "embed_width" if projected else "hidden")
     return b
 
 
-def _logits(b: LayerBuilder, x: Tensor, tied: bool, bias: bool, width: str = "hidden") -> None:
+def logits_and_loss(b: LayerBuilder, x: Tensor, tied: bool, bias: bool, width: str = "hidden") -> None:
+    """The product with the vocabulary matrix, whose rows have ``width``, and the loss of its logits."""
     matrix = weight(TABLE if tied else "head.weight", width, "vocab", leading="vocab", format="weight_high")
     reads = [x, matrix, *([weight("head.bias", "vocab", format="weight_high")] if bias else [])]
     logits = b.op("logits", "contract", reads, "batch sequence vocab")
@@ -88,5 +89,5 @@ def next_token_module(mixers: Mapping[str, Mixer], norm: Norm, *, tied: bool = F
     y = b.linear("mtp_projection", both, "hidden_pair", "hidden")
     for name, mixer in mixers.items():
         y = residual(b, y, name, mixer, norm)
-    _logits(b, norm(b, "mtp_final_norm", y), tied, bias=False)
+    logits_and_loss(b, norm(b, "mtp_final_norm", y), tied, bias=False)
     return b

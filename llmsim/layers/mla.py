@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..core.operators import LayerBuilder, Tensor, renamed, weight
+from ..core.operators import LayerBuilder, Read, Tensor, product, renamed, weight
 
 QUERY = "batch sequence heads qk_dim"
 
@@ -23,8 +23,9 @@ class LatentAttention:
     bias
         Biases of the down-projections and of the output projection.
     indexer
-        The lightning indexer of DeepSeek-V3.2 that picks the positions attended to: its parameters; the selection
-        itself is an operator kind (``index_select``) whose cost is not modelled.
+        The lightning indexer of DeepSeek-V3.2 (arXiv:2512.02556, section 2.1) scores every visible position and leaves
+        ``index_top_k`` of them to attend to. As in its sparse training stage: trained on its own loss over the
+        positions that it chose, with nothing flowing back into attention.
     """
 
     q_latent: bool = True
@@ -46,22 +47,22 @@ class LatentAttention:
         v = b.linear("v_up", latent, "kv_rank", "heads v_dim")
         k_rope = b.op("k_rotary", "rotary", [k_rope], "batch sequence rope_dim")
         k = b.op("k_concat", "concat", [k_nope, k_rope], QUERY)
-        keys, values = renamed(k, sequence="context"), renamed(v, sequence="context")
+        reads: list[Tensor | Read] = [q, renamed(k, sequence="context"), renamed(v, sequence="context")]
         if self.indexer:
-            self._index(b, x, q_in)
-        o = b.op("attention", "attention", [q, keys, values], "batch sequence heads v_dim", over="context")
+            reads.append(self._index(b, x, q_in))
+        o = b.op("attention", "attention", reads, "batch sequence heads v_dim", over="context")
         return b.linear("attention_out", o, "heads v_dim", "hidden", bias=self.bias)
 
     @staticmethod
-    def _index(b: LayerBuilder, x: Tensor, q_in: Tensor) -> None:
+    def _index(b: LayerBuilder, x: Tensor, q_in: Tensor) -> Tensor:
         q = b.linear("index_q", q_in, "q_rank", "index_heads index_dim")
         k = b.linear("index_k", x, "hidden", "index_dim")
         k = b.norm("index_k_norm", k, "index_dim", kind="layer_norm", bias=True)
         heads = weight("index_heads.weight", "hidden", "index_heads")
         share = b.op("index_weights", "contract", [x, heads], "batch sequence index_heads")
-        b.op(
-            "index_select",
-            "index_select",
-            [q, renamed(k, sequence="context"), share],
-            "batch sequence index_top_k",
-        )
+        head = "batch sequence index_heads index_dim"
+        return b.op(
+            "index_select", "index_select", [q, renamed(k, sequence="index_context"), share],
+            "batch sequence index_top_k", format="int32", role="index",
+            products=[product(f"{head} index_context", 2, 0), product(f"{head} context", 0, 4)],
+        )  # fmt: skip

@@ -31,7 +31,7 @@ KEPT_RESULTS: dict[str, frozenset[Any]] = {
     "matmuls": PRODUCTS,
     "matmuls+attention": PRODUCTS | {_aten._scaled_dot_product_flash_attention_for_cpu.default},
 }
-Part = Callable[[Tensor], Tensor]
+Part = Callable[..., Tensor]
 
 
 NormProduct = Literal["fp32", "activation"]
@@ -77,15 +77,17 @@ class RotaryTable(nn.Module):
         return rotate(x, self.cosine, self.sine)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, kernel: AttentionKernel, dropout: float = 0.0) -> Tensor:
-    """Causal attention of (batch, sequence, heads, width) tensors; fails where the kernel asked for cannot run."""
+def attend(
+    q: Tensor, k: Tensor, v: Tensor, kernel: AttentionKernel, dropout: float = 0.0, *, causal: bool = True
+) -> Tensor:
+    """Attention of (batch, sequence, heads, width) tensors; fails where the kernel asked for cannot run."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     if kernel == "eager":
         return _attend_eager(q, k, v, dropout).transpose(1, 2)
     backend = SDPBackend.FLASH_ATTENTION if kernel == "flash" else SDPBackend.MATH
     with sdpa_kernel(backend):
         grouped = q.shape[1] != k.shape[1]
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped).transpose(1, 2)
 
 
 def _attend_eager(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
@@ -113,8 +115,10 @@ class Attention(nn.Module):
         fused: bool = False,
         bias: bool = False,
         dropout: float = 0.0,
+        causal: bool = True,
     ):
         super().__init__()
+        self.causal = causal
         self.head_dim, self.kernel, self.rotary, self.fused, self.dropout = head_dim, kernel, rotary, fused, dropout
         self.widths = [heads * head_dim, kv_heads * head_dim, kv_heads * head_dim]
         if fused:
@@ -128,7 +132,7 @@ class Attention(nn.Module):
         q, k, v = (t.unflatten(-1, (-1, self.head_dim)) for t in flat)
         if self.rotary is not None:
             q, k = self.rotary(q), self.rotary(k)
-        return self.out(attend(q, k, v, self.kernel, self.dropout).flatten(2))
+        return self.out(attend(q, k, v, self.kernel, self.dropout, causal=self.causal).flatten(2))
 
 
 class LatentAttention(nn.Module):
@@ -305,10 +309,10 @@ class Experts(nn.Module):
         return all_to_all_single_autograd(done[by_expert.argsort()], shares, shares, self.group)
 
 
-def recomputed(part: Part, x: Tensor, kept: frozenset[Any] = frozenset()) -> Tensor:
-    """``part(x)``, computed again in backward but for the results of the operators in ``kept``."""
+def recomputed(part: Part, *inputs: Tensor, kept: frozenset[Any] = frozenset()) -> Tensor:
+    """``part(*inputs)``, computed again in backward but for the results of the operators in ``kept``."""
     contexts = partial(selective_recomputation, kept) if kept else marked_recomputation
-    y: Tensor = checkpoint(part, x, use_reentrant=False, context_fn=contexts)
+    y: Tensor = checkpoint(part, *inputs, use_reentrant=False, context_fn=contexts)
     return y
 
 
@@ -329,13 +333,14 @@ class Block(nn.Module):
         self.checkpointed, self.dropout = checkpointed, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.checkpointed == "block":
-            return recomputed(self._branches, x)
-        if self.checkpointed in KEPT_RESULTS:
-            return recomputed(self._branches, x, KEPT_RESULTS[self.checkpointed])
-        return self._branches(x)
+        return self._checkpointed(x)
 
-    def _branches(self, x: Tensor) -> Tensor:
+    def _checkpointed(self, *inputs: Tensor) -> Tensor:
+        if self.checkpointed == "block" or self.checkpointed in KEPT_RESULTS:
+            return recomputed(self._branches, *inputs, kept=KEPT_RESULTS.get(self.checkpointed, frozenset()))
+        return self._branches(*inputs)
+
+    def _branches(self, x: Tensor, *_: Tensor) -> Tensor:
         x = x + self._part("attention", self._attention, x)
         return x + self._part("mlp", self._mlp, x)
 

@@ -14,6 +14,9 @@ from .blocks import Checkpointed
 from .pairs import BlockSpec, Family, Precision
 
 FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "mixtral", "mla")
+ENCODERS: tuple[Family, ...] = ("bert", "t5")
+"""An encoder's block, and a decoder's with cross-attention."""
+
 MIXERS: tuple[Family, ...] = ("mamba2", "mamba1", "delta_net")
 """Families whose mixer is a recurrence; their projections are always one product."""
 
@@ -36,6 +39,8 @@ SMALL: Mapping[Family, dict[str, int]] = {
     "mla": _shape(
         batch=2, sequence=64, hidden=128, heads=8, q_rank=48, kv_rank=32, nope_dim=16, rope_dim=8, v_dim=16, ffn=352
     ),
+    "bert": _shape(batch=2, sequence=64, hidden=128, heads=8, kv_heads=8, head_dim=16, ffn=512),
+    "t5": _shape(batch=2, sequence=64, hidden=128, heads=8, kv_heads=8, head_dim=24, ffn=352),
     "mamba2": _shape(
         batch=2,
         sequence=64,
@@ -82,6 +87,8 @@ OTHER: Mapping[Family, dict[str, int]] = {
     "mla": _shape(
         batch=2, sequence=96, hidden=160, heads=4, q_rank=64, kv_rank=48, nope_dim=24, rope_dim=8, v_dim=32, ffn=224
     ),
+    "bert": _shape(batch=4, sequence=48, hidden=160, heads=5, kv_heads=5, head_dim=32, ffn=640),
+    "t5": _shape(batch=3, sequence=80, hidden=96, heads=6, kv_heads=6, head_dim=32, ffn=264),
     "mamba2": _shape(
         batch=3,
         sequence=96,
@@ -172,6 +179,13 @@ def _block_specs() -> Iterator[BlockSpec]:
         yield BlockSpec(family, "math", "bf16", SMALL[family], fused=True)
         for policy in POLICIES:
             yield BlockSpec(family, "flash", "bf16", OTHER[family], policy)
+    for family in ENCODERS:
+        for precision in PRECISIONS:
+            # One product for q, k and v reads the block's input, of which autocast would remember a copy.
+            yield BlockSpec(family, "flash", precision, SMALL[family], fused=True)
+            yield BlockSpec(family, "math", precision, OTHER[family], fused=True)
+        for recompute in (*WHOLE, "matmuls"):
+            yield BlockSpec(family, "flash", "bf16", OTHER[family], recompute)
     for family in MIXERS:
         for precision in ("bf16", "fp32"):
             for recompute in WHOLE:

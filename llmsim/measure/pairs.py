@@ -17,7 +17,8 @@ from ..core.saved import Region
 from ..core.terms import Sizes
 from ..hardware.software import kernel_rows
 from ..layers.attention import Attention
-from ..layers.base import Mixer, Norm, layer_input, residual
+from ..layers.base import Arrangement, Mixer, Norm, layer_input, residual
+from ..layers.encoders import CrossAttention
 from ..layers.ends import embedding, head
 from ..layers.mla import LatentAttention
 from ..layers.mlp import Mlp
@@ -25,9 +26,9 @@ from ..layers.moe import MixtureOfExperts
 from ..layers.recurrent import GatedDeltaNet, Mamba1, Mamba2
 from ..plans.recompute import parse_recompute
 from ..plans.recompute import regions as recompute_regions
-from . import blocks, mixers
+from . import blocks, encoders, mixers
 
-Family = Literal["llama", "gpt2", "mixtral", "mla", "mamba2", "mamba1", "delta_net"]
+Family = Literal["llama", "gpt2", "mixtral", "mla", "mamba2", "mamba1", "delta_net", "bert", "t5"]
 Precision = Literal["bf16", "autocast", "fp32"]
 
 
@@ -95,7 +96,7 @@ class BlockSpec:
     def dims(self) -> dict[str, int]:
         """All dimension sizes, those that follow from others included."""
         s = dict(self.sizes)
-        s.setdefault("context", s["sequence"])
+        s |= dict.fromkeys(("context", "memory"), s["sequence"])
         if "experts" in s:
             s.setdefault("router_experts", s["experts"])
             s.setdefault("slots", s["batch"] * s["sequence"] * s["top_k"])
@@ -126,6 +127,8 @@ _FUSED: Mapping[Family, tuple[tuple[str, ...], ...]] = {
         ("ssm_conv_x", "ssm_conv_b", "ssm_conv_c"),
         ("gate", "up"),
     ),
+    "bert": (("q", "k", "v"),),
+    "t5": (("q", "k", "v"), ("cross_k", "cross_v"), ("gate", "up")),
     "mamba1": (("mamba_z", "mamba_x"), ("mamba_low_dt", "mamba_low_b", "mamba_low_c"), ("gate", "up")),
     "delta_net": (
         ("delta_q", "delta_k", "delta_v", "delta_z"),
@@ -158,7 +161,9 @@ def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:
     match spec.family:
         case "llama":
             return Attention(), Mlp(), rms
-        case "gpt2":
+        case "t5":
+            return Attention(rotary=False), Mlp(), rms
+        case "gpt2" | "bert":
             return Attention(rotary=False, bias=True, out_bias=True), Mlp(False, True), Norm("layer_norm", True)
         case "mixtral":
             return Attention(), MixtureOfExperts(), rms
@@ -176,8 +181,11 @@ def layer_operators(spec: BlockSpec) -> tuple[Operator, ...]:
     """The operators of the block."""
     attention, mlp, norm = _mixers(spec)
     b = LayerBuilder()
-    x = residual(b, layer_input(), "attention", attention, norm, dropout=spec.dropout)
-    residual(b, x, "mlp", mlp, norm, dropout=spec.dropout)
+    where: Arrangement = "after" if spec.family == "bert" else "pre"
+    x = residual(b, layer_input(), "attention", attention, norm, where, dropout=spec.dropout)
+    if spec.family == "t5":
+        x = residual(b, x, "cross", CrossAttention(), norm)
+    residual(b, x, "mlp", mlp, norm, where, dropout=spec.dropout)
     return tuple(b.operators)
 
 
@@ -226,7 +234,7 @@ def _attention_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.M
         )
     if spec.family in ("mamba2", "mamba1", "delta_net"):
         return _recurrent_module(spec, norm)
-    plain = spec.family == "gpt2"
+    plain = spec.family in ("gpt2", "bert")
     return blocks.Attention(
         s["hidden"],
         s["heads"],
@@ -234,10 +242,13 @@ def _attention_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.M
         s["head_dim"],
         spec.dtype,
         kernel=spec.kernel,
-        rotary=None if plain else blocks.RotaryTable(s["sequence"], s["head_dim"], spec.compute_dtype),
+        rotary=None
+        if plain or spec.family == "t5"
+        else blocks.RotaryTable(s["sequence"], s["head_dim"], spec.compute_dtype),
         fused=spec.fused,
         bias=plain,
         dropout=DROPOUT * spec.dropout,
+        causal=spec.family != "bert",
     )
 
 
@@ -266,14 +277,14 @@ def _mlp_module(spec: BlockSpec, group: ProcessGroup | None) -> nn.Module:
             s["hidden"], s["moe_ffn"], s["experts"], s["top_k"], spec.dtype,
             compute_dtype=spec.compute_dtype, group=group,
         )  # fmt: skip
-    if spec.family == "gpt2":
+    if spec.family in ("gpt2", "bert"):
         return blocks.Mlp(s["hidden"], s["ffn"], spec.dtype)
     return blocks.GatedMlp(s["hidden"], s["ffn"], spec.dtype, fused=spec.fused)
 
 
 def norm_module(spec: BlockSpec, width: int) -> nn.Module:
     """A norm of the family's kind."""
-    if spec.family == "gpt2":
+    if spec.family in ("gpt2", "bert"):
         return nn.LayerNorm(width, dtype=spec.dtype)
     return blocks.RmsNorm(width, "fp32" if spec.norm == "eager_fp32" else "activation", spec.dtype)
 
@@ -284,13 +295,21 @@ def block_module(spec: BlockSpec, group: ProcessGroup | None = None) -> blocks.B
     def norm(width: int = spec.sizes["hidden"]) -> nn.Module:
         return norm_module(spec, width)
 
-    return blocks.Block(
-        norm,
-        _attention_module(spec, norm),
-        _mlp_module(spec, group),
-        checkpointed=spec.recompute,
-        dropout=DROPOUT * spec.dropout,
-    )
+    attention, mlp = _attention_module(spec, norm), _mlp_module(spec, group)
+    if spec.family == "t5":
+        return _decoder_block(spec, norm, attention, mlp)
+    block = encoders.EncoderBlock if spec.family == "bert" else blocks.Block
+    return block(norm, attention, mlp, checkpointed=spec.recompute, dropout=DROPOUT * spec.dropout)
+
+
+def _decoder_block(
+    spec: BlockSpec, norm: Callable[[], nn.Module], attention: nn.Module, mlp: nn.Module
+) -> encoders.DecoderBlock:
+    s = spec.dims()
+    cross = encoders.CrossAttention(s["hidden"], s["heads"], s["head_dim"], spec.dtype, kernel=spec.kernel)
+    block = encoders.DecoderBlock(norm, attention, mlp, cross, checkpointed=spec.recompute)
+    block.encoded = torch.zeros(s["batch"], s["sequence"], s["hidden"], dtype=spec.dtype, requires_grad=True)
+    return block
 
 
 def model_module(spec: BlockSpec, layers: int) -> blocks.Model:

@@ -213,6 +213,8 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
             f"pipeline_parallel x virtual_pipeline: {p * v} parts for {slots - 2} layers, embedding and head; "
             f"allowed: at most {slots}; nearest: pipeline_parallel {max(1, slots // v)}"
         )
+    if p > 1 and architecture.is_encoder_decoder:
+        found.append(f"pipeline_parallel: {p} stages of an encoder-decoder model are not modelled; allowed: 1")
     if v > 1 and p == 1:
         found.append(f"virtual_pipeline: {v} chunks need a pipeline; allowed with pipeline_parallel 1: 1")
     if plan.sequence_parallel and plan.sequence_length % (t * plan.context_parallel):

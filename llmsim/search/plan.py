@@ -187,7 +187,7 @@ def plan_training(
     _check_batch(sequence, global_batch)
     if tokens is not None and not 0 < tokens <= 1e18:  # so that NaN is refused
         raise InputError("tokens", tokens, "a number above 0 and up to 1e18", "15T")
-    assumed = machine.assumed()
+    assumed = {**machine.assumed(), **architecture.assumed()}
     if tokens and machine.price_usd_per_device_hour is None:
         usd, _, date = device_price(machine)
         assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.device} profile, {date})"

@@ -123,6 +123,9 @@ def enumerate_plans(
     table.keep("tensor parallelism does not divide heads or widths", _divides_all(table["tp"], sizes))
     _require(table, space, ("tensor_parallel",), f"divisors of {gcd(*sizes)}", gcd(*sizes))
     table.cross("pp", space.pipeline_parallel or divisors(n_devices, layers + 2))
+    if architecture.is_encoder_decoder:
+        table.keep("pipelines of encoder-decoder models are not modelled", table["pp"] == 1)
+        _require(table, space, ("pipeline_parallel",), "1 for an encoder-decoder model", 1)
     table.cross("cp", space.context_parallel or _context_degrees(sequence, n_devices))
     model = table["tp"] * table["pp"] * table["cp"]
     table.keep("degrees do not divide the devices", n_devices % model == 0)

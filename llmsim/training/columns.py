@@ -118,6 +118,13 @@ def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes
     return Sizes(dims, degrees, structure.formats())
 
 
+def visible_sizes(kind: LayerKind, sizes: Sizes) -> Sizes:
+    """The same sizes with the mean number of positions that a query attends to, and that an indexer scores."""
+    sequence = sizes.dims["sequence"]
+    scored = visible_positions(replace(kind, window=None), sequence)
+    return sizes.with_dims(context=visible_positions(kind, sequence), index_context=scored)
+
+
 def visible_positions(kind: LayerKind, sequence: Number) -> Number:
     """Mean number of positions that a query attends to: all, the causal half, or a sliding window's share.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..architecture import Architecture
 from ..core.operators import Operator
@@ -65,11 +65,16 @@ def layer_flops(kind: LayerKind, sequence: Number, convention: Convention) -> Nu
         if op.kind == "contract":
             if "router_experts" in op.write.dims and not convention.router:
                 continue
-            total = total + 2 * _per_token(op, kind)
+            every = {"sequence", "steps", "slots"} & {*op.write.dims}  # a pooler sees one position of the sequence
+            total = total + (2 * _per_token(op, kind) if every else 2 * _per_token(op, kind) / sequence)
         elif op.kind == "attention" and convention.attention != "none":
             width = _head_width(op, kind)
-            total = total + 2 * kind.sizes["heads"] * width * _positions(kind, sequence, convention.attention)
-        elif convention.scan:
+            seen = sequence if "memory" in op.over else _positions(kind, sequence, convention.attention)
+            total = total + 2 * kind.sizes["heads"] * width * seen
+        elif op.kind == "index_select" and convention.attention != "none":
+            seen = _positions(replace(kind, window=None), sequence, convention.attention)
+            total = total + seen * sum(p.forward * _sizes(p.dims, kind) for p in op.products)
+        elif op.kind != "index_select" and convention.scan:
             total = total + sum(p.forward * _sizes(p.dims, kind) for p in op.products)
     return total
 
@@ -80,9 +85,12 @@ def _per_token(op: Operator, kind: LayerKind) -> Number:
     return _sizes((*rows, *columns, *depth), kind) * (kind.sizes["top_k"] if "slots" in rows else 1)
 
 
+_OF_THE_BATCH = ("batch", "sequence", "steps", "slots", "context", "index_context")
+
+
 def _sizes(dims: Iterable[str], kind: LayerKind) -> int:
     """The product of the sizes that belong to the model: those of one token."""
-    return math.prod(kind.sizes[dim] for dim in dims if dim not in ("batch", "sequence", "steps", "slots"))
+    return math.prod(kind.sizes[dim] for dim in dims if dim not in _OF_THE_BATCH)
 
 
 def _head_width(op: Operator, kind: LayerKind) -> int:

@@ -22,7 +22,7 @@ from ..hardware.kernels import (
 )
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..layers.base import LayerKind
-from .columns import Columns, kind_sizes, visible_positions
+from .columns import Columns, kind_sizes, visible_sizes
 from .constants import StepConstants
 from .structure import Structure, kind_terms
 
@@ -90,7 +90,7 @@ def kind_seconds(
     """Seconds of a layer kind for a table of plans; arrays have one entry a plan."""
     terms = kind_terms(kind, structure, recomputes=recomputes)
     sizes = kind_sizes(kind, columns, structure)
-    seen = sizes.with_dims(context=visible_positions(kind, columns.sequence))
+    seen = visible_sizes(kind, sizes)
     again = set(terms.recomputing.recomputed)
     phases = {name: PhaseSeconds() for name in PHASES}
     for work_class, works, seconds in _rated(terms.work, sizes, seen, structure, constants):
@@ -152,7 +152,7 @@ def _rated(
         if cores:
             yield "attention", cores, _attention(cores, sizes, seen, c, backward)
     if structure.context_kind == "ring":
-        cores = [w for w in works if w.kind == "attention"]
+        cores = [w for w in works if w.source == "attention"]
         if cores:
             yield "memory", cores, _ring_merges(cores, sizes, c.high)
     for kind in ("scan", "recurrence"):

@@ -65,7 +65,7 @@ def simulate_training(
     problem = plan_problem(model, machine, plan)
     constants = step_constants(machine, problem.structure, overlay)
     prepared = prepare(problem, plan_columns(plan), constants)
-    taken = {**(assumed or {}), **machine.assumed(), **plan.software.assumed()}
+    taken = {**(assumed or {}), **machine.assumed(), **model.assumed(), **plan.software.assumed()}
     return _report(plan, problem, prepared, constants, taken)
 
 
