@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsim.architecture import Architecture
-from llmsim.core.errors import InputError, UnsupportedError
+from llmsim.core.errors import InputError
 from llmsim.core.symbolic import Symbolic, symbol
 from llmsim.hardware.cluster import Cluster
 from llmsim.plans.training import TrainingPlan, nearest_divisor, violations
@@ -22,6 +22,8 @@ from llmsim.training.simulate import simulate_training
 LLAMA = Architecture.from_config("llama-3-8b")
 MIXTRAL = Architecture.from_config("mixtral-8x7b")
 DEEPSEEK = Architecture.from_config("deepseek-v2-lite")
+NANO = Architecture.from_config("nemotron-3-nano")
+SPARSE = Architecture.from_config("deepseek-v3.2")
 CLUSTER = Cluster.parse("8x8xh100-sxm-80gb")
 
 
@@ -52,6 +54,9 @@ VARIETY = [
     (LLAMA, plan(sequence_parallel=False, sharding="ddp", recompute="selective:layernorm,mlp_act")),
     (MIXTRAL, plan(expert_parallel=8, imbalance=1.2)),
     (DEEPSEEK, plan(tensor_parallel=1, pipeline_parallel=1, data_parallel=64, expert_parallel=8, precision="mxfp8")),
+    (NANO, plan(expert_parallel=8, recompute="selective:layernorm,moe_act")),
+    (NANO, plan(context_parallel=4, data_parallel=2, expert_parallel=2)),
+    (SPARSE, plan(context_parallel=2, data_parallel=4, expert_parallel=8, recompute="full")),
     (LLAMA, plan(context_kind="ulysses", context_parallel=4, tensor_parallel=2, pipeline_parallel=1)),
 ]
 
@@ -223,11 +228,6 @@ def test_invalid_plans_say_why(changes, message):
 def test_all_broken_rules_are_listed():
     broken = violations(plan(tensor_parallel=3, global_batch_size=100, expert_parallel=2), LLAMA, 64)
     assert len(broken) >= 4
-
-
-def test_models_without_a_cost_model_are_refused_by_name():
-    with pytest.raises(UnsupportedError, match="mamba2"):
-        simulate_training(plan(), "mamba2-2.7b", CLUSTER)
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000))

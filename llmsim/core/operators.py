@@ -30,7 +30,7 @@ Other dimensions (``q_rank``, ``kv_rank``, ``rope_dim``, ...) belong to one laye
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Role = Literal["activation", "weight", "index"]
@@ -61,8 +61,8 @@ class Tensor:
     dims
         Dimension names in order.
     role
-        ``activation`` (has a gradient), ``weight`` (a parameter) or ``index`` (integers at hand in any layout, no
-        gradient, never communicated by the layout rules).
+        ``activation`` (has a gradient), ``weight`` (a parameter) or ``index`` (integers at hand in any layout, or what
+        is read where it is without a gradient: never communicated by the layout rules).
     format
         Storage class that the precision recipe turns into a format (``activation``, ``residual`` for the stream between
         layers, ``normed`` for outputs of norms, ``weight``, ``weight_high``), or the name of a format.
@@ -204,6 +204,11 @@ def product(dims: str, forward: int = 2, backward: int | None = None) -> Product
 def renamed(tensor: Tensor, **change: str) -> Read:
     """A read that names some dimensions differently: ``renamed(k, sequence="context")``."""
     return Read(tensor, tuple(change.get(d, d) for d in tensor.dims))
+
+
+def detached(tensor: Tensor) -> Read:
+    """A read through which no gradient flows back."""
+    return Read(replace(tensor, role="index"), tensor.dims)
 
 
 class LayerBuilder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..core.operators import LayerBuilder, Read, Tensor, product, renamed, weight
+from ..core.operators import LayerBuilder, Read, Tensor, detached, product, renamed, weight
 
 QUERY = "batch sequence heads qk_dim"
 
@@ -24,8 +24,8 @@ class LatentAttention:
         Biases of the down-projections and of the output projection.
     indexer
         The lightning indexer of DeepSeek-V3.2 (arXiv:2512.02556, section 2.1) scores every visible position and leaves
-        ``index_top_k`` of them to attend to. As in its sparse training stage: trained on its own loss over the
-        positions that it chose, with nothing flowing back into attention.
+        ``index_top_k`` of them to attend to. As in its sparse training stage: trained on a loss of its own over the
+        positions that it chose, and cut off from the layer's gradient.
     """
 
     q_latent: bool = True
@@ -55,11 +55,11 @@ class LatentAttention:
 
     @staticmethod
     def _index(b: LayerBuilder, x: Tensor, q_in: Tensor) -> Tensor:
-        q = b.linear("index_q", q_in, "q_rank", "index_heads index_dim")
-        k = b.linear("index_k", x, "hidden", "index_dim")
+        q = b.linear("index_q", detached(q_in), "q_rank", "index_heads index_dim")
+        k = b.linear("index_k", detached(x), "hidden", "index_dim")
         k = b.norm("index_k_norm", k, "index_dim", kind="layer_norm", bias=True)
         heads = weight("index_heads.weight", "hidden", "index_heads")
-        share = b.op("index_weights", "contract", [x, heads], "batch sequence index_heads")
+        share = b.op("index_weights", "contract", [detached(x), heads], "batch sequence index_heads")
         head = "batch sequence index_heads index_dim"
         return b.op(
             "index_select", "index_select", [q, renamed(k, sequence="index_context"), share],

@@ -78,22 +78,24 @@ class RotaryTable(nn.Module):
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, kernel: AttentionKernel, dropout: float = 0.0, *, causal: bool = True
-) -> Tensor:
+    q: Tensor, k: Tensor, v: Tensor, kernel: AttentionKernel, dropout: float = 0.0, *, causal: bool = True,
+    mask: Tensor | float = 0.0,
+) -> Tensor:  # fmt: skip
     """Attention of (batch, sequence, heads, width) tensors; fails where the kernel asked for cannot run."""
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))
     if kernel == "eager":
-        return _attend_eager(q, k, v, dropout).transpose(1, 2)
+        return _attend_eager(q, k, v, dropout, mask).transpose(1, 2)
     backend = SDPBackend.FLASH_ATTENTION if kernel == "flash" else SDPBackend.MATH
     with sdpa_kernel(backend):
         grouped = q.shape[1] != k.shape[1]
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped).transpose(1, 2)
 
 
-def _attend_eager(q: Tensor, k: Tensor, v: Tensor, dropout: float) -> Tensor:
+def _attend_eager(q: Tensor, k: Tensor, v: Tensor, dropout: float, mask: Tensor | float) -> Tensor:
     """Attention as separate products and a softmax, in the format of its inputs. The causal mask is left out: it would
     be a constant shared by all layers."""
-    weights = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    weights = torch.softmax(scores + mask if isinstance(mask, Tensor) else scores, -1)
     if dropout:
         weights = torch.native_dropout(weights, dropout, True)[0]
     return weights @ v
@@ -174,13 +176,16 @@ class LatentAttention(nn.Module):
         self.out = linear(heads * v_dim, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self.q_up(self.q_norm(self.q_down(x))).unflatten(-1, (self.heads, -1))
+        return self._attend(x, self.q_norm(self.q_down(x)))
+
+    def _attend(self, x: Tensor, q_low: Tensor, mask: Tensor | float = 0.0) -> Tensor:
+        q = self.q_up(q_low).unflatten(-1, (self.heads, -1))
         q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], -1)
         q = torch.cat((q_nope, self.rotary(q_rope)), -1)
         latent, k_rope = self._down(x)
         k_nope, v = self._up(self.kv_norm(latent))
         k_rope = self.rotary(k_rope.unsqueeze(2)).expand(-1, -1, self.heads, -1)
-        return self.out(attend(q, torch.cat((k_nope, k_rope), -1), v, self.kernel).flatten(2))
+        return self.out(attend(q, torch.cat((k_nope, k_rope), -1), v, self.kernel, mask=mask).flatten(2))
 
     def _down(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.fused:

@@ -17,8 +17,8 @@ FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "mixtral", "mla")
 ENCODERS: tuple[Family, ...] = ("bert", "t5")
 """An encoder's block, and a decoder's with cross-attention."""
 
-MIXERS: tuple[Family, ...] = ("mamba2", "mamba1", "delta_net")
-"""Families whose mixer is a recurrence; their projections are always one product."""
+MIXERS: tuple[Family, ...] = ("mamba2", "mamba1", "delta_net", "dsa")
+"""Families whose mixers have no kernel in torch: references of separate products, behind one common projection."""
 
 PRECISIONS: tuple[Precision, ...] = ("bf16", "autocast", "fp32")
 WHOLE: tuple[Checkpointed, ...] = ("none", "block")
@@ -38,6 +38,21 @@ SMALL: Mapping[Family, dict[str, int]] = {
     ),
     "mla": _shape(
         batch=2, sequence=64, hidden=128, heads=8, q_rank=48, kv_rank=32, nope_dim=16, rope_dim=8, v_dim=16, ffn=352
+    ),
+    "dsa": _shape(
+        batch=2,
+        sequence=64,
+        hidden=128,
+        heads=8,
+        q_rank=48,
+        kv_rank=32,
+        nope_dim=16,
+        rope_dim=8,
+        v_dim=16,
+        ffn=352,
+        index_heads=4,
+        index_dim=24,
+        index_top_k=16,
     ),
     "bert": _shape(batch=2, sequence=64, hidden=128, heads=8, kv_heads=8, head_dim=16, ffn=512),
     "t5": _shape(batch=2, sequence=64, hidden=128, heads=8, kv_heads=8, head_dim=24, ffn=352),
@@ -86,6 +101,21 @@ OTHER: Mapping[Family, dict[str, int]] = {
     ),
     "mla": _shape(
         batch=2, sequence=96, hidden=160, heads=4, q_rank=64, kv_rank=48, nope_dim=24, rope_dim=8, v_dim=32, ffn=224
+    ),
+    "dsa": _shape(
+        batch=3,
+        sequence=48,
+        hidden=96,
+        heads=4,
+        q_rank=64,
+        kv_rank=48,
+        nope_dim=24,
+        rope_dim=8,
+        v_dim=16,
+        ffn=224,
+        index_heads=8,
+        index_dim=16,
+        index_top_k=8,
     ),
     "bert": _shape(batch=4, sequence=48, hidden=160, heads=5, kv_heads=5, head_dim=32, ffn=640),
     "t5": _shape(batch=3, sequence=80, hidden=96, heads=6, kv_heads=6, head_dim=32, ffn=264),

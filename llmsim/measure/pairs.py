@@ -26,9 +26,9 @@ from ..layers.moe import MixtureOfExperts
 from ..layers.recurrent import GatedDeltaNet, Mamba1, Mamba2
 from ..plans.recompute import parse_recompute
 from ..plans.recompute import regions as recompute_regions
-from . import blocks, encoders, mixers
+from . import blocks, encoders, mixers, sparse
 
-Family = Literal["llama", "gpt2", "mixtral", "mla", "mamba2", "mamba1", "delta_net", "bert", "t5"]
+Family = Literal["llama", "gpt2", "mixtral", "mla", "mamba2", "mamba1", "delta_net", "bert", "t5", "dsa"]
 Precision = Literal["bf16", "autocast", "fp32"]
 
 
@@ -96,7 +96,7 @@ class BlockSpec:
     def dims(self) -> dict[str, int]:
         """All dimension sizes, those that follow from others included."""
         s = dict(self.sizes)
-        s |= dict.fromkeys(("context", "memory"), s["sequence"])
+        s |= dict.fromkeys(("context", "index_context", "memory"), s["sequence"])
         if "experts" in s:
             s.setdefault("router_experts", s["experts"])
             s.setdefault("slots", s["batch"] * s["sequence"] * s["top_k"])
@@ -122,6 +122,7 @@ _FUSED: Mapping[Family, tuple[tuple[str, ...], ...]] = {
     "gpt2": (("q", "k", "v"),),
     "mixtral": (("q", "k", "v"),),
     "mla": (("kv_down", "k_rope"), ("k_up", "v_up"), ("gate", "up")),
+    "dsa": (("kv_down", "k_rope"), ("k_up", "v_up"), ("gate", "up")),
     "mamba2": (
         ("ssm_z", "ssm_x", "ssm_b", "ssm_c", "ssm_dt"),
         ("ssm_conv_x", "ssm_conv_b", "ssm_conv_c"),
@@ -148,7 +149,7 @@ def inventory(spec: BlockSpec, **implementations: str) -> Inventory:
         "layer_norm": "native_cpu",
         "attention": f"{spec.kernel}_dropout" if spec.dropout and spec.kernel == "eager" else spec.kernel,
         **dict.fromkeys(("rotary", "gate", "loss", "route", "dispatch", "combine"), "eager"),
-        **dict.fromkeys(("convolution", "ssm_scan", "delta_rule", "selective_scan"), "eager"),
+        **dict.fromkeys(("convolution", "ssm_scan", "delta_rule", "selective_scan", "index_select"), "eager"),
         "gated_norm": "eager_norm_first" if spec.family == "delta_net" else "eager",
         **implementations,
     }
@@ -169,6 +170,8 @@ def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:
             return Attention(), MixtureOfExperts(), rms
         case "mla":
             return LatentAttention(), Mlp(), rms
+        case "dsa":
+            return LatentAttention(indexer=True), Mlp(), rms
         case "mamba2":
             return Mamba2(), Mlp(), rms
         case "mamba1":
@@ -216,22 +219,8 @@ def regions(spec: BlockSpec, operators: Sequence[Operator]) -> tuple[Region, ...
 
 def _attention_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.Module:
     s = spec.dims()
-    if spec.family == "mla":
-        rotary = blocks.RotaryTable(s["sequence"], s["rope_dim"], spec.compute_dtype)
-        return blocks.LatentAttention(
-            s["hidden"],
-            s["heads"],
-            s["q_rank"],
-            s["kv_rank"],
-            s["nope_dim"],
-            s["rope_dim"],
-            s["v_dim"],
-            spec.dtype,
-            norm=norm,
-            rotary=rotary,
-            kernel=spec.kernel,
-            fused=spec.fused,
-        )
+    if spec.family in ("mla", "dsa"):
+        return _latent_module(spec, norm)
     if spec.family in ("mamba2", "mamba1", "delta_net"):
         return _recurrent_module(spec, norm)
     plain = spec.family in ("gpt2", "bert")
@@ -250,6 +239,28 @@ def _attention_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.M
         dropout=DROPOUT * spec.dropout,
         causal=spec.family != "bert",
     )
+
+
+def _latent_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.Module:
+    s = spec.dims()
+    module = (sparse.SparseLatentAttention if spec.family == "dsa" else blocks.LatentAttention)(
+        s["hidden"],
+        s["heads"],
+        s["q_rank"],
+        s["kv_rank"],
+        s["nope_dim"],
+        s["rope_dim"],
+        s["v_dim"],
+        spec.dtype,
+        norm=norm,
+        rotary=blocks.RotaryTable(s["sequence"], s["rope_dim"], spec.compute_dtype),
+        kernel=spec.kernel,
+        fused=spec.fused,
+    )
+    if isinstance(module, sparse.SparseLatentAttention):
+        module.indexer = sparse.Indexer(s["hidden"], s["q_rank"], s["index_heads"], s["index_dim"], spec.dtype)
+        module.top_k = s["index_top_k"]
+    return module
 
 
 def _recurrent_module(spec: BlockSpec, norm: Callable[[int], nn.Module]) -> nn.Module:
