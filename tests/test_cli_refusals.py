@@ -25,7 +25,6 @@ from command_line import (
         # model
         (plan(model="llama-3.2-1c"), ["model: 'llama-3.2-1c'", "llmsim models", "nearest: llama-3.2-1b"]),
         (plan(model="absent.json"), ["'absent.json' does not exist"]),
-        (plan(model="mamba2-2.7b"), ["mamba2-2.7b", "no cost model"]),
         (plan(model="llama-3.1-405b"), ["no plan fits", "nearest miss is TP8", "GiB too much", "may use"]),
         # cluster
         (plan(cluster="0x8xh100-sxm-80gb"), ["cluster: nodes: 0", "nearest: 1"]),
