@@ -22,10 +22,13 @@ ask."""
 
 def is_symbolic(*values: Number) -> bool:
     """Whether any value is a SymPy expression, a symbol with a value, or an object array of either."""
-    return any(
-        hasattr(v, "free_symbols") or isinstance(v, Symbolic) or (isinstance(v, np.ndarray) and v.dtype == object)
-        for v in values
-    )
+    for v in values:
+        if isinstance(v, np.ndarray):
+            if v.dtype.hasobject:
+                return True
+        elif isinstance(v, Symbolic) or hasattr(v, "free_symbols"):
+            return True
+    return False
 
 
 def _is_plain(value: Number) -> bool:

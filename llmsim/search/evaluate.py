@@ -18,14 +18,14 @@ from ..architecture import Architecture
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
-from ..plans.recompute import parse_recompute
-from ..training.columns import Columns
-from ..training.compose import KindTime, UnitTraffic, compose_step, kind_time
+from ..plans.recompute import NONE, parse_recompute
+from ..training.columns import Columns, take
+from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
 from ..training.constants import StepConstants, step_constants
 from ..training.memory import KindMemory, memory_of_stage, model_memory
-from ..training.prepare import Problem, distinct, kind_parameters, model_seconds, step_load, take
+from ..training.prepare import Problem, keyed, kind_parameters, model_rates, model_seconds, recomputed_layers, step_load
 from ..training.recompute import recompute_ladder
-from ..training.seconds import KindSeconds
+from ..training.seconds import Keyed, KindRates, KindSeconds
 from ..training.sharding import LocalParameters
 from ..training.stages import Stage, stage_table
 from ..training.structure import Structure
@@ -197,7 +197,9 @@ class _Evaluator:
     sequence: int
     imbalance: float
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
+    _rates: dict[Structure, list[KindRates]] = field(default_factory=dict)
     _kinds: dict[Structure, _Kinds] = field(default_factory=dict)
+    _loads: dict[object, StepLoad] = field(default_factory=dict)
 
     @cached_property
     def constants(self) -> StepConstants:
@@ -218,20 +220,26 @@ class _Evaluator:
         return Columns(sequence=self.sequence, shard=shard, imbalance=self.imbalance, **self.table.columns)
 
     @cached_property
-    def keys(self) -> tuple[Columns, np.ndarray]:
-        return distinct(self.columns(None))
+    def keys(self) -> Keyed:
+        return keyed(self.columns(None))
 
     def kinds(self, problem: Problem) -> _Kinds:
         """The layer kinds under a structure; in how many layers it recomputes does not matter."""
         recompute = replace(problem.structure.recompute, layers=parse_recompute("full").layers)
         structure = replace(problem.structure, recompute=recompute)
         if structure not in self._kinds:
-            keys, _ = self.keys
             alike = replace(problem, structure=structure)
-            seconds = model_seconds(alike, keys, self.constants)
+            seconds = model_seconds(alike, self.rates(problem))
             times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v) for k in seconds]
-            self._kinds[structure] = _Kinds(seconds, times, model_memory(alike, keys))
+            self._kinds[structure] = _Kinds(seconds, times, model_memory(alike, self.keys.columns))
         return self._kinds[structure]
+
+    def rates(self, problem: Problem) -> list[KindRates]:
+        """Rates of the layer kinds for each distinct key, whatever is recomputed."""
+        structure = replace(problem.structure, recompute=NONE)
+        if structure not in self._rates:
+            self._rates[structure] = model_rates(problem, Keyed(self.keys.columns), self.constants)
+        return self._rates[structure]
 
     def parameters(self, problem: Problem, group: int | None) -> list[LocalParameters]:
         """Parameters of one layer of each kind, for each row."""
@@ -247,35 +255,39 @@ class _Evaluator:
         columns = self.columns(variant.shard_group).take(rows)
         stages = [_stage_rows(s, rows) for s in self.stages]
         own = [_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
-        inverse = self.keys[1][rows]
+        inverse = rows if self.keys.rows is None else self.keys.rows[rows]
         kept = [_rows(m, inverse) for m in kinds.memories]
         each = [memory_of_stage(problem, columns, s, own, kept, self.constants).device_bytes for s in stages]
         memory = np.broadcast_to(maximum(*each), rows.shape)
         step = np.full(rows.shape, np.inf)
         fit = np.flatnonzero(memory <= self.limit)
         if len(fit):
-            small = columns.take(fit)
-            some = [_stage_rows(s, fit) for s in stages]
-            held = [_rows(p, fit) for p in own]
-            step[fit] = self._time(problem, small, some, held, kinds, inverse[fit])
+            step[fit] = self._time(variant, [_stage_rows(s, fit) for s in stages], kinds, fit, inverse[fit])
         return step, memory
 
+    def load(self, variant: Variant) -> StepLoad:
+        """What a step of each row has to do beside its layers' own seconds; recomputation does not change it."""
+        alike = replace(variant.problem, structure=replace(variant.problem.structure, recompute=NONE))
+        key = (alike.structure, alike.sharding, alike.schedule, variant.shard_group)
+        if key not in self._loads:
+            rows = variant.rows
+            columns = self.columns(variant.shard_group).take(rows)
+            own = [_rows(p, rows) for p in self.parameters(alike, variant.shard_group)]
+            stages = [_stage_rows(s, rows) for s in self.stages]
+            self._loads[key] = step_load(alike, columns, stages, own, (), self.constants)
+        return self._loads[key]
+
     def _time(
-        self,
-        problem: Problem,
-        columns: Columns,
-        stages: list[Stage],
-        parameters: list[LocalParameters],
-        kinds: _Kinds,
-        inverse: np.ndarray,
+        self, variant: Variant, stages: list[Stage], kinds: _Kinds, fit: np.ndarray, inverse: np.ndarray
     ) -> Number:
+        """Step time of some rows of a variant, whose stages and layer keys are given."""
+        problem = variant.problem
+        load = self.load(variant).map(lambda v: take(v, fit))
+        load = load.recomputing([recomputed_layers(problem, stage) for stage in stages])
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
-            seconds = [k.map(lambda v: take(v, inverse)) for k in kinds.seconds]
-            load = step_load(problem, columns, stages, parameters, seconds, self.constants)
+            load = replace(load, kinds=[k.map(lambda v: take(v, inverse)) for k in kinds.seconds])
             return compose_step(load, self.constants).seconds
-        load = step_load(problem, columns, stages, parameters, (), self.constants)
-        own = [t.map(lambda v: take(v, inverse)) for t in kinds.times]
-        return compose_step(load, self.constants, own).seconds
+        return compose_step(load, self.constants, [t.map(lambda v: take(v, inverse)) for t in kinds.times]).seconds
 
 
 Record = TypeVar("Record", LocalParameters, KindMemory)

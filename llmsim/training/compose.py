@@ -8,7 +8,7 @@ pipeline's bubble, the exposed rest of the gradient exchange, the optimizer and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..core.shim import Number, maximum, minimum, soft_maximum, total
 from ..hardware.network import NO_TRAFFIC, WireTime
@@ -37,6 +37,12 @@ class UnitTraffic:
     forward: WireTime = NO_TRAFFIC
     backward: WireTime = NO_TRAFFIC
 
+    def map(self, change: Callable[[Number], Number]) -> UnitTraffic:
+        """The same with every number changed (a selection of rows)."""
+        if self.forward is NO_TRAFFIC:  # told apart by identity from a transfer that takes no time
+            return self
+        return UnitTraffic(self.forward.map(change), self.backward.map(change))
+
 
 @dataclass(frozen=True)
 class StageLoad:
@@ -60,6 +66,12 @@ class StageLoad:
     gather: WireTime
     reduce: WireTime
     update_s: Number
+
+    def map(self, change: Callable[[Number], Number]) -> StageLoad:
+        """The same with every number changed (a selection of rows)."""
+        counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
+        wires = self.gather.map(change), self.reduce.map(change)
+        return StageLoad(counts, recomputed, change(self.repeats), *wires, change(self.update_s))
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,22 @@ class StepLoad:
     pp: Number
     chunks: Number
     schedule: ScheduleName
+
+    def map(self, change: Callable[[Number], Number]) -> StepLoad:
+        """The same with every number changed (a selection of rows)."""
+        return StepLoad(
+            [kind.map(change) for kind in self.kinds],
+            [unit.map(change) for unit in self.units],
+            [stage.map(change) for stage in self.stages],
+            self.hop.map(change),
+            *(change(value) for value in (self.micro_batches, self.pp, self.chunks)),
+            self.schedule,
+        )
+
+    def recomputing(self, recomputed: Sequence[Sequence[Number]]) -> StepLoad:
+        """The same with other layers computing their forward again, stage by stage."""
+        stages = [replace(stage, recomputed=own) for stage, own in zip(self.stages, recomputed, strict=True)]
+        return replace(self, stages=stages)
 
 
 def exposed(compute: Number, transfer: Number, fraction: Number, contention: Number) -> Number:

@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..architecture import Architecture
 from ..core.shim import Number, total
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, collective_time
 from ..plans.optimizer import get_optimizer
-from .columns import Columns, kind_sizes
+from .columns import Columns, distinct, kind_sizes, take
 from .compose import StageLoad, StepLoad, UnitTraffic
 from .constants import StepConstants
 from .schedules import ScheduleName
-from .seconds import KindSeconds, kind_seconds
+from .seconds import Keyed, KindRates, KindSeconds
 from .sharding import LocalParameters, exchange, local_parameters, replica_reduce, updated_parameters
 from .stages import Stage, body_kinds, model_kinds, stage_table
 from .structure import Structure, kind_terms
@@ -80,7 +78,7 @@ def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Pre
     """Prepare a table of plans (or a single one)."""
     runs = stage_table(problem.architecture, columns.pp, columns.chunks)
     parameters = kind_parameters(problem, columns)
-    seconds = _seconds_by_key(problem, columns, constants)
+    seconds = model_seconds(problem, model_rates(problem, keyed(columns), constants))
     return Prepared(columns, runs, parameters, step_load(problem, columns, runs, parameters, seconds, constants))
 
 
@@ -114,35 +112,30 @@ def recomputed_layers(problem: Problem, stage: Stage) -> list[Number]:
 
 TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ep", "etp", "imbalance")
 """Columns that the seconds and the activations of a layer depend on."""
+DENSE_KEYS = ("sequence", "micro_batch", "tp", "cp")
+"""Those of them that matter outside of expert parallelism."""
 
 
-def distinct(columns: Columns, names: Sequence[str] = TIME_KEYS) -> tuple[Columns, np.ndarray]:
-    """The distinct combinations of some columns, and for each row the number of its own."""
-    size = len(columns)
-    keys = np.stack([np.broadcast_to(np.asarray(getattr(columns, k), dtype=float), (size,)) for k in names])
-    _, first, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-    return columns.take(first), inverse.reshape(-1)
+def keyed(columns: Columns) -> Keyed:
+    """The distinct plans for what layers take and keep."""
+    return Keyed(columns) if len(columns) == 1 else Keyed(*distinct(columns, TIME_KEYS))
 
 
-def model_seconds(problem: Problem, columns: Columns, constants: StepConstants) -> list[KindSeconds]:
+def model_rates(problem: Problem, plans: Keyed, constants: StepConstants) -> list[KindRates]:
+    """Rates of each layer kind, whatever is recomputed."""
+    dense = plans
+    if len(plans.columns) > 1:
+        columns, rows = distinct(plans.columns, DENSE_KEYS)
+        dense = Keyed(columns, take(rows, plans.rows))
+    return [KindRates(kind, problem.structure, plans, dense, constants) for kind in model_kinds(problem.architecture)]
+
+
+def model_seconds(problem: Problem, rates: Sequence[KindRates]) -> list[KindSeconds]:
     """Seconds of one layer of each kind."""
     body = body_kinds(problem.architecture)
-    return [
-        kind_seconds(kind, problem.structure, columns, constants, recomputes=i < body)
-        for i, kind in enumerate(model_kinds(problem.architecture))
-    ]
-
-
-def _seconds_by_key(problem: Problem, columns: Columns, constants: StepConstants) -> list[KindSeconds]:
-    if len(columns) == 1:
-        return model_seconds(problem, columns, constants)
-    table, inverse = distinct(columns)
-    return [k.map(lambda v: take(v, inverse)) for k in model_seconds(problem, table, constants)]
-
-
-def take(value: Number, rows: np.ndarray) -> Number:
-    """Entries of an array; a single number is the same for all."""
-    return value[rows] if isinstance(value, np.ndarray) and value.ndim else value
+    kinds = model_kinds(problem.architecture)
+    again = [kind_terms(k, problem.structure, recomputes=i < body).recomputing.recomputed for i, k in enumerate(kinds)]
+    return [rate.seconds(frozenset(own)) for rate, own in zip(rates, again, strict=True)]
 
 
 def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]:
