@@ -33,12 +33,9 @@ def device_order(schedule: ScheduleName, rank: int, pp: int, chunks: int, micro_
     Interleaved schedules take micro-batches in groups of ``pp`` (the last group may be smaller) through each chunk in
     turn.
     """
-    if schedule == "gpipe":
-        forward = [("F", 0, j) for j in range(micro_batches)]
-        return [*forward, *(("B", 0, j) for j in range(micro_batches))]
-    if schedule == "1f1b" or chunks == 1:
-        warm = min(pp - rank - 1, micro_batches)
+    if schedule == "gpipe" or schedule == "1f1b" or chunks == 1:
         units = [(0, j) for j in range(micro_batches)]
+        warm = micro_batches if schedule == "gpipe" else min(pp - rank - 1, micro_batches)
         return _alternate(units, units, warm)
     groups = [range(g, min(g + pp, micro_batches)) for g in range(0, micro_batches, pp)]
     ahead = [(c, j) for group in groups for c in range(chunks) for j in group]
@@ -47,11 +44,12 @@ def device_order(schedule: ScheduleName, rank: int, pp: int, chunks: int, micro_
     return _alternate(ahead, back, warm)
 
 
-def _alternate(ahead: list[tuple[int, int]], back: list[tuple[int, int]], warm: int) -> list[Node]:
-    order: list[Node] = [("F", c, j) for c, j in ahead[:warm]]
-    for i in range(len(ahead) - warm):
-        order += [("F", *ahead[warm + i]), ("B", *back[i])]
-    return order + [("B", c, j) for c, j in back[len(ahead) - warm :]]
+def _alternate(ahead: Sequence[tuple[int, int]], back: Sequence[tuple[int, int]], warm: int) -> list[Node]:
+    """Some forward nodes to warm up, then forward and backward in turn."""
+    forward: list[Node] = [("F", c, j) for c, j in ahead]
+    backward: list[Node] = [("B", c, j) for c, j in back]
+    turns = [node for pair in zip(forward[warm:], backward, strict=False) for node in pair]
+    return [*forward[:warm], *turns, *backward[len(forward) - warm :]]
 
 
 @dataclass(frozen=True)
@@ -104,19 +102,21 @@ def longest_path(
     while left:
         before = left
         for i in range(pp):
-            order, lane, at, now = orders[i], lanes[i], position[i], clock[i]
-            while at < len(order):
+            order, lane, now = orders[i], lanes[i], clock[i]
+            for at in range(position[i], len(order)):
                 kind, chunk, j = order[at]
                 ready, wait, cost, ends = lane[kind][chunk]
-                if ready[j] is None:
+                free = ready[j]
+                if free is None:
                     break
-                free = ready[j] + wait
+                free = free + wait
                 if many:
                     now = np.maximum(now, free)
                 elif free > now:
                     now = free
                 ends[j] = now = now + cost
-                at += 1
+            else:
+                at = len(order)
             left -= at - position[i]
             position[i], clock[i] = at, now
         if left == before:
