@@ -141,4 +141,7 @@ def stack(values: Sequence[Number], shape: tuple[int, ...] = ()) -> np.ndarray:
         result = np.empty(len(values), dtype=object)
         result[:] = list(values)
         return result
-    return np.stack([np.broadcast_to(v, shape) for v in values]) if values else np.zeros((0, *shape))
+    if not shape:
+        return np.array(values) if values else np.zeros(0)
+    whole = [v if getattr(v, "shape", None) == shape else np.broadcast_to(v, shape) for v in values]
+    return np.stack(whole) if values else np.zeros((0, *shape))

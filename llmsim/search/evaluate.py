@@ -186,6 +186,27 @@ class _Kinds:
     memories: list[KindMemory]
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """The rows of variants that differ in recomputation only.
+
+    Attributes
+    ----------
+    columns, stages, parameters
+        Their values, stages, and parameters of one layer of each kind.
+    keys
+        Of each row, where :class:`_Kinds` has it.
+    load
+        What a step has to do beside the layers' own seconds.
+    """
+
+    columns: Columns
+    stages: list[Stage]
+    parameters: list[LocalParameters]
+    keys: np.ndarray
+    load: StepLoad
+
+
 @dataclass
 class _Evaluator:
     """A table under many structures, with everything that structures share remembered."""
@@ -199,7 +220,7 @@ class _Evaluator:
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
     _rates: dict[Structure, list[KindRates]] = field(default_factory=dict)
     _kinds: dict[Structure, _Kinds] = field(default_factory=dict)
-    _loads: dict[object, StepLoad] = field(default_factory=dict)
+    _shared: dict[object, _Shared] = field(default_factory=dict)
 
     @cached_property
     def constants(self) -> StepConstants:
@@ -248,46 +269,42 @@ class _Evaluator:
             self._parameters[key] = kind_parameters(problem, self.columns(group))
         return self._parameters[key]
 
+    def shared(self, variant: Variant) -> _Shared:
+        """What variants have in common that differ in recomputation only."""
+        problem, rows = variant.problem, variant.rows
+        alike = replace(problem, structure=replace(problem.structure, recompute=NONE))
+        key = (alike.structure, alike.sharding, alike.schedule, variant.shard_group)
+        if key not in self._shared:
+            columns = self.columns(variant.shard_group).take(rows)
+            stages = [_stage_rows(s, rows) for s in self.stages]
+            own = [_rows(p, rows) for p in self.parameters(alike, variant.shard_group)]
+            inverse = rows if self.keys.rows is None else self.keys.rows[rows]
+            load = step_load(alike, columns, stages, own, (), self.constants)
+            self._shared[key] = _Shared(columns, stages, own, inverse, load)
+        return self._shared[key]
+
     def evaluate(self, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
         """Step time and memory of the rows of a variant."""
-        problem, rows = variant.problem, variant.rows
-        kinds = self.kinds(problem)
-        columns = self.columns(variant.shard_group).take(rows)
-        stages = [_stage_rows(s, rows) for s in self.stages]
-        own = [_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
-        inverse = rows if self.keys.rows is None else self.keys.rows[rows]
-        kept = [_rows(m, inverse) for m in kinds.memories]
-        each = [memory_of_stage(problem, columns, s, own, kept, self.constants).device_bytes for s in stages]
-        memory = np.broadcast_to(maximum(*each), rows.shape)
-        step = np.full(rows.shape, np.inf)
+        problem, shape = variant.problem, variant.rows.shape
+        kinds, own = self.kinds(problem), self.shared(variant)
+        kept = [_rows(m, own.keys) for m in kinds.memories]
+        each = [
+            memory_of_stage(problem, own.columns, s, own.parameters, kept, self.constants).device_bytes
+            for s in own.stages
+        ]
+        memory = np.broadcast_to(maximum(*each), shape)
+        step = np.full(shape, np.inf)
         fit = np.flatnonzero(memory <= self.limit)
         if len(fit):
-            step[fit] = self._time(variant, [_stage_rows(s, fit) for s in stages], kinds, fit, inverse[fit])
+            step[fit] = self._time(problem, own.load.map(lambda v: take(v, fit)), kinds, own.keys[fit])
         return step, memory
 
-    def load(self, variant: Variant) -> StepLoad:
-        """What a step of each row has to do beside its layers' own seconds; recomputation does not change it."""
-        alike = replace(variant.problem, structure=replace(variant.problem.structure, recompute=NONE))
-        key = (alike.structure, alike.sharding, alike.schedule, variant.shard_group)
-        if key not in self._loads:
-            rows = variant.rows
-            columns = self.columns(variant.shard_group).take(rows)
-            own = [_rows(p, rows) for p in self.parameters(alike, variant.shard_group)]
-            stages = [_stage_rows(s, rows) for s in self.stages]
-            self._loads[key] = step_load(alike, columns, stages, own, (), self.constants)
-        return self._loads[key]
-
-    def _time(
-        self, variant: Variant, stages: list[Stage], kinds: _Kinds, fit: np.ndarray, inverse: np.ndarray
-    ) -> Number:
-        """Step time of some rows of a variant, whose stages and layer keys are given."""
-        problem = variant.problem
-        load = self.load(variant).map(lambda v: take(v, fit))
-        load = load.recomputing([recomputed_layers(problem, stage) for stage in stages])
+    def _time(self, problem: Problem, load: StepLoad, kinds: _Kinds, keys: np.ndarray) -> Number:
+        load = load.recomputing([recomputed_layers(problem, stage.counts) for stage in load.stages])
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
-            load = replace(load, kinds=[k.map(lambda v: take(v, inverse)) for k in kinds.seconds])
+            load = replace(load, kinds=[k.map(lambda v: take(v, keys)) for k in kinds.seconds])
             return compose_step(load, self.constants).seconds
-        return compose_step(load, self.constants, [t.map(lambda v: take(v, inverse)) for t in kinds.times]).seconds
+        return compose_step(load, self.constants, [t.map(lambda v: take(v, keys)) for t in kinds.times]).seconds
 
 
 Record = TypeVar("Record", LocalParameters, KindMemory)

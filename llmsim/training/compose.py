@@ -106,7 +106,9 @@ class StepLoad:
             [unit.map(change) for unit in self.units],
             [stage.map(change) for stage in self.stages],
             self.hop.map(change),
-            *(change(value) for value in (self.micro_batches, self.pp, self.chunks)),
+            change(self.micro_batches),
+            change(self.pp),
+            change(self.chunks),
             self.schedule,
         )
 

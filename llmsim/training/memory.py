@@ -134,7 +134,7 @@ def memory_of_stage(
     software, formats = structure.software, structure.formats()
     held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
     head = body_kinds(problem.architecture) + 1
-    kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage), held, head)
+    kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage.counts), held, head)
     body = list(zip(kinds, stage.counts, strict=True))[:head]
     transients = maximum(*(k.transients * minimum(n, 1) for k, n in body))
     everything = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))

@@ -103,11 +103,11 @@ def step_load(
     )
 
 
-def recomputed_layers(problem: Problem, stage: Stage) -> list[Number]:
-    """How many layers of each kind of a stage compute their forward again; the ends never do."""
+def recomputed_layers(problem: Problem, counts: Sequence[Number]) -> list[Number]:
+    """How many of a stage's layers of each kind compute their forward again; the ends never do."""
     recompute, body = problem.structure.recompute, body_kinds(problem.architecture)
     share = float(recompute.layers) if recompute.mode != "none" else 0.0
-    return [n * share if i < body else n * 0.0 for i, n in enumerate(stage.counts)]
+    return [n * share if i < body else n * 0.0 for i, n in enumerate(counts)]
 
 
 TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ep", "etp", "imbalance")
@@ -209,7 +209,7 @@ def _stage(
     updated = updated_parameters(problem.sharding, parameters, stage.counts, columns)
     return StageLoad(
         stage.counts,
-        recomputed_layers(problem, stage),
+        recomputed_layers(problem, stage.counts),
         stage.repeats,
         gather,
         reduce,

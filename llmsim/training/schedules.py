@@ -33,7 +33,7 @@ def device_order(schedule: ScheduleName, rank: int, pp: int, chunks: int, micro_
     Interleaved schedules take micro-batches in groups of ``pp`` (the last group may be smaller) through each chunk in
     turn.
     """
-    if schedule == "gpipe" or schedule == "1f1b" or chunks == 1:
+    if schedule in {"gpipe", "1f1b"} or chunks == 1:
         units = [(0, j) for j in range(micro_batches)]
         warm = micro_batches if schedule == "gpipe" else min(pp - rank - 1, micro_batches)
         return _alternate(units, units, warm)

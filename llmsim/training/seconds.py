@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -218,7 +219,7 @@ def _rated(
     cores = [w for w in works if w.kind == "attention"]
     for backward in (False, True):
         half = [w for w in cores if (w.phase != "forward") == backward]
-        yield from rated("attention", half, lambda g, v, back=backward: _attention(g, v.sizes, v.seen, c, back))
+        yield from rated("attention", half, partial(_attention, c=c, backward=backward))
     if structure.context_kind == "ring":
         yield from rated("memory", cores, lambda g, v: _ring_merges(g, v.sizes, c.high))
     for name, permutes in (("memory", False), ("permute", True)):
@@ -258,7 +259,8 @@ def _grouped(works: Sequence[Work], sizes: Sizes, k: KernelConstants) -> tuple[N
     return grouped_gemm_seconds(rows, n, depth, g, _traffic(works, sizes), k), 1 / g
 
 
-def _attention(works: Sequence[Work], sizes: Sizes, seen: Sizes, c: StepConstants, backward: bool) -> Number:
+def _attention(works: Sequence[Work], values: _Values, c: StepConstants, backward: bool) -> Number:
+    sizes, seen = values.sizes, values.seen
     flops = stack([(seen if w.masked_flops else sizes).count(w.flops) for w in works], sizes.shape)
     rows, width = (_column(works, sizes, part) for part in ("rows", "depth"))
     traffic = _traffic(works, sizes)
