@@ -17,12 +17,11 @@ import numpy as np
 from ..architecture import Architecture
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
-from ..hardware.software import Software
 from ..plans.recompute import NONE, parse_recompute
 from ..training.columns import Columns, take
 from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
 from ..training.constants import StepConstants, step_constants
-from ..training.memory import KindMemory, memory_of_stage, model_memory
+from ..training.memory import KindMemory, memory_limit, memory_of_stage, model_memory
 from ..training.prepare import Problem, keyed, kind_parameters, model_rates, model_seconds, recomputed_layers, step_load
 from ..training.recompute import recompute_ladder
 from ..training.seconds import Keyed, KindRates, KindSeconds
@@ -119,11 +118,6 @@ def evaluate_space(
         np.concatenate([memory for _, memory in found]),
         evaluator.limit,
     )
-
-
-def memory_limit(cluster: Cluster, software: Software) -> float:
-    """Device memory less the headroom, bytes."""
-    return cluster.profile.memory_bytes.value * (1 - software.memory.headroom.value)
 
 
 def variants(

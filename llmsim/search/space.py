@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..architecture import Architecture
+from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
 from ..plans.recompute import parse_recompute
 from ..plans.training import nearest_divisor
@@ -40,7 +41,7 @@ class SearchSpace(BaseModel):
     expert_tensor_parallel: tuple[int, ...] = (1,)
     micro_batch_size: tuple[int, ...] | None = None
     recompute: tuple[str, ...] | None = None
-    sharding: tuple[Literal["ddp", "zero1", "zero2", "zero3", "hsdp"], ...] | None = None
+    sharding: tuple[ShardingName, ...] | None = None
     context_kind: tuple[Literal["ring", "all_gather", "ulysses"], ...] | None = None
     sequence_parallel: tuple[bool, ...] | None = Field(default=None)
 

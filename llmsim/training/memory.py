@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from ..core.saved import saved_terms
 from ..core.shim import Number, maximum, minimum, total
 from ..core.terms import Sizes
+from ..hardware.cluster import Cluster
+from ..hardware.software import Software
 from ..plans.optimizer import get_optimizer
 from .columns import Columns, kind_sizes
 from .constants import StepConstants
@@ -29,6 +31,11 @@ MEMORY_PARTS = (
 """Parts of allocated memory: model states; activations in flight; those of the head and its loss; what a layer in
 backward makes again, and the gradients inside it; whole parameters and gradients of the units at work under full
 sharding; kernel workspaces."""
+
+
+def memory_limit(cluster: Cluster, software: Software) -> float:
+    """What a plan may use of a device, bytes: its memory less the headroom."""
+    return cluster.profile.memory_bytes.value * (1 - software.memory.headroom.value)
 
 
 @dataclass(frozen=True)

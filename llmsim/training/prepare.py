@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..architecture import Architecture
+from ..core.data_parallel import ShardingName
 from ..core.shim import Number, total
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, collective_time
@@ -18,7 +19,7 @@ from .compose import StageLoad, StepLoad, UnitTraffic
 from .constants import StepConstants
 from .schedules import ScheduleName
 from .seconds import Keyed, KindRates, KindSeconds
-from .sharding import LocalParameters, exchange, local_parameters, replica_reduce, updated_parameters
+from .sharding import LocalParameters, exchange, local_parameters, updated_parameters
 from .stages import Stage, body_kinds, model_kinds, stage_table
 from .structure import Structure, kind_terms
 
@@ -42,7 +43,7 @@ class Problem:
     architecture: Architecture
     cluster: Cluster
     structure: Structure
-    sharding: str = "zero1"
+    sharding: ShardingName = "zero1"
     schedule: ScheduleName = "1f1b"
     optimizer: str = "adamw"
 
@@ -182,7 +183,7 @@ def _unit(problem: Problem, p: LocalParameters, columns: Columns, c: StepConstan
         reduce=formats["reduce"],
     )
     each = problem.structure.software.defaults.data_parallel_reduce == "microbatch"
-    reduce = moved.reduce if each else moved.reduce.scaled(1 / columns.micro_batches)
+    reduce = moved.scatter if each else moved.scatter.scaled(1 / columns.micro_batches)
     return UnitTraffic(moved.gather, moved.gather + reduce)
 
 
@@ -197,13 +198,14 @@ def _stage(
     expert = total(p.expert * n for p, n in zip(parameters, stage.counts, strict=True))
     gather, reduce = NO_TRAFFIC, NO_TRAFFIC
     formats = problem.structure.formats()
-    if problem.sharding == "hsdp":
-        reduce = replica_reduce(dense, columns, c.tiers, formats["reduce"])
-    elif problem.sharding != "zero3":
+    if problem.sharding != "zero3":
         moved = exchange(
             problem.sharding, dense, expert, columns, c.tiers, parameter=formats["activation"], reduce=formats["reduce"]
         )
-        gather, reduce = moved.gather, moved.reduce
+        # What full sharding moves inside its groups goes with the layers.
+        gather, reduce = moved.gather, moved.scatter + moved.replicate
+        if problem.fully_sharded:
+            gather, reduce = NO_TRAFFIC, moved.replicate
     software, compute = problem.structure.software, problem.structure.recipe.compute
     bytes_each = get_optimizer(problem.optimizer).traffic_bytes(software.formats, compute)
     updated = updated_parameters(problem.sharding, parameters, stage.counts, columns)
