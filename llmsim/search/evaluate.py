@@ -21,7 +21,7 @@ from ..plans.recompute import NONE, parse_recompute
 from ..training.columns import Columns, take
 from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
 from ..training.constants import StepConstants, step_constants
-from ..training.memory import KindMemory, memory_limit, memory_of_stage, model_memory
+from ..training.memory import KindMemory, memory_limit, memory_of_stage, model_memory, stage_states
 from ..training.prepare import Problem, keyed, kind_parameters, model_rates, model_seconds, recomputed_layers, step_load
 from ..training.recompute import recompute_ladder
 from ..training.seconds import Keyed, KindRates, KindSeconds
@@ -186,8 +186,8 @@ class _Shared:
 
     Attributes
     ----------
-    columns, stages, parameters
-        Their values, stages, and parameters of one layer of each kind.
+    columns, stages, states
+        Their values and stages, and what a stage holds for its model states.
     keys
         Of each row, where :class:`_Kinds` has it.
     load
@@ -196,7 +196,7 @@ class _Shared:
 
     columns: Columns
     stages: list[Stage]
-    parameters: list[LocalParameters]
+    states: list[dict[str, Number]]
     keys: np.ndarray
     load: StepLoad
 
@@ -274,7 +274,8 @@ class _Evaluator:
             own = [_rows(p, rows) for p in self.parameters(alike, variant.shard_group)]
             inverse = rows if self.keys.rows is None else self.keys.rows[rows]
             load = step_load(alike, columns, stages, own, (), self.constants)
-            self._shared[key] = _Shared(columns, stages, own, inverse, load)
+            states = [stage_states(alike, columns, s, own) for s in stages]
+            self._shared[key] = _Shared(columns, stages, states, inverse, load)
         return self._shared[key]
 
     def evaluate(self, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
@@ -283,8 +284,8 @@ class _Evaluator:
         kinds, own = self.kinds(problem), self.shared(variant)
         kept = [_rows(m, own.keys) for m in kinds.memories]
         each = [
-            memory_of_stage(problem, own.columns, s, own.parameters, kept, self.constants).device_bytes
-            for s in own.stages
+            memory_of_stage(problem, own.columns, stage, states, kept, self.constants).device_bytes
+            for stage, states in zip(own.stages, own.states, strict=True)
         ]
         memory = np.broadcast_to(maximum(*each), shape)
         step = np.full(shape, np.inf)

@@ -8,7 +8,7 @@ Korthikanti 2022, arXiv:2205.05198.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.saved import saved_terms
@@ -117,33 +117,29 @@ def stage_memory(problem: Problem, prepared: Prepared, constants: StepConstants)
     """Memory of each run of stages."""
     kinds = model_memory(problem, prepared.columns)
     return [
-        memory_of_stage(problem, prepared.columns, stage, prepared.parameters, kinds, constants)
+        memory_of_stage(
+            problem,
+            prepared.columns,
+            stage,
+            stage_states(problem, prepared.columns, stage, prepared.parameters),
+            kinds,
+            constants,
+        )
         for stage in prepared.stages
     ]
 
 
-def memory_of_stage(
-    problem: Problem,
-    columns: Columns,
-    stage: Stage,
-    parameters: Sequence[LocalParameters],
-    kinds: Sequence[KindMemory],
-    constants: StepConstants,
-) -> StageMemory:
-    """Memory of one run of stages.
+def stage_states(
+    problem: Problem, columns: Columns, stage: Stage, parameters: Sequence[LocalParameters]
+) -> dict[str, Number]:
+    """What a stage holds whatever is kept for backward, bytes by part: model states, and whole units at work.
 
     Parameters
     ----------
-    parameters, kinds
-        Parameters and activations of one layer of each kind on one rank.
+    parameters
+        Of one layer of each kind on one rank.
     """
-    structure = problem.structure
-    software, formats = structure.software, structure.formats()
-    held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
-    head = body_kinds(problem.architecture) + 1
-    kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage.counts), held, head)
-    body = list(zip(kinds, stage.counts, strict=True))[:head]
-    transients = maximum(*(k.transients * minimum(n, 1) for k, n in body))
+    software, formats = problem.structure.software, problem.structure.formats()
     everything = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
     share = updated_parameters(problem.sharding, parameters, stage.counts, columns)
     sharded = problem.fully_sharded
@@ -153,18 +149,45 @@ def memory_of_stage(
             *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
         )
         unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(largest)
-    state_bytes = get_optimizer(problem.optimizer).state_bytes(software.formats, structure.recipe.compute)
-    parts = {
+    state_bytes = get_optimizer(problem.optimizer).state_bytes(software.formats, problem.structure.recipe.compute)
+    return {
         "parameters": formats["weight"].bytes(share if sharded else everything),
         "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else everything),
         "optimizer": share * state_bytes,
+        "unsharded": unsharded,
+    }
+
+
+def memory_of_stage(
+    problem: Problem,
+    columns: Columns,
+    stage: Stage,
+    states: Mapping[str, Number],
+    kinds: Sequence[KindMemory],
+    constants: StepConstants,
+) -> StageMemory:
+    """Memory of one run of stages.
+
+    Parameters
+    ----------
+    states
+        Of :func:`stage_states`.
+    kinds
+        Activations of one layer of each kind on one rank.
+    """
+    held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
+    head = body_kinds(problem.architecture) + 1
+    kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage.counts), held, head)
+    body = list(zip(kinds, stage.counts, strict=True))[:head]
+    found = {
+        **states,
         "activations": kept,
         "head": ends,
         "recomputed": again,
-        "transients": transients,
-        "unsharded": unsharded,
+        "transients": maximum(*(k.transients * minimum(n, 1) for k, n in body)),
         "workspace": constants.workspace_bytes,
     }
+    parts = {name: found[name] for name in MEMORY_PARTS}
     reserved = total(parts.values()) * constants.reserved_factor
     return StageMemory(parts, reserved, reserved + constants.context_bytes)
 
