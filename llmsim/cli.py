@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -67,6 +69,13 @@ def _print_json(data: dict[str, Any]) -> None:
     print()
 
 
+def _check_writable(path: Path) -> None:
+    """Before the work rather than after it."""
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
+        why = "is a directory" if os.path.isdir(path) else "is in no directory that exists"
+        raise InputError("out", str(path), "a file that can be written", why=why)
+
+
 def _write_yaml(path: Path, data: dict[str, Any]) -> None:
     """Write a file whole or not at all."""
     import yaml
@@ -77,7 +86,8 @@ def _write_yaml(path: Path, data: dict[str, Any]) -> None:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise InputError(
             "out", str(path), "a file that can be written", why=f"cannot be written ({error.strerror})"
         ) from None
@@ -97,7 +107,7 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _batch(text: str, field: str) -> int:
-    value = parse_count(text, field)
+    value = parse_count(text, field, "256")
     if value != int(value):
         raise InputError(field, text, "a whole number of sequences", max(1, round(value)))
     return int(value)
@@ -120,6 +130,7 @@ def plan_train(
     precision: Precision = None,
     framework: Framework = None,
     release: Release = "",
+    price: Annotated[float | None, typer.Option(help="USD per device-hour; by default the profile's.")] = None,
     imbalance: Annotated[float | None, typer.Option(help="Tokens of the busiest expert rank over the mean.")] = None,
     tensor_parallel: Filter = None,
     pipeline_parallel: Filter = None,
@@ -139,6 +150,8 @@ def plan_train(
     from .search.plan import plan_training
     from .search.space import SearchSpace
 
+    if out is not None:
+        _check_writable(out)
     choices = {
         "tensor_parallel": _numbers(tensor_parallel, "tensor_parallel"),
         "pipeline_parallel": _numbers(pipeline_parallel, "pipeline_parallel"),
@@ -160,8 +173,9 @@ def plan_train(
         framework=framework,
         release=release,
         network=network,
+        price=price,
         imbalance=imbalance,
-        space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, "space"),
+        space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, ""),
         top=top,
     )
     if out is not None:
@@ -190,15 +204,11 @@ def simulate_train(
     """One training step of a given plan: time, memory, FLOPs."""
     from .architecture import Architecture
     from .hardware.cluster import Cluster
-    from .hardware.profiles import build, read_yaml
-    from .plans.training import TrainingPlan
+    from .hardware.profiles import build
+    from .plans.training import TrainingPlan, read_plan
     from .training.simulate import simulate_training
 
-    data: dict[str, Any] = {}
-    if plan is not None:
-        data = read_yaml(plan, "plan")
-        data = dict(data.get("plan", data))
-    data.update(_settings(setting or []))
+    data = {**({} if plan is None else read_plan(plan)), **_settings(setting or [])}
     if not data:
         raise InputError("plan", None, "--plan FILE, or --set FIELD=VALUE once for each field", why="is missing")
     result = simulate_training(
@@ -224,7 +234,7 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
             raise InputError("set", pair, "FIELD=VALUE, such as tensor_parallel=8", "tensor_parallel=8")
         try:
             found[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError("set", pair, "FIELD=VALUE with a plain value") from None
     return found
 

@@ -1,10 +1,18 @@
 """Pipeline schedules: exact times, closed forms, bounds, what is in flight."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsim.training.schedules import StageTimes, closed_form, device_order, in_flight, longest_path, most_held
+from llmsim.training.schedules import (
+    StageTimes,
+    closed_form,
+    device_order,
+    in_flight,
+    longest_path,
+    most_held,
+    pipeline_seconds,
+)
 
 
 def equal(p: int, chunks: int, forward: float = 1.0, backward: float = 2.0):
@@ -83,3 +91,21 @@ def test_time_grows_with_micro_batches_and_hops(p, m, hop):
 def test_one_stage_never_idles(times, m):
     timeline = longest_path("1f1b", [[times[0]]], [[times[-1]]], m)
     assert timeline.seconds == pytest.approx(timeline.busy[0])
+
+
+@settings(max_examples=20, deadline=None)
+@given(stage_times, st.integers(0, 40), st.floats(0, 1), st.sampled_from(["gpipe", "1f1b", "interleaved"]))
+def test_a_long_pipeline_keeps_its_pace(times, extra, hop, schedule):
+    p, chunks = len(times), 2 if schedule == "interleaved" else 1
+    forward, backward = [[t] * chunks for t in times], [[2 * t] * chunks for t in reversed(times)]
+    m = 600 + extra * (p if chunks > 1 else 1)
+    m -= m % p if chunks > 1 else 0
+    exact = longest_path(schedule, forward, backward, m, hop).seconds
+    assert pipeline_seconds(schedule, forward, backward, m, hop) == pytest.approx(exact, rel=1e-3)
+
+
+def test_a_billion_micro_batches_are_no_more_work_than_many():
+    times = equal(4, 1)
+    assert pipeline_seconds("1f1b", *times, 10**9) == pytest.approx(3 * 10**9 + 9, rel=1e-12)
+    assert pipeline_seconds("1f1b", *times, 100) == longest_path("1f1b", *times, 100).seconds
+    assert pipeline_seconds("1f1b", *equal(1, 1), 10**9) == 3 * 10**9

@@ -13,8 +13,8 @@ from .load import allocated_bytes, prepare_runs
 from .parameters import LEARNED
 from .runs import RunPlan
 
-NOISE = 0.03
-"""Standard deviation of the log ratio of memory that a good model leaves."""
+NOISE = 0.08
+"""Standard deviation of the log ratio of memory between groups of runs: settings that nobody states come and go."""
 
 FACTOR_SPREAD, CONTEXT_SPREAD = 0.05, 0.5
 """Standard deviations of the priors in logarithms; few runs report what they reserve."""

@@ -40,7 +40,10 @@ class InfeasibleError(LlmsimError):
 
 def _shorten(value: Any, limit: int = 90) -> str:
     """A value as text, the middle left out where it is long: both ends of a path or a list tell what it is."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of thousands of digits
+        text = f"a {type(value).__name__} too long to print"
     half = limit // 2
     return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
 

@@ -73,6 +73,8 @@ class KernelRow:
     backward_products
         Attention: products with query-key width and with value width that backward executes (flash 3 and 2, since it
         computes the scores again; math 2 and 2).
+    backward_holds
+        New tensors that are alive at once while it runs backward, beside what it keeps.
     skips_masked
         Attention: whether blocks above the diagonal are skipped.
     checked
@@ -88,6 +90,7 @@ class KernelRow:
     score_passes: tuple[float, float] = (0.0, 0.0)
     score_format: str = "activation"
     backward_products: tuple[int, int] = (3, 2)
+    backward_holds: tuple[Keep, ...] = ()
     skips_masked: bool = True
     checked: str = ""
 
@@ -133,7 +136,8 @@ def parse_row(data: Mapping[str, Any]) -> KernelRow:
         if key not in fields:
             raise unknown_name("kernel row key", key, fields)
         values[key] = tuple(value) if isinstance(value, list) else value
-    values["keeps"] = tuple(parse_keep(k) for k in data.get("keeps", ()))
+    for key in ("keeps", "backward_holds"):
+        values[key] = tuple(parse_keep(k) for k in data.get(key, ()))
     return KernelRow(**values)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .inventory import Inventory
-from .layout import need_term, result_term
-from .operators import Operator
+from .layout import need_term, result_term, space_term
+from .operators import Operator, names
 from .sharding import Sharding
 from .terms import Terms
 
@@ -46,3 +46,12 @@ def _alive(group: Sequence[Operator], sharding: Sharding, weight_gradients: bool
         for r in op.weights[:1]
     ]
     return (*written, *read, *matrices)
+
+
+def derive_holds(operators: Sequence[Operator], sharding: Sharding, inventory: Inventory) -> Terms:
+    """What the kernels' rows say is alive besides while they run backward."""
+    return tuple(
+        space_term(op, names(hold.source), sharding).stored(hold.format or op.write.format).scaled(hold.copies)
+        for op in operators
+        for hold in inventory.row(op.kernel).backward_holds
+    )

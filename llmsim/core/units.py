@@ -17,7 +17,7 @@ _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12, 
 _COUNT = re.compile(r"^\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([kKmMbBgGtTpP]?)\s*$")
 
 
-def parse_count(text: str | int | float, field: str) -> float:
+def parse_count(text: str | int | float, field: str, example: str = "15T") -> float:
     """A positive count such as ``15T`` (15e12), ``8k`` (8,000), ``1_000`` or ``2.5e9``.
 
     Raises
@@ -30,10 +30,11 @@ def parse_count(text: str | int | float, field: str) -> float:
     else:
         match = _COUNT.match(str(text))
         if match is None:
-            raise InputError(field, text, "a positive number, with k, M, B or T if you like (15T = 15e12)", "15T")
+            allowed = "a positive number, with k, M, B or T if you like (15T = 15e12)"
+            raise InputError(field, text, allowed, example)
         value = float(match[1].replace(",", "").replace("_", "")) * _DECIMAL[match[2].lower()]
     if not math.isfinite(value) or value <= 0:
-        raise InputError(field, text, "a finite number above 0", "15T")
+        raise InputError(field, text, "a finite number above 0", example)
     return value
 
 

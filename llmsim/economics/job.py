@@ -29,7 +29,7 @@ class JobCost:
     device_hours
         Devices times hours.
     cost_usd, price_usd_per_device_hour, price_source, price_date
-        At the device's dated price.
+        At the price given with the cluster, else the device's dated one.
     energy_kwh
         At the board's power limit and the facility's overhead, an upper figure: ``energy_basis`` says so.
     energy_basis
@@ -53,15 +53,23 @@ def job_cost(step_time_s: float, tokens_per_step: int, tokens: float, cluster: C
     steps = -int(-tokens // tokens_per_step)
     seconds = steps * step_time_s
     hours = cluster.n_devices * seconds / HOUR_S
-    price = device.price
+    price, source, date = device_price(cluster)
     return JobCost(
         steps=steps,
         days=seconds / DAY_S,
         device_hours=hours,
-        cost_usd=hours * price.value,
-        price_usd_per_device_hour=price.value,
-        price_source=f"{price.provenance}: {price.source}",
-        price_date=price.date,
+        cost_usd=hours * price,
+        price_usd_per_device_hour=price,
+        price_source=source,
+        price_date=date,
         energy_kwh=hours * device.power_w.value * POWER_USAGE_EFFECTIVENESS / 1000,
         energy_basis=f"upper figure: {device.power_w.value:g} W boards, facility factor {POWER_USAGE_EFFECTIVENESS}",
     )
+
+
+def device_price(cluster: Cluster) -> tuple[float, str, str]:
+    """USD per device-hour, whose figure that is, and its date."""
+    if cluster.price_usd_per_device_hour is not None:
+        return cluster.price_usd_per_device_hour, "given", ""
+    price = cluster.profile.price
+    return price.value, f"{price.provenance}: {price.source}", price.date

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import InputError
 from .devices import Device, get_device
 from .network import Fabric, Tier, compile_tiers, get_fabric
-from .profiles import build, read_yaml
+from .profiles import Real, Whole, build, read_yaml
 
-_SPELLING = re.compile(r"^\s*(?:(\d+)\s*[xX]\s*)?(\d+)\s*[xX]\s*(\S+)\s*$")
-_LIMIT = 10_000_000
+_SPELLING = re.compile(r"^\s*(?:(\d{1,30})\s*[xX]\s*)?(\d{1,30})\s*[xX]\s*(\S+)\s*$")
+_NODES, _PER_NODE = 10_000_000, 1024
 
 
 class Cluster(BaseModel):
@@ -30,18 +31,21 @@ class Cluster(BaseModel):
         Name of a fabric profile; None takes the device's usual one (an answer lists it under ``assumed``).
     scale_up_domain
         Devices in one scale-up domain; None takes the device's (no more than there are).
+    price_usd_per_device_hour
+        What a device costs you; None takes the dated price of its profile.
     schema_version
         Of this form.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: str = "llmsim.cluster/1"
+    schema_version: Literal["llmsim.cluster/1"] = "llmsim.cluster/1"
     device: str
-    nodes: int = Field(ge=1, le=_LIMIT)
-    devices_per_node: int = Field(ge=1, le=1024)
+    nodes: Whole = Field(ge=1, le=_NODES)
+    devices_per_node: Whole = Field(ge=1, le=_PER_NODE)
     network: str | None = None
-    scale_up_domain: int | None = Field(default=None, ge=1)
+    scale_up_domain: Whole | None = Field(default=None, ge=1)
+    price_usd_per_device_hour: Real | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
 
     @property
     def n_devices(self) -> int:
@@ -94,18 +98,17 @@ class Cluster(BaseModel):
             return text if network is None else text.model_copy(update={"network": get_fabric(network).name})
         match = _SPELLING.match(str(text))
         if match is None:
-            if Path(text).suffix.lower() in (".yaml", ".yml", ".json") or Path(text).is_file():
+            if Path(text).suffix.lower() in (".yaml", ".yml", ".json") or os.path.isfile(text):
                 return cls._from_file(Path(text), network)
             example = "64x8xh100-sxm-80gb"
             raise InputError(
                 "cluster", str(text), "NODESxDEVICESxDEVICE such as 64x8xh100-sxm-80gb, or a YAML file", example
             )
         nodes, per_node, name = int(match[1] or 1), int(match[2]), match[3]
-        for field, value in (("nodes", nodes), ("devices per node", per_node)):
-            if value < 1 or value > _LIMIT:
-                raise InputError(
-                    f"cluster: {field}", value, f"a whole number from 1 to {_LIMIT:,}", 1 if value < 1 else _LIMIT
-                )
+        for field, value, limit in (("nodes", nodes, _NODES), ("devices per node", per_node, _PER_NODE)):
+            if not 1 <= value <= limit:
+                near = min(max(value, 1), limit)
+                raise InputError(f"cluster: {field}", value, f"a whole number from 1 to {limit:,}", near)
         data: dict[str, Any] = {"nodes": nodes, "devices_per_node": per_node, "device": get_device(name).name}
         if network is not None:
             data["network"] = get_fabric(network).name
@@ -116,6 +119,7 @@ class Cluster(BaseModel):
         data = read_yaml(path, "cluster")
         found = build(cls, data, f"cluster {path}")
         update: dict[str, Any] = {"device": get_device(found.device).name}
-        if network or found.network:
-            update["network"] = get_fabric(network or found.network or "").name
+        wanted = found.network if network is None else network
+        if wanted is not None:
+            update["network"] = get_fabric(wanted).name
         return found.model_copy(update=update)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from ..core.errors import InputError, unknown_name
+from ..core.errors import InputError, nearest_names, unknown_name
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number, not true or false")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_flag)]
+Real = Annotated[float, BeforeValidator(_no_flag)]
+"""Numbers; pydantic alone would read true as 1."""
 
 
 @lru_cache(maxsize=1)
@@ -39,16 +51,32 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise InputError(what, str(path), "a readable YAML or JSON file", why=f"cannot be read ({reason})") from None
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        data = yaml.load(text, Loader=loader)
+        data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(what, str(path), "well-formed YAML or JSON", why=f"is broken{where}") from None
+    except InputError as error:
+        raise InputError(what, str(path), "each key once", why=f"has the key {error.value!r} twice") from None
+    except (ValueError, RecursionError) as error:  # dates that do not exist, numbers without end
+        raise InputError(what, str(path), "well-formed YAML or JSON", why=f"is broken ({error})") from None
     if not isinstance(data, dict):
         raise InputError(what, str(path), "a mapping of fields", why=f"holds a {type(data).__name__}")
     return data
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML in which no key stands twice: the later one would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise InputError("key", key.value)
+                seen.add(key.value)
+        return dict(super().construct_mapping(node, deep))
 
 
 def build(model: type[Model], data: dict[str, Any], where: str) -> Model:
@@ -68,17 +96,32 @@ def build(model: type[Model], data: dict[str, Any], where: str) -> Model:
 def as_input_error(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
     """The most telling problem of a pydantic error, in our words: a misspelt key before the one that is missing for
     it."""
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    first = min(error.errors(), key=lambda e: e["type"] not in _UNKNOWN_KEY)
     path = ".".join(str(p) for p in first["loc"])
-    field = f"{where}: {path}" if path else where
-    if first["type"] == "extra_forbidden":
+    field = ": ".join(part for part in (where, path) if part)
+    if first["type"] in _UNKNOWN_KEY:
         known = unknown_name("key", str(first["loc"][-1]), _fields_at(model, first["loc"][:-1]))
         return InputError(field, first["input"], known.allowed, known.nearest, why="is an unknown key")
     if first["type"] == "missing":
         return InputError(field, None, "this field is required", why="is missing")
-    return InputError(
-        field, first["input"], first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    )
+    context = first.get("ctx", {})
+    own = getattr(context.get("error"), "__cause__", None)
+    if isinstance(own, InputError):
+        return InputError(field, own.value, own.allowed, own.nearest, own.why)
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if not path:  # a rule between fields
+        return InputError(field, first["input"], why=f"is not valid: {message}")
+    return InputError(field, first["input"], message, _nearest(first["input"], context))
+
+
+_UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+
+
+def _nearest(value: Any, context: dict[str, Any]) -> Any:
+    """The bound that was crossed, or the most similar of the names that are allowed."""
+    if "expected" in context:
+        return nearest_names(str(value), re.findall(r"'([^']*)'", context["expected"]), 1)[0]
+    return context.get("ge", context.get("le"))
 
 
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:

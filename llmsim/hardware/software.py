@@ -181,6 +181,8 @@ class Software(BaseModel):
         Other names of the framework.
     kernels
         Operator kind -> implementation, a row of ``kernels.yaml``.
+    converted_products
+        The implementation of products whose operands a precision recipe converts.
     fused
         Groups of operators that one kernel computes.
     split
@@ -212,6 +214,7 @@ class Software(BaseModel):
     lineage: str = ""
     aliases: tuple[str, ...] = ()
     kernels: dict[str, str]
+    converted_products: str = "low"
     fused: tuple[tuple[str, ...], ...] = ()
     split: tuple[str, ...] = ()
     accumulates_in_place: bool = True
@@ -230,6 +233,12 @@ class Software(BaseModel):
     contention: Quantity
     releases: dict[str, dict[str, Any]] = Field(default_factory=dict)
     notes: str = ""
+
+    def assumed(self) -> dict[str, str]:
+        """What a release takes over from the framework's newest, where the profile does not know it."""
+        if not self.release or any(_matches(self.release, pattern) for pattern in self.releases):
+            return {}
+        return {"release": f"{self.release} like the newest {self.name} (its profile has no rows for this release)"}
 
     def inventory(self, **override: str) -> Inventory:
         """The kernel rows that this stack uses; keywords replace implementations (``attention="math"``)."""
@@ -293,6 +302,10 @@ def framework_name(name: str) -> str:
     raise unknown_name("framework", name, [*profile_names("software"), *_aliases()])
 
 
+def _matches(release: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(release.lower(), pattern.lower())
+
+
 @lru_cache(maxsize=256)
 def get_software(name: str, release: str = "") -> Software:
     """The profile of a framework at a release (empty: its newest).
@@ -305,7 +318,7 @@ def get_software(name: str, release: str = "") -> Software:
     profile = framework_name(name)
     data = _resolve(profile, ())
     for pattern, change in data.get("releases", {}).items():
-        if release and fnmatch.fnmatchcase(release.lower(), str(pattern).lower()):
+        if release and _matches(release, str(pattern)):
             data = _merge(data, change)
             break
     own = {"name": profile, "release": release, "lineage": data.get("lineage", profile)}

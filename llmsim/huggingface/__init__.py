@@ -41,7 +41,12 @@ def load_architecture(
     if isinstance(source, Mapping):
         return read_config(source, ignore=ignore)
     path, name = find_config(source, search)
-    return read_config(read_json(path), name=name, ignore=ignore)
+    values = read_json(path)
+    try:
+        return read_config(values, name=name, ignore=ignore)
+    except InputError as error:
+        where = f"model {path}: {error.field}"
+        raise InputError(where, error.value, error.allowed, error.nearest, error.why) from None
 
 
 def read_config(config: Mapping[str, Any], *, name: str = "", ignore: Iterable[str] = ()) -> Architecture:

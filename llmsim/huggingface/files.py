@@ -51,7 +51,7 @@ def find_config(
     beside = [p.stem for d in folders for p in (*Path(d, "architectures").glob("*.json"), *Path(d).glob("*.json"))]
     near = ", ".join(nearest_names(text.removesuffix(".json").split("/")[-1], {*bundled_models(), *beside}))
     why = "does not exist" if text.endswith(".json") else "is neither a file nor a known model"
-    raise InputError("model", text, "a path or one of bundled_models()", near, why)
+    raise InputError("model", text, "a path, or a bundled name (bundled_models(), or llmsim models)", near, why)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -162,7 +162,7 @@ class Reader:
             self.refuse(
                 key,
                 self.values[key],
-                f"{why}; pass ignore=[{ignore}] to read the file without",
+                f"{why}; pass ignore=[{ignore}] (--ignore-key on the command line) to read the file without",
                 nearest=", ".join(near),
             )
 

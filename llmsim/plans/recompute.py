@@ -98,7 +98,7 @@ def parse_recompute(text: str, field: str = "recompute") -> Recompute:
     body, _, part = str(text).strip().lower().partition("@")
     mode, _, detail = body.partition(":")
     fraction = Fraction(1)
-    if part and (not re.fullmatch(r"\d+(/\d+|\.\d+)?", part) or not 0 < (fraction := Fraction(part)) <= 1):
+    if part and (not re.fullmatch(r"\d+(/0*[1-9]\d*|\.\d+)?", part) or not 0 < (fraction := Fraction(part)) <= 1):
         raise InputError(field, text, "a fraction of the layers in (0, 1] after @, such as full@1/2", "full@1/2")
     if mode in ("none", "full") and not detail:
         return Recompute(mode, layers=fraction)

@@ -9,15 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
-from ..core.errors import InputError
-from ..hardware.profiles import build, read_yaml
+from ..core.errors import InputError, unknown_name
+from ..hardware.profiles import Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
 from .optimizer import get_optimizer
 from .precision import get_precision
 from .recompute import parse_recompute
 
-Degree = Annotated[int, Field(ge=1, le=1_000_000)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Degree = Annotated[Whole, Field(ge=1, le=1_000_000)]
+Count = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
 
 
 class TrainingPlan(BaseModel):
@@ -77,7 +77,7 @@ class TrainingPlan(BaseModel):
     precision: str = "bf16"
     optimizer: str = "adamw"
     overlap: Literal["profile", "none", "tensor", "expert"] = "profile"
-    imbalance: float | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
+    imbalance: Real | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
     framework: str = "megatron-core"
     release: str = ""
 
@@ -144,8 +144,7 @@ class TrainingPlan(BaseModel):
         InputError
             Naming the field that is wrong or unknown.
         """
-        data = read_yaml(Path(path), "plan")
-        return build(cls, data.get("plan", data), f"plan {path}")
+        return build(cls, read_plan(path), f"plan {path}")
 
     def __str__(self) -> str:
         degrees = [("TP", self.tensor_parallel), ("CP", self.context_parallel), ("PP", self.pipeline_parallel)]
@@ -156,11 +155,31 @@ class TrainingPlan(BaseModel):
         return f"{text}{sp}{chunks} {self.sharding} micro-batch {self.micro_batch_size} recompute {self.recompute}"
 
 
+def read_plan(path: str | Path) -> dict[str, Any]:
+    """The fields in a plan file: at its top, or all of them under ``plan``.
+
+    Raises
+    ------
+    InputError
+        For a file of another form.
+    """
+    data = read_yaml(Path(path), "plan")
+    if "plan" not in data:
+        return data
+    for key in data:
+        if key != "plan":
+            raise unknown_name("plan: key", key, ["plan"])
+    fields = data["plan"]
+    if not isinstance(fields, dict):
+        raise InputError("plan", fields, "a mapping of fields", why=f"in {path} is no mapping")
+    return fields
+
+
 def _own_error(check: Any, value: Any) -> Any:
     try:
         return check(value)
     except InputError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error)) from error
 
 
 def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | None = None) -> list[str]:

@@ -60,7 +60,7 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
     """The figures that a reader looks for first."""
     rows = [
         ("plan", str(result.plan)),
-        ("step", f"{seconds(result.step_time_s)} for {large(result.tokens_per_step)} tokens"),
+        ("step", f"{seconds(result.step_time_s)} for {large(result.tokens_per_step)} tokens{_interval(result)}"),
         ("throughput", f"{result.tokens_per_s_per_device:,.0f} tokens/s per device"),
         (
             "MFU",
@@ -70,16 +70,24 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
         ("memory", f"{gib(result.device_bytes)} of {gib(result.memory_limit_bytes)} usable per device"),
     ]
     if job is not None:
+        price = "; ".join(filter(None, (job.price_source, job.price_date)))
         rows += [
             ("time", f"{job.days:,.1f} days for {job.steps:,} steps, stops and restarts not counted"),
             (
                 "cost",
                 f"{job.cost_usd:,.0f} USD = {job.device_hours:,.0f} device-hours at "
-                f"{job.price_usd_per_device_hour:.2f} USD ({job.price_source}; {job.price_date})",
+                f"{job.price_usd_per_device_hour:.2f} USD ({price})",
             ),
             ("energy", f"{job.energy_kwh / 1000:,.0f} MWh ({job.energy_basis})"),
         ]
     return _grid(rows)
+
+
+def _interval(result: TrainingResult) -> str:
+    if result.step_interval_s is None:
+        return "; how far off is not known: too few measured runs are like it"
+    low, high = map(seconds, result.step_interval_s)
+    return f"; 80 % interval {low} to {high}"
 
 
 def breakdown_table(result: TrainingResult) -> Table:

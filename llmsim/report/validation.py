@@ -59,7 +59,7 @@ def _headline(report: ValidationReport) -> Text:
     skipped = sum(map(len, report.skipped.values()))
     text = Text()
     text.append(f"{report.file}", style="bold")
-    text.append(f" (sha256 {report.sha256[:16]}): {report.rows:,} rows, {skipped} of them not simulated\n")
+    text.append(f" (sha256 {report.sha256[:16]}): {report.row_count:,} rows, {skipped} of them not simulated\n")
     text.append(f"constants {report.constants}")
     return text
 

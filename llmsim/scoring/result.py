@@ -185,10 +185,10 @@ class ValidationReport:
         What the predictions rest on, in words.
     refit_without
         What was left out of the refit that predicted it, or None for the constants that ship.
+    row_count
+        Rows of the table.
     rows
-        In the table.
-    entries
-        One a row and metric, in the table's order.
+        One entry a row and metric, in the table's order.
     groups
         Scores by group.
     scores
@@ -204,8 +204,8 @@ class ValidationReport:
     sha256: str
     constants: str
     refit_without: str | None
-    rows: int
-    entries: Sequence[Entry]
+    row_count: int
+    rows: Sequence[Entry]
     groups: Sequence[GroupScore]
     scores: Mapping[str, Mapping[str, Mapping[str, Score]]]
     feasibility: Feasibility
@@ -217,7 +217,7 @@ class ValidationReport:
     def skipped(self) -> dict[str, list[str]]:
         """Reason -> ids of the rows that it holds for."""
         found: dict[str, list[str]] = {}
-        for entry in self.entries:
+        for entry in self.rows:
             if entry.skipped is not None and entry.id not in found.setdefault(entry.skipped, []):
                 found[entry.skipped].append(entry.id)
         return found

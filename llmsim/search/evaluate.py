@@ -15,8 +15,10 @@ from typing import TypeVar
 import numpy as np
 
 from ..architecture import Architecture
+from ..core.errors import InputError
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
+from ..hardware.software import Software
 from ..plans.recompute import NONE, parse_recompute
 from ..training.columns import Columns, take
 from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
@@ -105,9 +107,16 @@ def evaluate_space(
         The structure that variants change: software, precision, overlap.
     imbalance
         Tokens of the busiest expert rank over the mean.
+
+    Raises
+    ------
+    InputError
+        Where the allowed settings leave no plan.
     """
     evaluator = _Evaluator(architecture, cluster, base, table, sequence, imbalance)
-    chosen = list(variants(architecture, cluster, base, table, space))
+    chosen = list(variants(architecture, cluster, base, table, space, sequence))
+    if not chosen:
+        raise _nothing_allowed(space, base.software, cluster)
     found = [evaluator.evaluate(variant) for variant in chosen]
     return Candidates(
         table,
@@ -121,16 +130,21 @@ def evaluate_space(
 
 
 def variants(
-    architecture: Architecture, cluster: Cluster, base: Structure, table: Table, space: SearchSpace
+    architecture: Architecture, cluster: Cluster, base: Structure, table: Table, space: SearchSpace, sequence: int
 ) -> Iterator[Variant]:
     """Every combination of structural choices, with the rows that it makes sense for."""
     software = base.software
     moe = any(k.is_moe for k in architecture.kinds.values())
     tp, cp = table["tp"], table["cp"]
-    for sequence_parallel in space.sequence_parallel or (True, False):
-        if moe and not sequence_parallel:
-            continue  # tokens would be dispatched once for each tensor-parallel rank
-        shared = np.ones(len(table), bool) if sequence_parallel else tp > 1
+    flags = space.sequence_parallel or (True, False)
+    shardings = space.sharding or software.choices.sharding
+    for sequence_parallel in flags:
+        # Without tensor parallelism the setting says nothing: such plans go with the first.
+        shared = (tp > 1) | (sequence_parallel == flags[0])
+        if sequence_parallel:
+            shared = shared & (sequence % (tp * cp) == 0)
+        elif moe:
+            shared = shared & (tp == 1)  # tokens would be dispatched once for each tensor-parallel rank
         for n, kind in enumerate(space.context_kind or software.choices.context_kind):
             mask = shared & ((cp > 1) | (n == 0))
             if kind == "ulysses":
@@ -142,8 +156,23 @@ def variants(
                     context_kind=kind,
                     recompute=parse_recompute(recompute),
                 )
-                for sharding in space.sharding or software.choices.sharding:
-                    yield from _scheduled(Problem(architecture, cluster, structure, sharding), mask, table)
+                for sharding in shardings:
+                    alone = sharding == "zero3" and set(shardings) <= {"zero3", "hsdp"}
+                    yield from _scheduled(Problem(architecture, cluster, structure, sharding), mask, table, alone)
+
+
+def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -> InputError:
+    """The error for settings under which no plan that divides can run."""
+    rules = {
+        "sharding": "zero3 and hsdp go without a pipeline, and hsdp with a multiple of the "
+        f"{cluster.domain} devices of a scale-up domain as data-parallel ranks",
+        "context_kind": "ulysses needs key/value heads that context_parallel x tensor_parallel divides",
+        "sequence_parallel": "it needs a sequence that tensor_parallel x context_parallel divides, and experts under "
+        "tensor parallelism need it",
+    }
+    field = next((name for name in rules if getattr(space, name)), "sharding")
+    value = getattr(space, field) or getattr(software.choices, field)
+    return InputError(field, value, rules[field], why="leaves no plan")
 
 
 def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
@@ -154,12 +183,13 @@ def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _scheduled(problem: Problem, mask: np.ndarray, table: Table) -> Iterator[Variant]:
-    """One variant a schedule; full sharding goes without a pipeline, and any sharding needs ranks to share with."""
+def _scheduled(problem: Problem, mask: np.ndarray, table: Table, alone: bool) -> Iterator[Variant]:
+    """One variant a schedule; full sharding goes without a pipeline, and without ranks to share with only where
+    nothing else is allowed."""
     group: int | None = None
     ranks = table["dp"] * table["cp"]
     if problem.fully_sharded:
-        mask = mask & (table["pp"] == 1) & (ranks > 1)
+        mask = mask & (table["pp"] == 1) & ((ranks > 1) | alone)
     if problem.sharding == "hsdp":
         group = problem.cluster.domain
         mask = mask & (ranks > group) & (ranks % group == 0)

@@ -12,8 +12,9 @@ from .._version import __version__
 from ..architecture import Architecture
 from ..core.errors import InfeasibleError, InputError, UnsupportedError
 from ..core.units import gib
-from ..economics.job import JobCost, job_cost
+from ..economics.job import JobCost, device_price, job_cost
 from ..hardware.cluster import Cluster
+from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.training import TrainingPlan
 from ..training.problem import plan_problem
@@ -137,6 +138,7 @@ def plan_training(
     framework: str | None = None,
     release: str = "",
     network: str | None = None,
+    price: float | None = None,
     imbalance: float | None = None,
     space: SearchSpace | None = None,
     top: int = 5,
@@ -155,6 +157,8 @@ def plan_training(
         Training tokens, for days and cost.
     precision, framework, release, network
         Recipe, software profile and fabric; blank ones are taken from profiles and listed.
+    price
+        USD per device-hour; None takes the cluster's, else the dated one of the device's profile.
     imbalance
         Tokens of the busiest expert rank over the mean; None takes the software profile's.
     space
@@ -174,12 +178,19 @@ def plan_training(
     started = perf_counter()
     architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
     machine = Cluster.parse(cluster, network=network)
+    if price is not None:
+        machine = build(Cluster, {**machine.model_dump(), "price_usd_per_device_hour": price}, "cluster")
     if architecture.unsupported:
         raise UnsupportedError(f"{architecture.name}: training has no cost model for {architecture.unsupported}")
     if top < 1:
         raise InputError("top", top, "a whole number from 1", 1)
     _check_batch(sequence, global_batch)
+    if tokens is not None and not 0 < tokens <= 1e18:  # so that NaN is refused
+        raise InputError("tokens", tokens, "a number above 0 and up to 1e18", "15T")
     assumed = machine.assumed()
+    if tokens and machine.price_usd_per_device_hour is None:
+        usd, _, date = device_price(machine)
+        assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.device} profile, {date})"
     if precision is None:
         precision = "bf16"
         assumed["precision"] = "bf16 (every device has it; fp8 recipes are chosen with precision)"
@@ -218,7 +229,8 @@ def plan_training(
 def _check_batch(sequence: int, global_batch: int) -> None:
     for name, value in (("sequence", sequence), ("global_batch", global_batch)):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
-            raise InputError(name, value, "a whole number from 1 to 1,000,000,000", max(1, min(10**9, int(value or 1))))
+            near = min(max(value, 1), 10**9) if isinstance(value, int) else None
+            raise InputError(name, value, "a whole number from 1 to 1,000,000,000", near)
 
 
 def _software(framework: str | None, release: str, cluster: Cluster, assumed: dict[str, str]) -> Software:
@@ -226,7 +238,9 @@ def _software(framework: str | None, release: str, cluster: Cluster, assumed: di
     name = framework or DEFAULT_FRAMEWORK.get(vendor, "torchtitan")
     if framework is None:
         assumed["framework"] = f"{name} (the usual choice on {vendor} devices)"
-    return get_software(name, release)
+    software = get_software(name, release)
+    assumed.update(software.assumed())
+    return software
 
 
 def _template(
@@ -243,14 +257,15 @@ def _template(
         imbalance = software.defaults.imbalance
         if any(k.is_moe for k in architecture.kinds.values()):
             assumed["routing"] = f"busiest expert rank at {imbalance:g} times the mean ({software.name} profile)"
-    return TrainingPlan(
-        sequence_length=sequence,
-        global_batch_size=global_batch,
-        precision=precision,
-        framework=software.name,
-        release=release,
-        imbalance=imbalance,
-    )
+    values = {
+        "sequence_length": sequence,
+        "global_batch_size": global_batch,
+        "precision": precision,
+        "framework": software.name,
+        "release": release,
+        "imbalance": imbalance,
+    }
+    return build(TrainingPlan, values, "")
 
 
 def _finalists(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from math import gcd
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -12,10 +13,14 @@ from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
 from ..plans.recompute import parse_recompute
-from ..plans.training import nearest_divisor
+from ..plans.training import Count, Degree, nearest_divisor
+
+Degrees = Annotated[tuple[Degree, ...], Field(min_length=1)]
 
 MICRO_BATCH_LIMIT = 64
 CONTEXT_LIMIT = 64
+
+ContextKind = Literal["ring", "all_gather", "ulysses"]
 
 
 class SearchSpace(BaseModel):
@@ -33,27 +38,17 @@ class SearchSpace(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    tensor_parallel: tuple[int, ...] | None = None
-    pipeline_parallel: tuple[int, ...] | None = None
-    virtual_pipeline: tuple[int, ...] | None = None
-    context_parallel: tuple[int, ...] | None = None
-    expert_parallel: tuple[int, ...] | None = None
-    expert_tensor_parallel: tuple[int, ...] = (1,)
-    micro_batch_size: tuple[int, ...] | None = None
-    recompute: tuple[str, ...] | None = None
-    sharding: tuple[ShardingName, ...] | None = None
-    context_kind: tuple[Literal["ring", "all_gather", "ulysses"], ...] | None = None
-    sequence_parallel: tuple[bool, ...] | None = Field(default=None)
-
-    @field_validator(
-        "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "context_parallel", "expert_parallel",
-        "expert_tensor_parallel", "micro_batch_size",
-    )  # fmt: skip
-    @classmethod
-    def _positive(cls, values: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if values is not None and (not values or min(values) < 1):
-            raise ValueError("degrees and sizes are whole numbers from 1")
-        return values
+    tensor_parallel: Degrees | None = None
+    pipeline_parallel: Degrees | None = None
+    virtual_pipeline: Degrees | None = None
+    context_parallel: Degrees | None = None
+    expert_parallel: Degrees | None = None
+    expert_tensor_parallel: Degrees = (1,)
+    micro_batch_size: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    recompute: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    sharding: Annotated[tuple[ShardingName, ...], Field(min_length=1)] | None = None
+    context_kind: Annotated[tuple[ContextKind, ...], Field(min_length=1)] | None = None
+    sequence_parallel: Annotated[tuple[bool, ...], Field(min_length=1)] | None = None
 
     @field_validator("recompute")
     @classmethod
@@ -61,7 +56,7 @@ class SearchSpace(BaseModel):
         try:
             return None if values is None else tuple(str(parse_recompute(v)) for v in values)
         except InputError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error)) from error
 
 
 def divisors(value: int, limit: int | None = None) -> list[int]:
@@ -123,16 +118,18 @@ def enumerate_plans(
     """
     table = Table()
     layers, kinds = len(architecture.layers), [*architecture.kinds.values(), *architecture.mtp]
+    sizes = _tensor_sizes(kinds)
     table.cross("tp", space.tensor_parallel or _tensor_degrees(architecture, n_devices))
-    table.keep("tensor parallelism does not divide heads or widths", _divides_all(table["tp"], _tensor_sizes(kinds)))
-    _require(table, "tensor_parallel", space.tensor_parallel, _tensor_sizes(kinds))
+    table.keep("tensor parallelism does not divide heads or widths", _divides_all(table["tp"], sizes))
+    _require(table, space, ("tensor_parallel",), f"divisors of {gcd(*sizes)}", gcd(*sizes))
     table.cross("pp", space.pipeline_parallel or divisors(n_devices, layers + 2))
     table.cross("cp", space.context_parallel or _context_degrees(sequence, n_devices))
     model = table["tp"] * table["pp"] * table["cp"]
     table.keep("degrees do not divide the devices", n_devices % model == 0)
-    _require(table, "devices", n_devices, None)
+    degrees = ("pipeline_parallel", "tensor_parallel", "context_parallel")
+    _require(table, space, degrees, f"degrees whose product divides the {n_devices:,} devices", n_devices)
     table.keep("context parallelism does not divide the sequence", _context_divides(table, sequence))
-    _require(table, "sequence", sequence, None)
+    _require(table, space, ("context_parallel",), f"1, or divisors of half the sequence of {sequence}", sequence // 2)
     table.add("dp", n_devices // (table["tp"] * table["pp"] * table["cp"]))
     _cross_chunks(table, layers, space)
     dp = table["dp"]
@@ -144,11 +141,13 @@ def enumerate_plans(
             "global_batch", global_batch, f"multiples of the data-parallel degree, here {low} or more", near
         )
     table.cross("micro_batch", space.micro_batch_size or divisors(global_batch, MICRO_BATCH_LIMIT))
+    largest = global_batch // int(table["dp"].min())
     table.keep("micro-batch does not divide the batch", (global_batch // table["dp"]) % table["micro_batch"] == 0)
-    _require(table, "micro_batch_size", space.micro_batch_size, [global_batch // int(dp.min())])
+    _require(table, space, ("micro_batch_size",), f"divisors of the {largest:,} sequences of a rank", largest)
     table.add("micro_batches", global_batch // (table["dp"] * table["micro_batch"]))
     short = (table["chunks"] > 1) & (table["micro_batches"] % table["pp"] != 0)
     table.keep("interleaving needs micro-batches in multiples of the stages", ~short)
+    _require(table, space, ("virtual_pipeline",), "1 where micro-batches are no multiple of the stages", 1)
     _cross_experts(table, kinds, space)
     return table
 
@@ -182,8 +181,7 @@ def _context_degrees(sequence: int, n_devices: int) -> list[int]:
 
 
 def _context_divides(table: Table, sequence: int) -> np.ndarray:
-    parts = np.where(table["cp"] > 1, 2 * table["cp"], 1)
-    divides: np.ndarray = (sequence % parts == 0) & (sequence % (table["cp"] * table["tp"]) == 0)
+    divides: np.ndarray = sequence % np.where(table["cp"] > 1, 2 * table["cp"], 1) == 0
     return divides
 
 
@@ -197,32 +195,39 @@ def _cross_chunks(table: Table, layers: int, space: SearchSpace) -> None:
     parts = table["pp"] * table["chunks"]
     even = (layers % parts == 0) | ((layers + 2) % parts == 0) | (table["chunks"] == 1)
     table.keep("chunks do not divide the layers", even)
-    _require(table, "virtual_pipeline", space.virtual_pipeline, [layers])
+    allowed = f"1, or with a pipeline what splits the {layers} layers (and both ends) into equal parts"
+    _require(table, space, ("virtual_pipeline", "pipeline_parallel"), allowed, 1)
 
 
 def _cross_experts(table: Table, kinds: Sequence[Any], space: SearchSpace) -> None:
-    experts = sorted({k.sizes["experts"] for k in kinds if k.is_moe})
-    if not experts:
-        if space.expert_parallel and max(space.expert_parallel) > 1:
-            raise InputError("expert_parallel", space.expert_parallel, "1: the model has no experts", 1)
+    moe = [k for k in kinds if k.is_moe]
+    if not moe:
+        for field in ("expert_parallel", "expert_tensor_parallel"):
+            if max(getattr(space, field) or (1,)) > 1:
+                raise InputError(field, max(getattr(space, field)), "1: the model has no experts", 1)
         table.cross("ep", [1])
         table.cross("etp", [1])
         return
-    table.cross("ep", space.expert_parallel or divisors(int(np.gcd.reduce(experts))))
+    experts, widths = gcd(*(k.sizes["experts"] for k in moe)), gcd(*(k.sizes["moe_ffn"] for k in moe))
+    table.cross("ep", space.expert_parallel or divisors(experts))
     table.cross("etp", space.expert_tensor_parallel)
     block = table["tp"] * table["cp"] * table["dp"]
-    inside = table["ep"] * table["etp"]
-    table.keep("expert parallelism does not divide the ranks of a stage", block % inside == 0)
-    table.keep("expert parallelism does not divide the experts", _divides_all(table["ep"], experts))
-    _require(table, "expert_parallel", space.expert_parallel, experts)
+    ranks = int(block.max())
+    table.keep("expert parallelism does not divide the ranks of a stage", block % (table["ep"] * table["etp"]) == 0)
+    table.keep("expert parallelism does not divide the experts", experts % table["ep"] == 0)
+    allowed = f"divisors of the {experts} experts and of the {ranks:,} ranks of a stage"
+    _require(table, space, ("expert_parallel", "expert_tensor_parallel"), allowed, gcd(experts, ranks))
+    table.keep("expert tensor parallelism does not divide the experts' width", widths % table["etp"] == 0)
+    _require(table, space, ("expert_tensor_parallel",), f"divisors of the experts' width {widths}", widths)
 
 
-def _require(table: Table, field: str, given: Any, sizes: Sequence[int] | None) -> None:
-    """Complain about the value that left nothing over."""
+def _require(table: Table, space: SearchSpace, fields: Sequence[str], allowed: str, divided: int) -> None:
+    """Complain about the first of these filters where it left nothing over; ``divided`` is what it should divide."""
     if len(table):
         return
-    near: Any = None
-    if sizes and isinstance(given, tuple):
-        near = nearest_divisor(int(np.gcd.reduce(sizes)), given[0])
-    rules = "; ".join(f"{rule} ({count})" for rule, count in table.dropped.items())
-    raise InputError(field, given, "a value that divides", near, why=f"leaves no plan: {rules}")
+    given = {field: values for field in fields if (values := getattr(space, field)) and values != (1,)}
+    field, values = next(iter(given.items()), (fields[0], getattr(space, fields[0])))
+    shown = values[0] if values is not None and len(values) == 1 else values
+    others = "".join(f" with {name} {list(chosen)}" for name, chosen in given.items() if name != field)
+    near = nearest_divisor(divided, values[0]) if values else None
+    raise InputError(field, shown, allowed, near, why=f"leaves no plan{others}: {[*table.dropped][-1]}")

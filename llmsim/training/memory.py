@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.saved import saved_terms
-from ..core.shim import Number, maximum, minimum, total
+from ..core.shim import Number, maximum, minimum, total, where
 from ..core.terms import Sizes
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
@@ -52,6 +52,8 @@ class KindMemory:
         Kept once a step, however many micro-batches there are.
     transients
         The most that is alive beside that while one of its kernels runs backward.
+    holds
+        New tensors that its kernels say are alive while they run backward (a loss and its gradient in 32 bits).
     """
 
     plain: Number
@@ -59,6 +61,7 @@ class KindMemory:
     again: Number
     per_step: Number
     transients: Number
+    holds: Number
 
 
 def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
@@ -69,6 +72,7 @@ def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
         sizes.size(saved_terms(terms.recomputing.again)),
         sizes.size(saved_terms(terms.plain.kept, per_step=True)),
         maximum(0, *(sizes.size(t) for t in terms.transients)),
+        sizes.size(terms.holds),
     )
 
 
@@ -178,13 +182,16 @@ def memory_of_stage(
     held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
     head = body_kinds(problem.architecture) + 1
     kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage.counts), held, head)
-    body = list(zip(kinds, stage.counts, strict=True))[:head]
+    present = [(k, minimum(n, 1)) for k, n in zip(kinds, stage.counts, strict=True)]
+    transients = maximum(*(k.transients * some for k, some in present[:head]))
+    holds = maximum(*(k.holds * some for k, some in present[head:]))
+    at_loss = holds > again + transients
     found = {
         **states,
         "activations": kept,
-        "head": ends,
-        "recomputed": again,
-        "transients": maximum(*(k.transients * minimum(n, 1) for k, n in body)),
+        "head": ends + where(at_loss, holds, 0),
+        "recomputed": where(at_loss, 0, again),
+        "transients": where(at_loss, 0, transients),
         "workspace": constants.workspace_bytes,
     }
     parts = {name: found[name] for name in MEMORY_PARTS}

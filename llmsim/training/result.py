@@ -60,6 +60,9 @@ class TrainingResult:
         How many devices.
     step_time_s
         Seconds of a step.
+    step_interval_s
+        80 % interval of that, from predictions of measured runs that no constant had seen; None where there are too few
+        like it.
     breakdown_s
         Part -> seconds; they sum to the step.
     tokens_per_s_per_device, tokens_per_step
@@ -85,6 +88,7 @@ class TrainingResult:
     cluster: str
     n_devices: int
     step_time_s: float
+    step_interval_s: tuple[float, float] | None
     breakdown_s: dict[str, float]
     tokens_per_step: int
     tokens_per_s_per_device: float

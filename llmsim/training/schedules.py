@@ -147,6 +147,31 @@ def _lanes(
     return lanes
 
 
+def pipeline_seconds(
+    schedule: ScheduleName,
+    forward: Sequence[Sequence[float]],
+    backward: Sequence[Sequence[float]],
+    micro_batches: int,
+    hop_s: float = 0.0,
+) -> float:
+    """Time of a schedule, seconds: :func:`longest_path` for as many micro-batches as a pipeline needs to repeat itself,
+    and its pace from then on."""
+    pp = len(forward)
+    if pp == 1:
+        return micro_batches * (sum(forward[0]) + sum(backward[0]))
+
+    def exact(count: int) -> float:
+        return float(longest_path(schedule, forward, backward, count, hop_s).seconds)
+
+    groups = max(32, 512 // pp)  # of pp micro-batches, as interleaving takes them
+    if micro_batches < (groups + 1) * pp:
+        return exact(micro_batches)
+    last = groups * pp + micro_batches % pp
+    half = last - groups // 2 * pp
+    late = exact(last)
+    return late + (micro_batches - last) * (late - exact(half)) / (last - half)
+
+
 def most_held(order: Iterable[Node]) -> int:
     """Largest number of forward results (chunk x micro-batch) that a device holds at once, from its order."""
     return max(accumulate(1 if kind == "F" else -1 for kind, _, _ in order))
@@ -172,8 +197,8 @@ class StageTimes:
 def closed_form(
     schedule: ScheduleName, times: StageTimes, micro_batches: Number, pp: Number, chunks: Number, hop_s: Number
 ) -> Number:
-    """Time of a pipeline without simulating it, seconds: never above the longest path, and equal to it for equal stages
-    and free hops.
+    """Time of a pipeline without simulating it, seconds: never above the longest path (interleaved: with equal chunks),
+    and equal to it for equal stages and free hops.
 
     GPipe with unequal stages is exact: ``sum F + (m-1) max F + sum B + (m-1) max B``. For 1F1B the bound is
     ``max_i [m T_i + sum_{j<i} T_j]``: stage i cannot start before the stages in front of it have passed the first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,12 +15,13 @@ from ..plans.training import TrainingPlan, violations
 from .compose import STEP_PARTS, StepTime, compose_step, kind_time
 from .constants import Overlay, StepConstants, step_constants
 from .conventions import published_flops
+from .intervals import log_width
 from .memory import StageMemory, memory_limit, stage_memory
 from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
 from .result import StageReport, TrainingResult
-from .schedules import Timeline, longest_path
+from .schedules import pipeline_seconds
 from .stages import Stage, chunk_counts, model_kinds
 
 
@@ -63,15 +65,16 @@ def simulate_training(
     problem = plan_problem(model, machine, plan)
     constants = step_constants(machine, problem.structure, overlay)
     prepared = prepare(problem, plan_columns(plan), constants)
-    return _report(plan, problem, prepared, constants, {**(assumed or {}), **machine.assumed()})
+    taken = {**(assumed or {}), **machine.assumed(), **plan.software.assumed()}
+    return _report(plan, problem, prepared, constants, taken)
 
 
 def _report(
     plan: TrainingPlan, problem: Problem, prepared: Prepared, constants: StepConstants, assumed: dict[str, str]
 ) -> TrainingResult:
     time = compose_step(prepared.load, constants)
-    timeline = exact_timeline(problem, prepared, time, constants)
-    breakdown = step_breakdown(prepared, time, timeline)
+    seconds = exact_seconds(problem, prepared, time, constants)
+    breakdown = step_breakdown(prepared, time, seconds)
     step = sum(breakdown.values())
     memories = stage_memory(problem, prepared, constants)
     flops = {
@@ -88,6 +91,7 @@ def _report(
         cluster=f"{problem.cluster.nodes}x{problem.cluster.devices_per_node}x{device.name}",
         n_devices=plan.n_devices,
         step_time_s=step,
+        step_interval_s=step_interval(step, problem),
         breakdown_s=breakdown,
         tokens_per_step=tokens,
         tokens_per_s_per_device=per_device,
@@ -103,8 +107,14 @@ def _report(
     )
 
 
-def exact_timeline(problem: Problem, prepared: Prepared, time: StepTime, constants: StepConstants) -> Timeline:
-    """The longest path through the plan's schedule, every chunk with its own time."""
+def step_interval(step_s: float, problem: Problem) -> tuple[float, float] | None:
+    """80 % interval of a predicted step time, seconds."""
+    width = log_width(problem.architecture, problem.cluster, problem.structure.software)
+    return None if width is None else (step_s * math.exp(-width), step_s * math.exp(width))
+
+
+def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, constants: StepConstants) -> float:
+    """Seconds of the longest path through the plan's schedule, every chunk with its own time."""
     forward: list[list[float]] = []
     backward: list[list[float]] = []
     chunk_times = _chunk_times(prepared, constants)
@@ -112,7 +122,7 @@ def exact_timeline(problem: Problem, prepared: Prepared, time: StepTime, constan
         own = [chunk_times(counts) for counts in chunks]
         forward.append([f for f, _ in own])
         backward.append([b for _, b in own])
-    return longest_path(problem.schedule, forward, backward, int(prepared.load.micro_batches), float(time.hop_s))
+    return pipeline_seconds(problem.schedule, forward, backward, int(prepared.load.micro_batches), float(time.hop_s))
 
 
 def _chunk_times(prepared: Prepared, constants: StepConstants) -> Callable[[tuple[int, ...]], tuple[float, float]]:
@@ -133,8 +143,8 @@ def _chunk_times(prepared: Prepared, constants: StepConstants) -> Callable[[tupl
     return of
 
 
-def step_breakdown(prepared: Prepared, time: StepTime, timeline: Timeline) -> dict[str, float]:
-    """Seconds of a step by part: those of the busiest stage, and the pipeline's rest as bubble.
+def step_breakdown(prepared: Prepared, time: StepTime, schedule_s: float) -> dict[str, float]:
+    """Seconds of a step by part: those of the busiest stage, and the rest of the schedule's as bubble.
 
     What is done once a step is that of the stage where exchange and update take longest.
     """
@@ -144,7 +154,7 @@ def step_breakdown(prepared: Prepared, time: StepTime, timeline: Timeline) -> di
     for table in (busiest.forward, busiest.backward):
         for name, seconds in table.items():
             parts[name] += micro_batches * float(seconds)
-    parts["bubble"] = max(0.0, timeline.seconds - sum(parts.values()))
+    parts["bubble"] = max(0.0, schedule_s - sum(parts.values()))
     once = max(time.stages, key=lambda s: float(s.once_s))
     parts["gradients"], parts["parameters"] = float(once.gradients), float(once.parameters)
     parts["optimizer"], parts["fixed"] = float(once.optimizer), float(time.fixed_s)

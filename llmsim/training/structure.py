@@ -18,7 +18,7 @@ from ..core.parameters import Parameter, derive_parameters
 from ..core.saved import Savings, derive_saved
 from ..core.sharding import Sharding, mesh_sharding
 from ..core.terms import Terms
-from ..core.transients import derive_transients
+from ..core.transients import derive_holds, derive_transients
 from ..core.work import Work, derive_work
 from ..hardware.software import Software, get_software
 from ..layers.base import LayerKind
@@ -69,7 +69,7 @@ class Structure:
     def inventory(self) -> Inventory:
         """The kernels that run: those of the software, with products as the recipe wants them."""
         if self.recipe.converts:
-            return self.software.inventory(contract="low", contract_high="plain")
+            return self.software.inventory(contract=self.software.converted_products, contract_high="plain")
         return self.software.inventory()
 
     @property
@@ -94,6 +94,8 @@ class KindTerms:
         What is saved, in a layer that recomputes nothing and in one that does as the structure says.
     transients
         What is alive while each of its kernels runs backward.
+    holds
+        New tensors of kernels that say so, alive while these run backward.
     """
 
     work: tuple[Work, ...]
@@ -102,6 +104,7 @@ class KindTerms:
     plain: Savings
     recomputing: Savings
     transients: tuple[Terms, ...]
+    holds: Terms
 
 
 _CACHE: dict[tuple[object, ...], tuple[object, KindTerms]] = {}
@@ -171,6 +174,7 @@ def _derive(operators: Sequence[Operator], structure: Structure) -> KindTerms:
         plain,
         plain,
         derive_transients(operators, sharding, inventory, weight_gradients=not software.accumulates_in_place),
+        derive_holds(operators, sharding, inventory),
     )
 
 
