@@ -120,6 +120,10 @@ def plan_train(
     precision: Precision = None,
     framework: Framework = None,
     release: Release = "",
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="adamw (by default), sgd-momentum, lion, adam-8bit, adafactor, muon, shampoo, soap."),
+    ] = None,
     price: Annotated[float | None, typer.Option(help="USD per device-hour; by default the profile's.")] = None,
     imbalance: Annotated[float | None, typer.Option(help="Tokens of the busiest expert rank over the mean.")] = None,
     tensor_parallel: Filter = None,
@@ -163,6 +167,7 @@ def plan_train(
         framework=framework,
         release=release,
         network=network,
+        optimizer=optimizer,
         price=price,
         imbalance=imbalance,
         space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, ""),

@@ -150,4 +150,6 @@ def _stage(sheet: _Sheet, parts: Sequence[tuple[np.ndarray, StageLoad]], kinds: 
         sheet.wire([(r, s.gather) for r, s in parts]),
         sheet.wire([(r, s.reduce) for r, s in parts]),
         sheet.gather((r, s.update_s) for r, s in parts),
+        sheet.gather((r, s.products_s) for r, s in parts),
+        sheet.wire([(r, s.whole) for r, s in parts]),
     )

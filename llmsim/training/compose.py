@@ -58,6 +58,10 @@ class StageLoad:
         Once a step: parameters gathered, gradients reduced.
     update_s
         Memory traffic of the optimizer at the full rate of elementwise kernels, seconds.
+    products_s
+        Its matrix products at the full rate of 16-bit ones, seconds.
+    whole
+        What it gathers so that matrices are whole.
     """
 
     counts: Sequence[Number]
@@ -66,12 +70,15 @@ class StageLoad:
     gather: WireTime
     reduce: WireTime
     update_s: Number
+    products_s: Number
+    whole: WireTime
 
     def map(self, change: Callable[[Number], Number]) -> StageLoad:
         """The same with every number changed (a selection of rows)."""
         counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
         wires = self.gather.map(change), self.reduce.map(change)
-        return StageLoad(counts, recomputed, change(self.repeats), *wires, change(self.update_s))
+        update = change(self.update_s), change(self.products_s), self.whole.map(change)
+        return StageLoad(counts, recomputed, change(self.repeats), *wires, *update)
 
 
 @dataclass(frozen=True)
@@ -314,5 +321,7 @@ def _stage_time(stage: StageLoad, times: Sequence[KindTime], c: StepConstants) -
         backward,
         exposed(beside_backward, wire_seconds(stage.reduce, c), c.overlap["gradient"], c.contention),
         exposed(beside_forward, wire_seconds(stage.gather, c), c.overlap["parameter"], c.contention),
-        stage.update_s / c.in_situ["memory"],
+        stage.update_s / c.in_situ["memory"]
+        + stage.products_s / c.in_situ["gemm_16bit"]
+        + wire_seconds(stage.whole, c),
     )

@@ -16,14 +16,14 @@ from ..core.shim import Number, maximum, minimum, total, where
 from ..core.terms import Sizes
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
-from ..plans.optimizer import get_optimizer
 from .columns import Columns, kind_sizes
 from .constants import StepConstants
 from .prepare import Prepared, Problem, recomputed_layers
 from .schedules import in_flight
-from .sharding import LocalParameters, updated_parameters
+from .sharding import LocalParameters, updated_shares
 from .stages import Stage, body_kinds, model_kinds
 from .structure import KindTerms, kind_terms
+from .update import stage_update, updated_elements
 
 MEMORY_PARTS = (
     "parameters", "gradients", "optimizer", "activations", "head", "recomputed", "transients", "unsharded", "workspace",
@@ -145,7 +145,8 @@ def stage_states(
     """
     software, formats = problem.structure.software, problem.structure.formats()
     everything = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
-    share = updated_parameters(problem.sharding, parameters, stage.counts, columns)
+    shares = updated_shares(problem.sharding, parameters, columns)
+    share = updated_elements(shares, stage.counts)
     sharded = problem.fully_sharded
     unsharded: Number = 0
     if sharded:
@@ -153,11 +154,11 @@ def stage_states(
             *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
         )
         unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(largest)
-    state_bytes = get_optimizer(problem.optimizer).state_bytes(software.formats, problem.structure.recipe.compute)
+    update = stage_update(shares, stage.counts, software.formats, problem.structure.recipe.compute)
     return {
         "parameters": formats["weight"].bytes(share if sharded else everything),
         "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else everything),
-        "optimizer": share * state_bytes,
+        "optimizer": update.state_bytes,
         "unsharded": unsharded,
     }
 

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.shim import Number, total
 from ..hardware.cluster import Cluster
-from ..hardware.network import NO_TRAFFIC, collective_time
+from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..plans.optimizer import get_optimizer
 from .columns import Columns, distinct, kind_sizes, take
 from .compose import StageLoad, StepLoad, UnitTraffic
 from .constants import StepConstants
 from .schedules import ScheduleName
 from .seconds import Keyed, KindRates, KindSeconds
-from .sharding import LocalParameters, exchange, local_parameters, updated_parameters
+from .sharding import LocalParameters, exchange, local_parameters, updated_shares
 from .stages import Stage, body_kinds, model_kinds, stage_table
 from .structure import Structure, kind_terms
+from .update import WHOLE_BYTES, Update, stage_update
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,17 @@ def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]
     found: list[LocalParameters] = []
     for i, kind in enumerate(model_kinds(architecture)):
         parameters = kind_terms(kind, structure, recomputes=i < body).parameters
-        sizes = kind_sizes(kind, columns, structure)
-        padded = structure.software.padded_shards
-        own = local_parameters(parameters, sizes, columns, padded=padded)
+        local = partial(
+            local_parameters,
+            sizes=kind_sizes(kind, columns, structure),
+            columns=columns,
+            software=structure.software,
+            optimizer=problem.optimizer,
+            compute=structure.recipe.compute,
+        )
+        own = local(parameters)
         if i > body and any(p.name in shared for p in parameters):
-            alone = local_parameters(parameters, sizes, columns, padded=padded, skip=shared)
-            own = own.where(columns.pp > 1, alone)
+            own = own.where(columns.pp > 1, local([p for p in parameters if p.name not in shared]))
         found.append(own)
     return found
 
@@ -206,14 +213,31 @@ def _stage(
         gather, reduce = moved.gather, moved.scatter + moved.replicate
         if problem.fully_sharded:
             gather, reduce = NO_TRAFFIC, moved.replicate
-    software, compute = problem.structure.software, problem.structure.recipe.compute
-    bytes_each = get_optimizer(problem.optimizer).traffic_bytes(software.formats, compute)
-    updated = updated_parameters(problem.sharding, parameters, stage.counts, columns)
+    update = stage_update(
+        updated_shares(problem.sharding, parameters, columns),
+        stage.counts,
+        problem.structure.software.formats,
+        problem.structure.recipe.compute,
+    )
     return StageLoad(
         stage.counts,
         recomputed_layers(problem, stage.counts),
         stage.repeats,
         gather,
         reduce,
-        updated * bytes_each / (c.high.bandwidth * c.high.memory_efficiency),
+        update.traffic_bytes / (c.high.bandwidth * c.high.memory_efficiency),
+        update.flops / (c.high.peak * c.high.gemm_efficiency),
+        _whole_matrices(problem, update, columns, c),
     )
+
+
+def _whole_matrices(problem: Problem, update: Update, columns: Columns, c: StepConstants) -> WireTime:
+    """What is gathered so that matrices are whole where they are updated, if states are sharded."""
+    if problem.sharding == "ddp" or get_optimizer(problem.optimizer).uniform:
+        return NO_TRAFFIC
+    dense, expert = columns.group(("cp", "dp")), columns.group(("edp",))
+    if problem.sharding == "hsdp":
+        dense = columns.shard, dense[1]
+    return collective_time(
+        "all_gather", WHOLE_BYTES * update.whole_dense * dense[0], *dense, c.tiers
+    ) + collective_time("all_gather", WHOLE_BYTES * update.whole_expert * expert[0], *expert, c.tiers)

@@ -20,7 +20,10 @@ from ..core.parameters import Parameter
 from ..core.shim import Number, where
 from ..core.terms import Sizes
 from ..hardware.network import NO_TRAFFIC, Tier, WireTime, collective_time
+from ..hardware.software import Software
+from ..plans.optimizer import get_optimizer
 from .columns import Columns
+from .update import ElementCost, Shares, element_costs
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class LocalParameters:
         parallelism).
     dense_shard, expert_shard
         What one rank keeps of them under full sharding, padding included.
+    costs
+        What updating a dense and an expert element costs.
     """
 
     dense: Number
@@ -43,33 +48,34 @@ class LocalParameters:
     replicated: Number
     dense_shard: Number
     expert_shard: Number
+    costs: tuple[ElementCost, ElementCost]
 
     def where(self, condition: Number, otherwise: LocalParameters) -> LocalParameters:
         """These where a condition holds, else others."""
-        return LocalParameters(
-            **{f.name: where(condition, getattr(self, f.name), getattr(otherwise, f.name)) for f in fields(self)}
-        )
+        own = (f.name for f in fields(self) if f.name != "costs")
+        dense, expert = (mine.where(condition, other) for mine, other in zip(self.costs, otherwise.costs, strict=True))
+        numbers = {name: where(condition, getattr(self, name), getattr(otherwise, name)) for name in own}
+        return LocalParameters(**numbers, costs=(dense, expert))
 
 
 def local_parameters(
-    parameters: Sequence[Parameter], sizes: Sizes, columns: Columns, *, padded: bool, skip: frozenset[str] = frozenset()
+    parameters: Sequence[Parameter], sizes: Sizes, columns: Columns, *, software: Software, optimizer: str, compute: str
 ) -> LocalParameters:
     """Parameters of a layer kind on one rank.
 
     Parameters
     ----------
-    padded
-        Whether each parameter is padded along its first dimension to the sharding group (FSDP2), or the flat buffer is.
-    skip
-        Names that another kind owns (a tied head).
+    software
+        It says whether each parameter is padded along its first dimension to the sharding group (FSDP2), or the flat
+        buffer is, and the formats of the state.
+    compute
+        The recipe's 16-bit format.
     """
     dense: Number = 0
     expert: Number = 0
     replicated: Number = 0
     stored: tuple[list[Stored], list[Stored]] = ([], [])
     for p in parameters:
-        if p.name in skip:
-            continue
         count = sizes.elements(p.local)
         stored[p.expert].append(Stored(sizes.elements(p.leading), sizes.elements(p.rest)))
         if p.expert:
@@ -78,9 +84,11 @@ def local_parameters(
             dense = dense + count
             if "tp" in p.gradient_axes:
                 replicated = replicated + count
-    padding: Padding = "rows" if padded else "flat"
+    padding: Padding = "rows" if software.padded_shards else "flat"
     units = zip(stored, (columns.shard, columns.edp), strict=True)
-    return LocalParameters(dense, expert, replicated, *(shard_elements(Unit(tuple(u)), n, padding) for u, n in units))
+    dense_shard, expert_shard = (shard_elements(Unit(tuple(u)), n, padding) for u, n in units)
+    costs = element_costs(get_optimizer(optimizer), parameters, sizes, software.formats, compute)
+    return LocalParameters(dense, expert, replicated, dense_shard, expert_shard, costs)
 
 
 @dataclass(frozen=True)
@@ -143,17 +151,15 @@ def exchange(
     return Exchange(*(times.get(c, NO_TRAFFIC) for c in ("all_gather", "reduce_scatter", "all_reduce")))
 
 
-def updated_parameters(
-    sharding: str, parameters: Sequence[LocalParameters], counts: Sequence[Number], columns: Columns
-) -> Number:
-    """Parameters of a stage that one rank updates, elements."""
-    result: Number = 0
-    for p, count in zip(parameters, counts, strict=True):
+def updated_shares(sharding: str, parameters: Sequence[LocalParameters], columns: Columns) -> list[Shares]:
+    """Elements of each layer kind that one rank updates."""
+    found = []
+    for p in parameters:
         if sharding == "ddp":
-            own = p.dense + p.expert
+            own = p.dense, p.expert
         elif sharding in ("zero3", "hsdp"):
-            own = p.dense_shard + p.expert_shard
+            own = p.dense_shard, p.expert_shard
         else:
-            own = p.dense / columns.dp_cp + p.expert / columns.edp
-        result = result + own * count
-    return result
+            own = p.dense / columns.dp_cp, p.expert / columns.edp
+        found.append(Shares(*own, p.costs))
+    return found
