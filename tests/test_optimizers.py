@@ -124,3 +124,14 @@ def test_whole_matrices_cost_a_transfer_only_where_states_are_sharded():
 def test_unknown_optimizers_are_named():
     with pytest.raises(InputError, match=r"nearest: .*adamw"):
         get_optimizer("adamv")
+
+
+@pytest.mark.parametrize(("precision", "each"), [("bf16", 12), ("fp32", 8), ("tf32", 8)])
+def test_parameters_in_32_bits_need_no_master_copy(precision, each):
+    whole = run("adamw", sharding="ddp", precision=precision, global_batch_size=8).fullest
+    assert whole.memory_bytes["optimizer"] == each * whole.parameters
+
+
+def test_32_bit_products_are_slower_than_tf32_and_that_than_bf16():
+    seconds = [run("adamw", precision=p).breakdown_s["gemm"] for p in ("bf16", "tf32", "fp32")]
+    assert seconds[0] < seconds[1] < seconds[2]

@@ -16,7 +16,9 @@ from ..hardware.devices import Device
 from ..hardware.software import Software
 from .runs import RunPlan
 
-COMPUTE_CLASSES = ("gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "permute", "convert")
+COMPUTE_CLASSES = (
+    "gemm_32bit", "gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "memory", "permute", "convert",
+)  # fmt: skip
 
 LEARNED = 0.9
 """A constant counts as learned where its standard error is below this part of its prior's spread."""
@@ -103,6 +105,7 @@ def _release(key: str, spread: float, *, fraction: bool) -> Family:
 
 
 FAMILIES: tuple[Family, ...] = (
+    _class_fraction("gemm_32bit", 0.15),
     _class_fraction("gemm_16bit", 0.12),
     _class_fraction("gemm_8bit", 0.15),
     _class_fraction("gemm_4bit", 0.15),

@@ -143,9 +143,11 @@ def moment_bytes(formats: Formats, compute: str) -> int:
     return get_format(compute if formats.moments == "compute" else formats.moments).bits // 8
 
 
-def master_bytes(formats: Formats) -> int:
-    """Bytes per parameter of the optimizer's own copy."""
-    return get_format(formats.master).bits // 8 if formats.master else 0
+def master_bytes(formats: Formats, compute: str) -> int:
+    """Bytes per parameter of the optimizer's own copy; parameters as wide as that need none."""
+    parameter = get_format(compute if formats.parameter == "compute" else formats.parameter).bits
+    own = get_format(formats.master).bits if formats.master else 0
+    return own // 8 if own > parameter else 0
 
 
 def traffic_bytes(state: Number, formats: Formats, compute: str) -> Number:
@@ -160,7 +162,7 @@ def traffic_bytes(state: Number, formats: Formats, compute: str) -> Number:
     """
     gradient = get_format(compute if formats.gradient == "compute" else formats.gradient).bits // 8
     parameter = get_format(compute if formats.parameter == "compute" else formats.parameter).bits // 8
-    own = 0 if formats.master else parameter
+    own = 0 if master_bytes(formats, compute) else parameter
     return gradient + 2 * state + own + parameter + 3 * gradient
 
 

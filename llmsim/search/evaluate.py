@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from ..training.seconds import Keyed, KindRates, KindSeconds
 from ..training.sharding import LocalParameters
 from ..training.stages import Stage, stage_table
 from ..training.structure import Structure
+from ..training.update import ElementCost
 from .space import SearchSpace, Table
 
 
@@ -98,6 +99,7 @@ def evaluate_space(
     *,
     sequence: int,
     imbalance: float,
+    optimizer: str = "adamw",
 ) -> Candidates:
     """Memory of every plan, and time of those that fit.
 
@@ -107,6 +109,8 @@ def evaluate_space(
         The structure that variants change: software, precision, overlap.
     imbalance
         Tokens of the busiest expert rank over the mean.
+    optimizer
+        Its name.
 
     Raises
     ------
@@ -114,7 +118,8 @@ def evaluate_space(
         Where the allowed settings leave no plan.
     """
     evaluator = _Evaluator(architecture, cluster, base, table, sequence, imbalance)
-    chosen = list(variants(architecture, cluster, base, table, space, sequence))
+    every = variants(architecture, cluster, base, table, space, sequence)
+    chosen = [replace(v, problem=replace(v.problem, optimizer=optimizer)) for v in every]
     if not chosen:
         raise _nothing_allowed(space, base.software, cluster)
     found = [evaluator.evaluate(variant) for variant in chosen]
@@ -332,11 +337,16 @@ class _Evaluator:
         return compose_step(load, self.constants, [t.map(lambda v: take(v, keys)) for t in kinds.times]).seconds
 
 
-Record = TypeVar("Record", LocalParameters, KindMemory)
+Record = TypeVar("Record", LocalParameters, KindMemory, ElementCost)
 
 
 def _rows(record: Record, rows: np.ndarray) -> Record:
-    return replace(record, **{f.name: take(getattr(record, f.name), rows) for f in fields(record)})
+    """Some rows of every number in a record, and in the records that it holds."""
+
+    def some(value: Any) -> Any:
+        return tuple(_rows(v, rows) for v in value) if isinstance(value, tuple) else take(value, rows)
+
+    return replace(record, **{f.name: some(getattr(record, f.name)) for f in fields(record)})
 
 
 def _stage_rows(stage: Stage, rows: np.ndarray) -> Stage:

@@ -195,8 +195,8 @@ def plan_training(
         usd, _, date = device_price(machine)
         assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.device} profile, {date})"
     if precision is None:
-        precision = "bf16"
-        assumed["precision"] = "bf16 (every device has it; fp8 recipes are chosen with precision)"
+        precision = next((p for p in ("bf16", "fp16") if machine.profile.supports(p)), "fp32")
+        assumed["precision"] = f"{precision} ({machine.device} has it; fp8 recipes are chosen with precision)"
     software = _software(framework, release, machine, assumed)
     if optimizer is None:
         optimizer = "adamw"
@@ -208,7 +208,14 @@ def plan_training(
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
     base = plan_problem(architecture, machine, template).structure
     found = evaluate_space(
-        architecture, machine, base, table, chosen, sequence=sequence, imbalance=float(template.imbalance or 1.0)
+        architecture,
+        machine,
+        base,
+        table,
+        chosen,
+        sequence=sequence,
+        imbalance=float(template.imbalance or 1.0),
+        optimizer=template.optimizer,
     )
     if not found.fits.any():
         raise _nothing_fits(found, template, architecture, machine)

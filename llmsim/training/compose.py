@@ -7,7 +7,7 @@ pipeline's bubble, the exposed rest of the gradient exchange, the optimizer and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..core.shim import Number, maximum, minimum, soft_maximum, total
@@ -59,7 +59,7 @@ class StageLoad:
     update_s
         Memory traffic of the optimizer at the full rate of elementwise kernels, seconds.
     products_s
-        Its matrix products at the full rate of 16-bit ones, seconds.
+        Class -> seconds of its matrix products alone.
     whole
         What it gathers so that matrices are whole.
     """
@@ -70,15 +70,16 @@ class StageLoad:
     gather: WireTime
     reduce: WireTime
     update_s: Number
-    products_s: Number
+    products_s: Mapping[str, Number]
     whole: WireTime
 
     def map(self, change: Callable[[Number], Number]) -> StageLoad:
         """The same with every number changed (a selection of rows)."""
         counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
         wires = self.gather.map(change), self.reduce.map(change)
-        update = change(self.update_s), change(self.products_s), self.whole.map(change)
-        return StageLoad(counts, recomputed, change(self.repeats), *wires, *update)
+        products = {name: change(v) for name, v in self.products_s.items()}
+        whole = self.whole.map(change)
+        return StageLoad(counts, recomputed, change(self.repeats), *wires, change(self.update_s), products, whole)
 
 
 @dataclass(frozen=True)
@@ -322,6 +323,6 @@ def _stage_time(stage: StageLoad, times: Sequence[KindTime], c: StepConstants) -
         exposed(beside_backward, wire_seconds(stage.reduce, c), c.overlap["gradient"], c.contention),
         exposed(beside_forward, wire_seconds(stage.gather, c), c.overlap["parameter"], c.contention),
         stage.update_s / c.in_situ["memory"]
-        + stage.products_s / c.in_situ["gemm_16bit"]
+        + total(seconds / c.in_situ[name] for name, seconds in stage.products_s.items())
         + wire_seconds(stage.whole, c),
     )

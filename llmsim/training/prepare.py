@@ -226,7 +226,7 @@ def _stage(
         gather,
         reduce,
         update.traffic_bytes / (c.high.bandwidth * c.high.memory_efficiency),
-        update.flops / (c.high.peak * c.high.gemm_efficiency),
+        {c.high_class: update.flops / (c.high.peak * c.high.gemm_efficiency)},
         _whole_matrices(problem, update, columns, c),
     )
 

@@ -202,7 +202,7 @@ def _rated(
             yield _Rated(name, group, rate(group, v := values(group)), v)
 
     dense = [w for w in works if w.kind == "gemm" and not (low and w.low_precision)]
-    yield from rated("gemm_16bit", dense, lambda g, v: _gemms(g, v.sizes, c.high))
+    yield from rated(c.high_class, dense, lambda g, v: _gemms(g, v.sizes, c.high))
     if low:
         cheap = [w for w in works if w.kind == "gemm" and w.low_precision]
         yield from rated(c.low_class, cheap, lambda g, v: _gemms(g, v.sizes, c.low))
@@ -214,7 +214,7 @@ def _rated(
         # A group of one is a plain product: only the rest has the in-step rate of grouped ones.
         own = values(grouped)
         seconds, one = _grouped(grouped, own.sizes, c.low if low else c.high)
-        yield _Rated(c.low_class if low else "gemm_16bit", grouped, seconds * one, own)
+        yield _Rated(c.low_class if low else c.high_class, grouped, seconds * one, own)
         yield _Rated("grouped", grouped, seconds * (1 - one), own)
     cores = [w for w in works if w.kind == "attention"]
     for backward in (False, True):

@@ -151,7 +151,7 @@ def stage_update(shares: Sequence[Shares], counts: Sequence[Number], formats: Fo
     counts
         Layers of each kind.
     """
-    master = master_bytes(formats)
+    master = master_bytes(formats, compute)
     state: Number = 0
     traffic: Number = 0
     flops: Number = 0
