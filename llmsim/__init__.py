@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from .architecture import Architecture
     from .core.errors import InfeasibleError, InputError, LlmsimError, UnsupportedError
     from .hardware.cluster import Cluster
+    from .measure.trace import trace
     from .plans.training import TrainingPlan
     from .scoring.validate import validate
     from .search.plan import TrainingPlanning, plan_training
     from .search.space import SearchSpace
     from .training.result import TrainingResult
     from .training.simulate import simulate_training
+    from .training.traced import TracedModule, simulate_traced
 
 _HOMES = {
     "Architecture": "architecture",
@@ -32,12 +34,15 @@ _HOMES = {
     "InputError": "core.errors",
     "LlmsimError": "core.errors",
     "SearchSpace": "search.space",
+    "TracedModule": "training.traced",
     "TrainingPlan": "plans.training",
     "TrainingPlanning": "search.plan",
     "TrainingResult": "training.result",
     "UnsupportedError": "core.errors",
     "plan_training": "search.plan",
+    "simulate_traced": "training.traced",
     "simulate_training": "training.simulate",
+    "trace": "measure.trace",
     "validate": "scoring.validate",
 }
 
@@ -48,13 +53,16 @@ __all__ = [
     "InputError",
     "LlmsimError",
     "SearchSpace",
+    "TracedModule",
     "TrainingPlan",
     "TrainingPlanning",
     "TrainingResult",
     "UnsupportedError",
     "__version__",
     "plan_training",
+    "simulate_traced",
     "simulate_training",
+    "trace",
     "validate",
 ]
 

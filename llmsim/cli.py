@@ -6,7 +6,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
@@ -77,20 +76,11 @@ def _check_writable(path: Path) -> None:
 
 
 def _write_yaml(path: Path, data: dict[str, Any]) -> None:
-    """Write a file whole or not at all."""
     import yaml
 
-    text = yaml.safe_dump(data, sort_keys=False)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise InputError(
-            "out", str(path), "a file that can be written", why=f"cannot be written ({error.strerror})"
-        ) from None
+    from .core.files import write_whole
+
+    write_whole(path, yaml.safe_dump(data, sort_keys=False))
 
 
 def _numbers(text: str | None, field: str) -> tuple[int, ...] | None:
@@ -130,6 +120,10 @@ def plan_train(
     precision: Precision = None,
     framework: Framework = None,
     release: Release = "",
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="adamw (by default), sgd-momentum, lion, adam-8bit, adafactor, muon, shampoo, soap."),
+    ] = None,
     price: Annotated[float | None, typer.Option(help="USD per device-hour; by default the profile's.")] = None,
     imbalance: Annotated[float | None, typer.Option(help="Tokens of the busiest expert rank over the mean.")] = None,
     tensor_parallel: Filter = None,
@@ -173,6 +167,7 @@ def plan_train(
         framework=framework,
         release=release,
         network=network,
+        optimizer=optimizer,
         price=price,
         imbalance=imbalance,
         space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, ""),

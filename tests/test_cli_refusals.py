@@ -42,7 +42,7 @@ from command_line import (
         (plan(cluster=""), ["cluster: ''"]),
         # profiles
         (plan(framework="megatronn"), ["framework: 'megatronn'", "nearest: megatron"]),
-        (plan(precision="fp7"), ["precision: 'fp7'", "allowed: bf16", "nearest: fp16"]),
+        (plan(precision="nvfp5"), ["precision: 'nvfp5'", "allowed: bf16", "nearest: nvfp4"]),
         (plan(network="infini"), ["network: 'infini'", "nearest: infiniband"]),
         (simulate("--network", "infini"), ["network: 'infini'", "nearest: infiniband"]),
         # quantities
@@ -102,7 +102,7 @@ from command_line import (
         *((simulate(imbalance=v), ["imbalance", "is not valid"]) for v in (".nan", ".inf", 0.5, -1, "1e300", "true")),
         (simulate(recompute="nope"), ["recompute: 'nope'", "nearest: none"]),
         (simulate(recompute="full@0/0"), ["recompute: 'full@0/0'", "nearest: full@1/2"]),
-        (simulate(precision="fp7"), ["precision: 'fp7'", "nearest: fp16"]),
+        (simulate(precision="nvfp5"), ["precision: 'nvfp5'", "nearest: nvfp4"]),
         (simulate(optimizer="adamx"), ["optimizer: 'adamx'", "nearest: adam"]),
         (simulate(framework="torchtitn"), ["framework: 'torchtitn'", "nearest: torchtitan"]),
         (simulate(schedule="1f2b"), ["schedule: '1f2b'", "nearest: 1f1b"]),

@@ -70,6 +70,7 @@ def test_padding(given_units: list[Unit], shard: int) -> None:
             padded = padded_elements(unit, shard, padding)
             assert padded == shard_elements(unit, shard, padding) * shard
             assert elements <= padded
+        assert padded_elements(unit, shard, "none") == elements
         assert padded_elements(unit, shard, "flat") < elements + shard
         assert padded_elements(unit, shard, "flat") <= padded_elements(unit, shard, "rows")
         if all(p.leading % shard == 0 for p in unit.parameters):

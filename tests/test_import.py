@@ -37,6 +37,18 @@ assert llmsim.simulate_training(plan, "llama-3.2-1b", "1x1xh100-sxm-80gb").step_
     assert loaded(code) == set()
 
 
+def test_planning_loads_neither_fitting_nor_printing():
+    code = """
+from llmsim import plan_training
+plan_training("llama-3-8b", "1x8xh100-sxm-80gb", sequence=8192, global_batch=128, tokens=1e12)
+"""
+    assert loaded(code) == set()
+
+
+def test_the_package_itself_loads_not_even_numpy():
+    assert python("-c", "import sys, llmsim; print(*{'numpy', 'pydantic', 'yaml'} & set(sys.modules))").strip() == ""
+
+
 def test_every_public_name_exists():
     for name in llmsim.__all__:
         assert getattr(llmsim, name) is not None

@@ -36,7 +36,11 @@ KEYS = [
 ]
 
 
-@pytest.mark.parametrize("name", KEYS)
+def test_no_device_was_lost():
+    assert set(KEYS) <= set(device_names())
+
+
+@pytest.mark.parametrize("name", device_names())
 def test_devices(name):
     device = get_device(name)
     rates = device.kernel_rates()

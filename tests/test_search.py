@@ -140,7 +140,7 @@ def test_the_columns_hold_every_valid_plan_once_with_its_own_numbers(name):
 @pytest.mark.parametrize("name", CASES)
 def test_the_winner_is_the_best_of_all(name):
     architecture, cluster, space = CASES[name]
-    answer = plan_training(architecture, cluster, **QUESTION, imbalance=1.1, space=space)
+    answer = plan_training(architecture, cluster, **QUESTION, precision="bf16", imbalance=1.1, space=space)
     won = answer.best[0].result
     fitting = [r for r in brute_force(name).values() if r.fits]
     assert won.step_time_s == pytest.approx(min(r.step_time_s for r in fitting), rel=1e-9)
@@ -347,7 +347,7 @@ def test_what_fits_nowhere_comes_with_the_nearest_miss():
         ({"tokens": 1e300}, "up to 1e18"),
         ({"imbalance": 0.5}, "imbalance: 0.5"),
         ({"imbalance": float("nan")}, "imbalance: nan"),
-        ({"precision": "fp7"}, "nearest: fp16"),
+        ({"precision": "nvfp5"}, "nearest: nvfp4"),
         ({"framework": "torchtitn"}, "torchtitan"),
         ({"network": "infiniband"}, "infiniband-ndr-400|infiniband-edr-100"),
         ({"price": -1}, "price_usd_per_device_hour: -1"),

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ..core.errors import LlmsimError
+from ..core.files import write_whole
 from ..hardware.fitted import fitted_path
 from .calibrate import calibrate, write_fit
 from .split import split_text
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.draw_split:
-            options.split.write_text(split_text(read_runs(options.data)), encoding="utf-8")
+            write_whole(options.split, split_text(read_runs(options.data)), "split")
             print(f"{options.split} written")
             return 0
         fit = calibrate(options.data, options.split, date=options.date)

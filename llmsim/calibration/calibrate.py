@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import InputError, LlmsimError
+from ..core.files import write_whole
 from ..core.provenance import Quantity
 from ..hardware.fitted import SCHEMA, Fit, Residual, Width, read_fit
 from ..training.intervals import model_class
@@ -160,14 +161,7 @@ def write_fit(fit: Fit, path: Path) -> bool:
     """
     if path.is_file() and _undated(read_fit(path)) == _undated(fit):
         return False
-    text = fit_text(fit)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError("out", str(path), "a file that can be written", why=f"failed ({error.strerror})") from None
+    write_whole(path, fit_text(fit))
     return True
 
 

@@ -143,6 +143,7 @@ def _stage(sheet: _Sheet, parts: Sequence[tuple[np.ndarray, StageLoad]], kinds: 
     def column(values: str, k: int) -> np.ndarray:
         return sheet.gather((r, getattr(s, values)[k]) for r, s in parts if k < len(s.counts))
 
+    classes = {c for _, s in parts for c in s.products_s}
     return StageLoad(
         [column("counts", k) for k in range(kinds)],
         [column("recomputed", k) for k in range(kinds)],
@@ -150,4 +151,6 @@ def _stage(sheet: _Sheet, parts: Sequence[tuple[np.ndarray, StageLoad]], kinds: 
         sheet.wire([(r, s.gather) for r, s in parts]),
         sheet.wire([(r, s.reduce) for r, s in parts]),
         sheet.gather((r, s.update_s) for r, s in parts),
+        {c: sheet.gather((r, s.products_s[c]) for r, s in parts if c in s.products_s) for c in sorted(classes)},
+        sheet.wire([(r, s.whole) for r, s in parts]),
     )

@@ -17,7 +17,8 @@ from ..hardware.software import Software
 from .runs import RunPlan
 
 COMPUTE_CLASSES = (
-    "gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "scan", "memory", "permute", "convert",
+    "gemm_32bit", "gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "scan", "memory", "permute",
+    "convert",
 )  # fmt: skip
 
 LEARNED = 0.9
@@ -105,6 +106,7 @@ def _release(key: str, spread: float, *, fraction: bool) -> Family:
 
 
 FAMILIES: tuple[Family, ...] = (
+    _class_fraction("gemm_32bit", 0.15),
     _class_fraction("gemm_16bit", 0.12),
     _class_fraction("gemm_8bit", 0.15),
     _class_fraction("gemm_4bit", 0.15),

@@ -19,15 +19,19 @@ from typing import Literal, TypeAlias
 from .formats import Format
 from .shim import Number, ceil_div, total
 
-ShardingKind: TypeAlias = Literal["ddp", "zero1", "zero1_broadcast", "zero2", "zero3", "hsdp"]
+ShardingName: TypeAlias = Literal["ddp", "zero1", "zero2", "zero3", "hsdp"]
+"""What a training plan can ask for."""
+
+ShardingKind: TypeAlias = ShardingName | Literal["zero1_broadcast"]
 """``ddp``: everything replicated. ``zero1``: optimizer state sharded, gradients reduce-scattered, parameters gathered
 (Megatron's distributed optimizer). ``zero1_broadcast``: the same state, gradients as in DDP, each owner broadcasts its
 parameters (torch's ``ZeroRedundancyOptimizer``). ``zero2``: gradients sharded too. ``zero3``: parameters too (FSDP).
 ``hsdp``: as zero3 inside a shard group, replicated over replica groups."""
 
-Padding: TypeAlias = Literal["rows", "flat"]
+Padding: TypeAlias = Literal["rows", "flat", "none"]
 """``rows``: dimension 0 of each parameter is split in equal shares, rounded up (FSDP2). ``flat``: the elements of a
-unit lie end to end in one buffer, padded to a multiple of the group (FSDP1, Megatron, DeepSpeed)."""
+unit lie end to end in one buffer, padded to a multiple of the group (FSDP1, Megatron, DeepSpeed). ``none``: elements of
+many units in one number, which is padded already or whose padding is not worth a count."""
 
 Accumulation: TypeAlias = Literal["each", "last"]
 """When gradients are reduced: in every micro-batch, or in the last one of a step (``no_sync``)."""
@@ -108,12 +112,14 @@ def shard_elements(unit: Unit, shard: Number, padding: Padding = "rows") -> Numb
     """Elements of one unit that each of ``shard`` ranks holds, padding included."""
     if padding == "rows":
         return total(ceil_div(p.leading, shard) * p.rest for p in unit.parameters)
-    return ceil_div(unit_elements(unit), shard)
+    if padding == "flat":
+        return ceil_div(unit_elements(unit), shard)
+    return unit_elements(unit) / shard
 
 
 def padded_elements(unit: Unit, shard: Number, padding: Padding = "rows") -> Number:
     """Elements of one unit that a collective over ``shard`` ranks moves, padding included."""
-    return shard_elements(unit, shard, padding) * shard
+    return unit_elements(unit) if padding == "none" else shard_elements(unit, shard, padding) * shard
 
 
 def unit_elements(unit: Unit) -> Number:

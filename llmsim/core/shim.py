@@ -22,10 +22,13 @@ ask."""
 
 def is_symbolic(*values: Number) -> bool:
     """Whether any value is a SymPy expression, a symbol with a value, or an object array of either."""
-    return any(
-        hasattr(v, "free_symbols") or isinstance(v, Symbolic) or (isinstance(v, np.ndarray) and v.dtype == object)
-        for v in values
-    )
+    for v in values:
+        if isinstance(v, np.ndarray):
+            if v.dtype.hasobject:
+                return True
+        elif isinstance(v, Symbolic) or hasattr(v, "free_symbols"):
+            return True
+    return False
 
 
 def _is_plain(value: Number) -> bool:
@@ -138,4 +141,7 @@ def stack(values: Sequence[Number], shape: tuple[int, ...] = ()) -> np.ndarray:
         result = np.empty(len(values), dtype=object)
         result[:] = list(values)
         return result
-    return np.stack([np.broadcast_to(v, shape) for v in values]) if values else np.zeros((0, *shape))
+    if not shape:
+        return np.array(values) if values else np.zeros(0)
+    whole = [v if getattr(v, "shape", None) == shape else np.broadcast_to(v, shape) for v in values]
+    return np.stack(whole) if values else np.zeros((0, *shape))

@@ -101,14 +101,15 @@ def gemm_compute_seconds(rows: Number, columns: Number, depth: Number, groups: N
     area A runs at ``e A / (A + A0)`` of a compute unit's peak, on ``depth / split + k0`` steps.
     """
     per_unit = k.gemm_efficiency * k.peak / k.compute_units
+    depths = [depth / split + k.depth_overhead for split in SPLITS]
     best: Number | None = None
     for tile_rows, tile_columns in TILES:
         area = tile_rows * tile_columns
         tiles = maximum(rows / tile_rows, 1.0) * maximum(columns / tile_columns, 1.0) * groups
         step = 2.0 * area * (area + k.tile_half_area) / area / per_unit
-        for doublings, split in enumerate(SPLITS):
+        for doublings, (split, steps) in enumerate(zip(SPLITS, depths, strict=True)):
             waves = maximum(tiles * (split / k.compute_units), 1.0)
-            time = waves * step * (depth / split + k.depth_overhead) + doublings * k.split_cost_s
+            time = waves * step * steps + doublings * k.split_cost_s
             best = time if best is None else minimum(best, time)
     return best
 

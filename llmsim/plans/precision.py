@@ -24,9 +24,10 @@ class Precision:
     name
         As in plans and run tables.
     matmul
-        Format of the products of quantisable matrices: ``bf16``, ``fp16``, ``fp8``, ``fp4``.
+        Format of the products of quantisable matrices: ``bf16``, ``fp16``, ``fp8``, ``fp4``, or that of all products
+        where nothing is converted (``tf32`` on 32-bit tensors).
     compute
-        16-bit format of everything else: activations, attention, embedding, head, router.
+        Format of everything else, activations among it: attention, embedding, head, router.
     operand
         Storage of a converted operand.
     conversion_bytes
@@ -41,6 +42,11 @@ class Precision:
     conversion_bytes: float = 0.0
 
     @property
+    def product(self) -> str:
+        """Format of the products that the recipe leaves alone."""
+        return self.compute if self.converts else self.matmul
+
+    @property
     def converts(self) -> bool:
         """Whether operands are converted at all."""
         return self.conversion_bytes > 0
@@ -49,6 +55,8 @@ class Precision:
 PRECISIONS = {
     p.name: p
     for p in (
+        Precision("fp32", "fp32", "fp32", "fp32"),
+        Precision("tf32", "tf32", "fp32", "fp32"),
         Precision("bf16", "bf16", "bf16", "bf16"),
         Precision("fp16", "fp16", "fp16", "fp16"),
         Precision("fp8-delayed", "fp8", "bf16", "fp8", 4.0),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ..architecture import Architecture
+from ..core.data_parallel import ShardingName
 from ..core.errors import InputError, unknown_name
 from ..hardware.profiles import Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
@@ -69,7 +70,7 @@ class TrainingPlan(BaseModel):
     expert_tensor_parallel: Degree = 1
     sequence_parallel: bool = True
     context_kind: Literal["ring", "all_gather", "ulysses"] = "ring"
-    sharding: Literal["ddp", "zero1", "zero2", "zero3", "hsdp"] = "zero1"
+    sharding: ShardingName = "zero1"
     shard_group: Degree | None = None
     schedule: Literal["gpipe", "1f1b", "interleaved"] | None = None
     recompute: str = "none"

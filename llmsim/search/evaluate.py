@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -19,17 +19,18 @@ from ..core.errors import InputError
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
-from ..plans.recompute import parse_recompute
-from ..training.columns import Columns
-from ..training.compose import KindTime, UnitTraffic, compose_step, kind_time
+from ..plans.recompute import NONE, parse_recompute
+from ..training.columns import Columns, take
+from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
 from ..training.constants import StepConstants, step_constants
-from ..training.memory import KindMemory, memory_of_stage, model_memory
-from ..training.prepare import Problem, distinct, kind_parameters, model_seconds, step_load, take
+from ..training.memory import KindMemory, memory_limit, memory_of_stage, model_memory, stage_states
+from ..training.prepare import Problem, keyed, kind_parameters, model_rates, model_seconds, recomputed_layers, step_load
 from ..training.recompute import recompute_ladder
-from ..training.seconds import KindSeconds
+from ..training.seconds import Keyed, KindRates, KindSeconds
 from ..training.sharding import LocalParameters
 from ..training.stages import Stage, stage_table
 from ..training.structure import Structure
+from ..training.update import ElementCost
 from .space import SearchSpace, Table
 
 
@@ -98,6 +99,7 @@ def evaluate_space(
     *,
     sequence: int,
     imbalance: float,
+    optimizer: str = "adamw",
 ) -> Candidates:
     """Memory of every plan, and time of those that fit.
 
@@ -107,6 +109,8 @@ def evaluate_space(
         The structure that variants change: software, precision, overlap.
     imbalance
         Tokens of the busiest expert rank over the mean.
+    optimizer
+        Its name.
 
     Raises
     ------
@@ -114,7 +118,8 @@ def evaluate_space(
         Where the allowed settings leave no plan.
     """
     evaluator = _Evaluator(architecture, cluster, base, table, sequence, imbalance)
-    chosen = list(variants(architecture, cluster, base, table, space, sequence))
+    every = variants(architecture, cluster, base, table, space, sequence)
+    chosen = [replace(v, problem=replace(v.problem, optimizer=optimizer)) for v in every]
     if not chosen:
         raise _nothing_allowed(space, base.software, cluster)
     found = [evaluator.evaluate(variant) for variant in chosen]
@@ -127,11 +132,6 @@ def evaluate_space(
         np.concatenate([memory for _, memory in found]),
         evaluator.limit,
     )
-
-
-def memory_limit(cluster: Cluster, software: Software) -> float:
-    """Device memory less the headroom, bytes."""
-    return cluster.profile.memory_bytes.value * (1 - software.memory.headroom.value)
 
 
 def variants(
@@ -215,6 +215,27 @@ class _Kinds:
     memories: list[KindMemory]
 
 
+@dataclass(frozen=True)
+class _Shared:
+    """The rows of variants that differ in recomputation only.
+
+    Attributes
+    ----------
+    columns, stages, states
+        Their values and stages, and what a stage holds for its model states.
+    keys
+        Of each row, where :class:`_Kinds` has it.
+    load
+        What a step has to do beside the layers' own seconds.
+    """
+
+    columns: Columns
+    stages: list[Stage]
+    states: list[dict[str, Number]]
+    keys: np.ndarray
+    load: StepLoad
+
+
 @dataclass
 class _Evaluator:
     """A table under many structures, with everything that structures share remembered."""
@@ -226,7 +247,9 @@ class _Evaluator:
     sequence: int
     imbalance: float
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
+    _rates: dict[Structure, list[KindRates]] = field(default_factory=dict)
     _kinds: dict[Structure, _Kinds] = field(default_factory=dict)
+    _shared: dict[object, _Shared] = field(default_factory=dict)
 
     @cached_property
     def constants(self) -> StepConstants:
@@ -247,20 +270,26 @@ class _Evaluator:
         return Columns(sequence=self.sequence, shard=shard, imbalance=self.imbalance, **self.table.columns)
 
     @cached_property
-    def keys(self) -> tuple[Columns, np.ndarray]:
-        return distinct(self.columns(None))
+    def keys(self) -> Keyed:
+        return keyed(self.columns(None))
 
     def kinds(self, problem: Problem) -> _Kinds:
         """The layer kinds under a structure; in how many layers it recomputes does not matter."""
         recompute = replace(problem.structure.recompute, layers=parse_recompute("full").layers)
         structure = replace(problem.structure, recompute=recompute)
         if structure not in self._kinds:
-            keys, _ = self.keys
             alike = replace(problem, structure=structure)
-            seconds = model_seconds(alike, keys, self.constants)
+            seconds = model_seconds(alike, self.rates(problem))
             times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v) for k in seconds]
-            self._kinds[structure] = _Kinds(seconds, times, model_memory(alike, keys))
+            self._kinds[structure] = _Kinds(seconds, times, model_memory(alike, self.keys.columns))
         return self._kinds[structure]
+
+    def rates(self, problem: Problem) -> list[KindRates]:
+        """Rates of the layer kinds for each distinct key, whatever is recomputed."""
+        structure = replace(problem.structure, recompute=NONE)
+        if structure not in self._rates:
+            self._rates[structure] = model_rates(problem, Keyed(self.keys.columns), self.constants)
+        return self._rates[structure]
 
     def parameters(self, problem: Problem, group: int | None) -> list[LocalParameters]:
         """Parameters of one layer of each kind, for each row."""
@@ -269,49 +298,55 @@ class _Evaluator:
             self._parameters[key] = kind_parameters(problem, self.columns(group))
         return self._parameters[key]
 
+    def shared(self, variant: Variant) -> _Shared:
+        """What variants have in common that differ in recomputation only."""
+        problem, rows = variant.problem, variant.rows
+        alike = replace(problem, structure=replace(problem.structure, recompute=NONE))
+        key = (alike.structure, alike.sharding, alike.schedule, variant.shard_group)
+        if key not in self._shared:
+            columns = self.columns(variant.shard_group).take(rows)
+            stages = [_stage_rows(s, rows) for s in self.stages]
+            own = [_rows(p, rows) for p in self.parameters(alike, variant.shard_group)]
+            inverse = rows if self.keys.rows is None else self.keys.rows[rows]
+            load = step_load(alike, columns, stages, own, (), self.constants)
+            states = [stage_states(alike, columns, s, own) for s in stages]
+            self._shared[key] = _Shared(columns, stages, states, inverse, load)
+        return self._shared[key]
+
     def evaluate(self, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
         """Step time and memory of the rows of a variant."""
-        problem, rows = variant.problem, variant.rows
-        kinds = self.kinds(problem)
-        columns = self.columns(variant.shard_group).take(rows)
-        stages = [_stage_rows(s, rows) for s in self.stages]
-        own = [_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
-        inverse = self.keys[1][rows]
-        kept = [_rows(m, inverse) for m in kinds.memories]
-        each = [memory_of_stage(problem, columns, s, own, kept, self.constants).device_bytes for s in stages]
-        memory = np.broadcast_to(maximum(*each), rows.shape)
-        step = np.full(rows.shape, np.inf)
+        problem, shape = variant.problem, variant.rows.shape
+        kinds, own = self.kinds(problem), self.shared(variant)
+        kept = [_rows(m, own.keys) for m in kinds.memories]
+        each = [
+            memory_of_stage(problem, own.columns, stage, states, kept, self.constants).device_bytes
+            for stage, states in zip(own.stages, own.states, strict=True)
+        ]
+        memory = np.broadcast_to(maximum(*each), shape)
+        step = np.full(shape, np.inf)
         fit = np.flatnonzero(memory <= self.limit)
         if len(fit):
-            small = columns.take(fit)
-            some = [_stage_rows(s, fit) for s in stages]
-            held = [_rows(p, fit) for p in own]
-            step[fit] = self._time(problem, small, some, held, kinds, inverse[fit])
+            step[fit] = self._time(problem, own.load.map(lambda v: take(v, fit)), kinds, own.keys[fit])
         return step, memory
 
-    def _time(
-        self,
-        problem: Problem,
-        columns: Columns,
-        stages: list[Stage],
-        parameters: list[LocalParameters],
-        kinds: _Kinds,
-        inverse: np.ndarray,
-    ) -> Number:
+    def _time(self, problem: Problem, load: StepLoad, kinds: _Kinds, keys: np.ndarray) -> Number:
+        load = load.recomputing([recomputed_layers(problem, stage.counts) for stage in load.stages])
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
-            seconds = [k.map(lambda v: take(v, inverse)) for k in kinds.seconds]
-            load = step_load(problem, columns, stages, parameters, seconds, self.constants)
+            load = replace(load, kinds=[k.map(lambda v: take(v, keys)) for k in kinds.seconds])
             return compose_step(load, self.constants).seconds
-        load = step_load(problem, columns, stages, parameters, (), self.constants)
-        own = [t.map(lambda v: take(v, inverse)) for t in kinds.times]
-        return compose_step(load, self.constants, own).seconds
+        return compose_step(load, self.constants, [t.map(lambda v: take(v, keys)) for t in kinds.times]).seconds
 
 
-Record = TypeVar("Record", LocalParameters, KindMemory)
+Record = TypeVar("Record", LocalParameters, KindMemory, ElementCost)
 
 
 def _rows(record: Record, rows: np.ndarray) -> Record:
-    return replace(record, **{f.name: take(getattr(record, f.name), rows) for f in fields(record)})
+    """Some rows of every number in a record, and in the records that it holds."""
+
+    def some(value: Any) -> Any:
+        return tuple(_rows(v, rows) for v in value) if isinstance(value, tuple) else take(value, rows)
+
+    return replace(record, **{f.name: some(getattr(record, f.name)) for f in fields(record)})
 
 
 def _stage_rows(stage: Stage, rows: np.ndarray) -> Stage:

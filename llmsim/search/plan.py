@@ -138,6 +138,7 @@ def plan_training(
     framework: str | None = None,
     release: str = "",
     network: str | None = None,
+    optimizer: str | None = None,
     price: float | None = None,
     imbalance: float | None = None,
     space: SearchSpace | None = None,
@@ -157,6 +158,8 @@ def plan_training(
         Training tokens, for days and cost.
     precision, framework, release, network
         Recipe, software profile and fabric; blank ones are taken from profiles and listed.
+    optimizer
+        Its name; None takes AdamW. All take equal tokens: how many reach equal loss is another question.
     price
         USD per device-hour; None takes the cluster's, else the dated one of the device's profile.
     imbalance
@@ -192,15 +195,27 @@ def plan_training(
         usd, _, date = device_price(machine)
         assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.device} profile, {date})"
     if precision is None:
-        precision = "bf16"
-        assumed["precision"] = "bf16 (every device has it; fp8 recipes are chosen with precision)"
+        precision = next((p for p in ("bf16", "fp16") if machine.profile.supports(p)), "fp32")
+        assumed["precision"] = f"{precision} ({machine.device} has it; fp8 recipes are chosen with precision)"
     software = _software(framework, release, machine, assumed)
-    template = _template(sequence, global_batch, precision, software, release, imbalance, assumed, architecture)
+    if optimizer is None:
+        optimizer = "adamw"
+        assumed["optimizer"] = "adamw"
+    template = _template(
+        sequence, global_batch, precision, optimizer, software, release, imbalance, assumed, architecture
+    )
     chosen = space or SearchSpace()
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
     base = plan_problem(architecture, machine, template).structure
     found = evaluate_space(
-        architecture, machine, base, table, chosen, sequence=sequence, imbalance=float(template.imbalance or 1.0)
+        architecture,
+        machine,
+        base,
+        table,
+        chosen,
+        sequence=sequence,
+        imbalance=float(template.imbalance or 1.0),
+        optimizer=template.optimizer,
     )
     if not found.fits.any():
         raise _nothing_fits(found, template, architecture, machine)
@@ -247,6 +262,7 @@ def _template(
     sequence: int,
     global_batch: int,
     precision: str,
+    optimizer: str,
     software: Software,
     release: str,
     imbalance: float | None,
@@ -261,6 +277,7 @@ def _template(
         "sequence_length": sequence,
         "global_batch_size": global_batch,
         "precision": precision,
+        "optimizer": optimizer,
         "framework": software.name,
         "release": release,
         "imbalance": imbalance,

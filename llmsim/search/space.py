@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..architecture import Architecture
+from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
 from ..plans.recompute import parse_recompute
 from ..plans.training import Count, Degree, nearest_divisor
@@ -19,7 +20,6 @@ Degrees = Annotated[tuple[Degree, ...], Field(min_length=1)]
 MICRO_BATCH_LIMIT = 64
 CONTEXT_LIMIT = 64
 
-Sharding = Literal["ddp", "zero1", "zero2", "zero3", "hsdp"]
 ContextKind = Literal["ring", "all_gather", "ulysses"]
 
 
@@ -46,7 +46,7 @@ class SearchSpace(BaseModel):
     expert_tensor_parallel: Degrees = (1,)
     micro_batch_size: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     recompute: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    sharding: Annotated[tuple[Sharding, ...], Field(min_length=1)] | None = None
+    sharding: Annotated[tuple[ShardingName, ...], Field(min_length=1)] | None = None
     context_kind: Annotated[tuple[ContextKind, ...], Field(min_length=1)] | None = None
     sequence_parallel: Annotated[tuple[bool, ...], Field(min_length=1)] | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -134,3 +135,19 @@ def visible_positions(kind: LayerKind, sequence: Number) -> Number:
         return sequence
     window = sequence if kind.window is None else minimum(kind.window, sequence)
     return window - window * (window - 1) / (2 * sequence)
+
+
+def distinct(columns: Columns, names: Sequence[str]) -> tuple[Columns, np.ndarray]:
+    """The distinct combinations of some columns, and for each row the number of its own."""
+    size = len(columns)
+    code = np.zeros(size, dtype=np.int64)
+    for name in names:
+        values, number = np.unique(np.broadcast_to(getattr(columns, name), (size,)), return_inverse=True)
+        code = code * len(values) + number.reshape(-1)
+    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+    return columns.take(first), inverse.reshape(-1)
+
+
+def take(value: Number, rows: np.ndarray | None) -> Number:
+    """Entries of an array; a single number is the same for all, and no rows are all of them in order."""
+    return value[rows] if rows is not None and isinstance(value, np.ndarray) and value.ndim else value

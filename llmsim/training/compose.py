@@ -7,8 +7,8 @@ pipeline's bubble, the exposed rest of the gradient exchange, the optimizer and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from ..core.shim import Number, maximum, minimum, soft_maximum, total
 from ..hardware.network import NO_TRAFFIC, WireTime
@@ -39,6 +39,12 @@ class UnitTraffic:
     forward: WireTime = NO_TRAFFIC
     backward: WireTime = NO_TRAFFIC
 
+    def map(self, change: Callable[[Number], Number]) -> UnitTraffic:
+        """The same with every number changed (a selection of rows)."""
+        if self.forward is NO_TRAFFIC:  # told apart by identity from a transfer that takes no time
+            return self
+        return UnitTraffic(self.forward.map(change), self.backward.map(change))
+
 
 @dataclass(frozen=True)
 class StageLoad:
@@ -54,6 +60,10 @@ class StageLoad:
         Once a step: parameters gathered, gradients reduced.
     update_s
         Memory traffic of the optimizer at the full rate of elementwise kernels, seconds.
+    products_s
+        Class -> seconds of its matrix products alone.
+    whole
+        What it gathers so that matrices are whole.
     """
 
     counts: Sequence[Number]
@@ -62,6 +72,16 @@ class StageLoad:
     gather: WireTime
     reduce: WireTime
     update_s: Number
+    products_s: Mapping[str, Number]
+    whole: WireTime
+
+    def map(self, change: Callable[[Number], Number]) -> StageLoad:
+        """The same with every number changed (a selection of rows)."""
+        counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
+        wires = self.gather.map(change), self.reduce.map(change)
+        products = {name: change(v) for name, v in self.products_s.items()}
+        whole = self.whole.map(change)
+        return StageLoad(counts, recomputed, change(self.repeats), *wires, change(self.update_s), products, whole)
 
 
 @dataclass(frozen=True)
@@ -88,6 +108,24 @@ class StepLoad:
     pp: Number
     chunks: Number
     schedule: ScheduleName
+
+    def map(self, change: Callable[[Number], Number]) -> StepLoad:
+        """The same with every number changed (a selection of rows)."""
+        return StepLoad(
+            [kind.map(change) for kind in self.kinds],
+            [unit.map(change) for unit in self.units],
+            [stage.map(change) for stage in self.stages],
+            self.hop.map(change),
+            change(self.micro_batches),
+            change(self.pp),
+            change(self.chunks),
+            self.schedule,
+        )
+
+    def recomputing(self, recomputed: Sequence[Sequence[Number]]) -> StepLoad:
+        """The same with other layers computing their forward again, stage by stage."""
+        stages = [replace(stage, recomputed=own) for stage, own in zip(self.stages, recomputed, strict=True)]
+        return replace(self, stages=stages)
 
 
 def exposed(compute: Number, transfer: Number, fraction: Number, contention: Number) -> Number:
@@ -286,5 +324,7 @@ def _stage_time(stage: StageLoad, times: Sequence[KindTime], c: StepConstants) -
         backward,
         exposed(beside_backward, wire_seconds(stage.reduce, c), c.overlap["gradient"], c.contention),
         exposed(beside_forward, wire_seconds(stage.gather, c), c.overlap["parameter"], c.contention),
-        stage.update_s / c.in_situ["memory"],
+        stage.update_s / c.in_situ["memory"]
+        + total(seconds / c.in_situ[name] for name, seconds in stage.products_s.items())
+        + wire_seconds(stage.whole, c),
     )

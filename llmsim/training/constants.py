@@ -14,7 +14,6 @@ from ..hardware.fitted import fitted_values
 from ..hardware.kernels import FORMAT_CLASS, KernelConstants, kernel_constants
 from ..hardware.network import Tier
 from ..hardware.software import Software
-from ..plans.precision import Precision
 from .structure import Structure
 
 Overlay: TypeAlias = Mapping[str, float]
@@ -28,13 +27,13 @@ class StepConstants:
     Attributes
     ----------
     high, low
-        Kernel constants of 16-bit products and of the recipe's matrix format.
+        Kernel constants of the products that the recipe leaves alone, and of those in its matrix format.
     attention_peak
-        16-bit peak, FLOP/s.
+        Peak of the former, FLOP/s.
     in_situ
         Class of work -> in-step rate over the isolated kernel's, of device and software together.
-    low_class
-        Class of the recipe's products (``gemm_8bit`` ...).
+    high_class, low_class
+        Classes of the products (``gemm_16bit``, ``gemm_8bit`` ...).
     tiers, inner_efficiency, outer_efficiency
         The network, and the fractions of its bandwidth that large collectives reach in the scale-up domain and outside.
     overlap
@@ -51,6 +50,7 @@ class StepConstants:
     low: KernelConstants
     attention_peak: Number
     in_situ: Mapping[str, Number]
+    high_class: str
     low_class: str
     tiers: tuple[Tier, ...]
     inner_efficiency: Number
@@ -101,11 +101,12 @@ def _build(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepCons
         return stack.value(key, default)
 
     return StepConstants(
-        high=kernel_constants(device, recipe.compute),
+        high=kernel_constants(device, recipe.product),
         low=kernel_constants(device, recipe.matmul),
-        attention_peak=device.peak_of(recipe.compute),
+        attention_peak=device.peak_of(recipe.product),
         in_situ=in_situ,
-        low_class=low_class(recipe),
+        high_class=product_class(recipe.product),
+        low_class=product_class(recipe.matmul),
         tiers=cluster.tiers(),
         inner_efficiency=overlay.get(f"devices/{device.name}/scale_up/efficiency", device.scale_up.efficiency.value),
         outer_efficiency=overlay.get(f"networks/{cluster.fabric.name}/efficiency", cluster.fabric.efficiency.value),
@@ -135,9 +136,9 @@ def _overlap(choice: str, stack: Stack) -> dict[str, Number]:
     return found
 
 
-def low_class(recipe: Precision) -> str:
-    """Class of the recipe's matrix products."""
-    return f"gemm_{FORMAT_CLASS[recipe.matmul]}"
+def product_class(format: str) -> str:
+    """Class of matrix products in a format."""
+    return f"gemm_{FORMAT_CLASS[format]}"
 
 
 class Stack:

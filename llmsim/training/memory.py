@@ -8,20 +8,22 @@ Korthikanti 2022, arXiv:2205.05198.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..core.saved import saved_terms
 from ..core.shim import Number, maximum, minimum, total, where
 from ..core.terms import Sizes
-from ..plans.optimizer import get_optimizer
+from ..hardware.cluster import Cluster
+from ..hardware.software import Software
 from .columns import Columns, kind_sizes
 from .constants import StepConstants
 from .prepare import Prepared, Problem, recomputed_layers
 from .schedules import in_flight
-from .sharding import LocalParameters, updated_parameters
+from .sharding import LocalParameters, updated_shares
 from .stages import Stage, body_kinds, model_kinds
 from .structure import KindTerms, kind_terms
+from .update import stage_update, updated_elements
 
 MEMORY_PARTS = (
     "parameters", "gradients", "optimizer", "activations", "head", "recomputed", "transients", "unsharded", "workspace",
@@ -29,6 +31,11 @@ MEMORY_PARTS = (
 """Parts of allocated memory: model states; activations in flight; those of the head and its loss; what a layer in
 backward makes again, and the gradients inside it; whole parameters and gradients of the units at work under full
 sharding; kernel workspaces."""
+
+
+def memory_limit(cluster: Cluster, software: Software) -> float:
+    """What a plan may use of a device, bytes: its memory less the headroom."""
+    return cluster.profile.memory_bytes.value * (1 - software.memory.headroom.value)
 
 
 @dataclass(frozen=True)
@@ -114,37 +121,32 @@ def stage_memory(problem: Problem, prepared: Prepared, constants: StepConstants)
     """Memory of each run of stages."""
     kinds = model_memory(problem, prepared.columns)
     return [
-        memory_of_stage(problem, prepared.columns, stage, prepared.parameters, kinds, constants)
+        memory_of_stage(
+            problem,
+            prepared.columns,
+            stage,
+            stage_states(problem, prepared.columns, stage, prepared.parameters),
+            kinds,
+            constants,
+        )
         for stage in prepared.stages
     ]
 
 
-def memory_of_stage(
-    problem: Problem,
-    columns: Columns,
-    stage: Stage,
-    parameters: Sequence[LocalParameters],
-    kinds: Sequence[KindMemory],
-    constants: StepConstants,
-) -> StageMemory:
-    """Memory of one run of stages.
+def stage_states(
+    problem: Problem, columns: Columns, stage: Stage, parameters: Sequence[LocalParameters]
+) -> dict[str, Number]:
+    """What a stage holds whatever is kept for backward, bytes by part: model states, and whole units at work.
 
     Parameters
     ----------
-    parameters, kinds
-        Parameters and activations of one layer of each kind on one rank.
+    parameters
+        Of one layer of each kind on one rank.
     """
-    structure = problem.structure
-    software, formats = structure.software, structure.formats()
-    held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
-    head = body_kinds(problem.architecture) + 1
-    kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage), held, head)
-    body = list(zip(kinds, stage.counts, strict=True))[:head]
-    transients = maximum(*(k.transients * minimum(n, 1) for k, n in body))
-    holds = maximum(*(k.holds * minimum(n, 1) for k, n in zip(kinds[head:], stage.counts[head:], strict=True)))
-    at_loss = holds > again + transients
+    software, formats = problem.structure.software, problem.structure.formats()
     everything = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
-    share = updated_parameters(problem.sharding, parameters, stage.counts, columns)
+    shares = updated_shares(problem.sharding, parameters, columns)
+    share = updated_elements(shares, stage.counts)
     sharded = problem.fully_sharded
     unsharded: Number = 0
     if sharded:
@@ -152,18 +154,48 @@ def memory_of_stage(
             *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
         )
         unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(largest)
-    state_bytes = get_optimizer(problem.optimizer).state_bytes(software.formats, structure.recipe.compute)
-    parts = {
+    update = stage_update(shares, stage.counts, software.formats, problem.structure.recipe.compute)
+    return {
         "parameters": formats["weight"].bytes(share if sharded else everything),
         "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else everything),
-        "optimizer": share * state_bytes,
+        "optimizer": update.state_bytes,
+        "unsharded": unsharded,
+    }
+
+
+def memory_of_stage(
+    problem: Problem,
+    columns: Columns,
+    stage: Stage,
+    states: Mapping[str, Number],
+    kinds: Sequence[KindMemory],
+    constants: StepConstants,
+) -> StageMemory:
+    """Memory of one run of stages.
+
+    Parameters
+    ----------
+    states
+        Of :func:`stage_states`.
+    kinds
+        Activations of one layer of each kind on one rank.
+    """
+    held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
+    head = body_kinds(problem.architecture) + 1
+    kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage.counts), held, head)
+    present = [(k, minimum(n, 1)) for k, n in zip(kinds, stage.counts, strict=True)]
+    transients = maximum(*(k.transients * some for k, some in present[:head]))
+    holds = maximum(*(k.holds * some for k, some in present[head:]))
+    at_loss = holds > again + transients
+    found = {
+        **states,
         "activations": kept,
         "head": ends + where(at_loss, holds, 0),
         "recomputed": where(at_loss, 0, again),
         "transients": where(at_loss, 0, transients),
-        "unsharded": unsharded,
         "workspace": constants.workspace_bytes,
     }
+    parts = {name: found[name] for name in MEMORY_PARTS}
     reserved = total(parts.values()) * constants.reserved_factor
     return StageMemory(parts, reserved, reserved + constants.context_bytes)
 

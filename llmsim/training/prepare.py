@@ -7,22 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from functools import partial
 
 from ..architecture import Architecture
+from ..core.data_parallel import ShardingName
 from ..core.shim import Number, total
 from ..hardware.cluster import Cluster
-from ..hardware.network import NO_TRAFFIC, collective_time
+from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..plans.optimizer import get_optimizer
-from .columns import Columns, kind_sizes
+from .columns import Columns, distinct, kind_sizes, take
 from .compose import StageLoad, StepLoad, UnitTraffic
 from .constants import StepConstants
 from .schedules import ScheduleName
-from .seconds import KindSeconds, kind_seconds
-from .sharding import LocalParameters, exchange, local_parameters, replica_reduce, updated_parameters
+from .seconds import Keyed, KindRates, KindSeconds
+from .sharding import LocalParameters, exchange, local_parameters, updated_shares
 from .stages import Stage, body_kinds, model_kinds, stage_table
 from .structure import Structure, kind_terms
+from .update import WHOLE_BYTES, Update, stage_update
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Problem:
     architecture: Architecture
     cluster: Cluster
     structure: Structure
-    sharding: str = "zero1"
+    sharding: ShardingName = "zero1"
     schedule: ScheduleName = "1f1b"
     optimizer: str = "adamw"
 
@@ -80,7 +81,7 @@ def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Pre
     """Prepare a table of plans (or a single one)."""
     runs = stage_table(problem.architecture, columns.pp, columns.chunks)
     parameters = kind_parameters(problem, columns)
-    seconds = _seconds_by_key(problem, columns, constants)
+    seconds = model_seconds(problem, model_rates(problem, keyed(columns), constants))
     return Prepared(columns, runs, parameters, step_load(problem, columns, runs, parameters, seconds, constants))
 
 
@@ -105,44 +106,39 @@ def step_load(
     )
 
 
-def recomputed_layers(problem: Problem, stage: Stage) -> list[Number]:
-    """How many layers of each kind of a stage compute their forward again; the ends never do."""
+def recomputed_layers(problem: Problem, counts: Sequence[Number]) -> list[Number]:
+    """How many of a stage's layers of each kind compute their forward again; the ends never do."""
     recompute, body = problem.structure.recompute, body_kinds(problem.architecture)
     share = float(recompute.layers) if recompute.mode != "none" else 0.0
-    return [n * share if i < body else n * 0.0 for i, n in enumerate(stage.counts)]
+    return [n * share if i < body else n * 0.0 for i, n in enumerate(counts)]
 
 
 TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ep", "etp", "imbalance")
 """Columns that the seconds and the activations of a layer depend on."""
+DENSE_KEYS = ("sequence", "micro_batch", "tp", "cp")
+"""Those of them that matter outside of expert parallelism."""
 
 
-def distinct(columns: Columns, names: Sequence[str] = TIME_KEYS) -> tuple[Columns, np.ndarray]:
-    """The distinct combinations of some columns, and for each row the number of its own."""
-    size = len(columns)
-    keys = np.stack([np.broadcast_to(np.asarray(getattr(columns, k), dtype=float), (size,)) for k in names])
-    _, first, inverse = np.unique(keys, axis=1, return_index=True, return_inverse=True)
-    return columns.take(first), inverse.reshape(-1)
+def keyed(columns: Columns) -> Keyed:
+    """The distinct plans for what layers take and keep."""
+    return Keyed(columns) if len(columns) == 1 else Keyed(*distinct(columns, TIME_KEYS))
 
 
-def model_seconds(problem: Problem, columns: Columns, constants: StepConstants) -> list[KindSeconds]:
+def model_rates(problem: Problem, plans: Keyed, constants: StepConstants) -> list[KindRates]:
+    """Rates of each layer kind, whatever is recomputed."""
+    dense = plans
+    if len(plans.columns) > 1:
+        columns, rows = distinct(plans.columns, DENSE_KEYS)
+        dense = Keyed(columns, take(rows, plans.rows))
+    return [KindRates(kind, problem.structure, plans, dense, constants) for kind in model_kinds(problem.architecture)]
+
+
+def model_seconds(problem: Problem, rates: Sequence[KindRates]) -> list[KindSeconds]:
     """Seconds of one layer of each kind."""
     body = body_kinds(problem.architecture)
-    return [
-        kind_seconds(kind, problem.structure, columns, constants, recomputes=i < body)
-        for i, kind in enumerate(model_kinds(problem.architecture))
-    ]
-
-
-def _seconds_by_key(problem: Problem, columns: Columns, constants: StepConstants) -> list[KindSeconds]:
-    if len(columns) == 1:
-        return model_seconds(problem, columns, constants)
-    table, inverse = distinct(columns)
-    return [k.map(lambda v: take(v, inverse)) for k in model_seconds(problem, table, constants)]
-
-
-def take(value: Number, rows: np.ndarray) -> Number:
-    """Entries of an array; a single number is the same for all."""
-    return value[rows] if isinstance(value, np.ndarray) and value.ndim else value
+    kinds = model_kinds(problem.architecture)
+    again = [kind_terms(k, problem.structure, recomputes=i < body).recomputing.recomputed for i, k in enumerate(kinds)]
+    return [rate.seconds(frozenset(own)) for rate, own in zip(rates, again, strict=True)]
 
 
 def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]:
@@ -157,12 +153,17 @@ def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]
     found: list[LocalParameters] = []
     for i, kind in enumerate(model_kinds(architecture)):
         parameters = kind_terms(kind, structure, recomputes=i < body).parameters
-        sizes = kind_sizes(kind, columns, structure)
-        padded = structure.software.padded_shards
-        own = local_parameters(parameters, sizes, columns, padded=padded)
+        local = partial(
+            local_parameters,
+            sizes=kind_sizes(kind, columns, structure),
+            columns=columns,
+            software=structure.software,
+            optimizer=problem.optimizer,
+            compute=structure.recipe.compute,
+        )
+        own = local(parameters)
         if i > body and any(p.name in shared for p in parameters):
-            alone = local_parameters(parameters, sizes, columns, padded=padded, skip=shared)
-            own = own.where(columns.pp > 1, alone)
+            own = own.where(columns.pp > 1, local([p for p in parameters if p.name not in shared]))
         found.append(own)
     return found
 
@@ -189,7 +190,7 @@ def _unit(problem: Problem, p: LocalParameters, columns: Columns, c: StepConstan
         reduce=formats["reduce"],
     )
     each = problem.structure.software.defaults.data_parallel_reduce == "microbatch"
-    reduce = moved.reduce if each else moved.reduce.scaled(1 / columns.micro_batches)
+    reduce = moved.scatter if each else moved.scatter.scaled(1 / columns.micro_batches)
     return UnitTraffic(moved.gather, moved.gather + reduce)
 
 
@@ -204,21 +205,39 @@ def _stage(
     expert = total(p.expert * n for p, n in zip(parameters, stage.counts, strict=True))
     gather, reduce = NO_TRAFFIC, NO_TRAFFIC
     formats = problem.structure.formats()
-    if problem.sharding == "hsdp":
-        reduce = replica_reduce(dense, columns, c.tiers, formats["reduce"])
-    elif problem.sharding != "zero3":
+    if problem.sharding != "zero3":
         moved = exchange(
             problem.sharding, dense, expert, columns, c.tiers, parameter=formats["activation"], reduce=formats["reduce"]
         )
-        gather, reduce = moved.gather, moved.reduce
-    software, compute = problem.structure.software, problem.structure.recipe.compute
-    bytes_each = get_optimizer(problem.optimizer).traffic_bytes(software.formats, compute)
-    updated = updated_parameters(problem.sharding, parameters, stage.counts, columns)
+        # What full sharding moves inside its groups goes with the layers.
+        gather, reduce = moved.gather, moved.scatter + moved.replicate
+        if problem.fully_sharded:
+            gather, reduce = NO_TRAFFIC, moved.replicate
+    update = stage_update(
+        updated_shares(problem.sharding, parameters, columns),
+        stage.counts,
+        problem.structure.software.formats,
+        problem.structure.recipe.compute,
+    )
     return StageLoad(
         stage.counts,
-        recomputed_layers(problem, stage),
+        recomputed_layers(problem, stage.counts),
         stage.repeats,
         gather,
         reduce,
-        updated * bytes_each / (c.high.bandwidth * c.high.memory_efficiency),
+        update.traffic_bytes / (c.high.bandwidth * c.high.memory_efficiency),
+        {c.high_class: update.flops / (c.high.peak * c.high.gemm_efficiency)},
+        _whole_matrices(problem, update, columns, c),
     )
+
+
+def _whole_matrices(problem: Problem, update: Update, columns: Columns, c: StepConstants) -> WireTime:
+    """What is gathered so that matrices are whole where they are updated, if states are sharded."""
+    if problem.sharding == "ddp" or get_optimizer(problem.optimizer).uniform:
+        return NO_TRAFFIC
+    dense, expert = columns.group(("cp", "dp")), columns.group(("edp",))
+    if problem.sharding == "hsdp":
+        dense = columns.shard, dense[1]
+    return collective_time(
+        "all_gather", WHOLE_BYTES * update.whole_dense * dense[0], *dense, c.tiers
+    ) + collective_time("all_gather", WHOLE_BYTES * update.whole_expert * expert[0], *expert, c.tiers)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import shipped_fit
-from .constants import low_class
+from .constants import product_class
 from .structure import Structure
 
 
@@ -20,7 +20,7 @@ def rate_origins(cluster: Cluster, structure: Structure) -> dict[str, str]:
     def origin(path: str, otherwise: str) -> str:
         return "fitted" if path in fitted else otherwise
 
-    product = low_class(structure.recipe)
+    product = product_class(structure.recipe.matmul)
     found = {
         part: origin(f"{generation}/{work}", rates.in_situ[work].provenance)  # type: ignore[index]
         for part, work in {

@@ -17,7 +17,7 @@ from ..plans.recompute import parse_recompute
 from ..plans.training import TrainingPlan
 from .columns import Columns
 from .constants import Overlay, StepConstants, step_constants
-from .memory import memory_of_stage, model_memory
+from .memory import memory_of_stage, model_memory, stage_states
 from .prepare import Problem, kind_parameters
 from .problem import plan_columns, plan_problem
 from .stages import stage_table
@@ -108,5 +108,9 @@ def device_bytes(problem: Problem, columns: Columns, constants: StepConstants) -
     parameters = kind_parameters(problem, columns)
     kinds = model_memory(problem, columns)
     runs = stage_table(problem.architecture, columns.pp, columns.chunks)
-    each = [memory_of_stage(problem, columns, run, parameters, kinds, constants).device_bytes for run in runs]
+    states = [stage_states(problem, columns, run, parameters) for run in runs]
+    each = [
+        memory_of_stage(problem, columns, run, own, kinds, constants).device_bytes
+        for run, own in zip(runs, states, strict=True)
+    ]
     return np.broadcast_to(np.asarray(maximum(*each), dtype=float), (len(columns),))

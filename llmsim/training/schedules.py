@@ -11,8 +11,9 @@ GPipe: Huang 2018, arXiv:1811.06965. One forward one backward, interleaved: Nara
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -32,12 +33,9 @@ def device_order(schedule: ScheduleName, rank: int, pp: int, chunks: int, micro_
     Interleaved schedules take micro-batches in groups of ``pp`` (the last group may be smaller) through each chunk in
     turn.
     """
-    if schedule == "gpipe":
-        forward = [("F", 0, j) for j in range(micro_batches)]
-        return [*forward, *(("B", 0, j) for j in range(micro_batches))]
-    if schedule == "1f1b" or chunks == 1:
-        warm = min(pp - rank - 1, micro_batches)
+    if schedule in {"gpipe", "1f1b"} or chunks == 1:
         units = [(0, j) for j in range(micro_batches)]
+        warm = micro_batches if schedule == "gpipe" else min(pp - rank - 1, micro_batches)
         return _alternate(units, units, warm)
     groups = [range(g, min(g + pp, micro_batches)) for g in range(0, micro_batches, pp)]
     ahead = [(c, j) for group in groups for c in range(chunks) for j in group]
@@ -46,11 +44,12 @@ def device_order(schedule: ScheduleName, rank: int, pp: int, chunks: int, micro_
     return _alternate(ahead, back, warm)
 
 
-def _alternate(ahead: list[tuple[int, int]], back: list[tuple[int, int]], warm: int) -> list[Node]:
-    order: list[Node] = [("F", c, j) for c, j in ahead[:warm]]
-    for i in range(len(ahead) - warm):
-        order += [("F", *ahead[warm + i]), ("B", *back[i])]
-    return order + [("B", c, j) for c, j in back[len(ahead) - warm :]]
+def _alternate(ahead: Sequence[tuple[int, int]], back: Sequence[tuple[int, int]], warm: int) -> list[Node]:
+    """Some forward nodes to warm up, then forward and backward in turn."""
+    forward: list[Node] = [("F", c, j) for c, j in ahead]
+    backward: list[Node] = [("B", c, j) for c, j in back]
+    turns = [node for pair in zip(forward[warm:], backward, strict=False) for node in pair]
+    return [*forward[:warm], *turns, *backward[len(forward) - warm :]]
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,11 @@ class Timeline:
         Seconds of work of each device.
     finished
         When each device ends its last node.
-    in_flight
-        Largest number of forward results (chunk x micro-batch) that each device holds at once.
     """
 
     seconds: Number
     busy: tuple[Number, ...]
     finished: tuple[Number, ...]
-    in_flight: tuple[int, ...]
 
 
 def longest_path(
@@ -98,43 +94,57 @@ def longest_path(
     """
     pp, chunks = len(forward), len(forward[0])
     orders = [device_order(schedule, i, pp, chunks, micro_batches) for i in range(pp)]
-    parts = pp * chunks
-    hop = hop_s if pp > 1 else 0.0
-    later: Callable[..., Number] = np.maximum if isinstance(forward[0][0], np.ndarray) else max
-    start: Number = 0.0
-    ends_f: list[list[Number]] = [[None] * micro_batches for _ in range(parts)]
-    ends_b: list[list[Number]] = [[None] * micro_batches for _ in range(parts)]
-    position, clock = [0] * pp, [start] * pp
+    lanes = _lanes(forward, backward, micro_batches, hop_s)
+    many = isinstance(forward[0][0], np.ndarray)
+    position: list[int] = [0] * pp
+    clock: list[Number] = [0.0] * pp
     left = sum(map(len, orders))
     while left:
         before = left
         for i in range(pp):
-            order, at, now = orders[i], position[i], clock[i]
-            while at < len(order):
+            order, lane, now = orders[i], lanes[i], clock[i]
+            for at in range(position[i], len(order)):
                 kind, chunk, j = order[at]
-                part = chunk * pp + i
-                wait = hop
-                if kind == "F":
-                    ready = ends_f[part - 1][j] if part else start
-                    ends, cost = ends_f, forward[i][chunk]
-                    wait = hop if part else 0.0
-                elif part == parts - 1:
-                    ready, wait = ends_f[part][j], 0.0
-                    ends, cost = ends_b, backward[i][chunk]
-                else:
-                    ready = ends_b[part + 1][j]
-                    ends, cost = ends_b, backward[i][chunk]
-                if ready is None:
+                ready, wait, cost, ends = lane[kind][chunk]
+                free = ready[j]
+                if free is None:
                     break
-                now = later(now, ready + wait) + cost
-                ends[part][j] = now
-                at += 1
-                left -= 1
+                free = free + wait
+                if many:
+                    now = np.maximum(now, free)
+                elif free > now:
+                    now = free
+                ends[j] = now = now + cost
+            else:
+                at = len(order)
+            left -= at - position[i]
             position[i], clock[i] = at, now
         if left == before:
             raise ValueError(f"schedule {schedule} deadlocks at p={pp}, v={chunks}, m={micro_batches}")
     busy = tuple(micro_batches * (sum(forward[i]) + sum(backward[i])) for i in range(pp))
-    return Timeline(maximum(*clock), busy, tuple(clock), tuple(_in_flight(order) for order in orders))
+    return Timeline(maximum(*clock), busy, tuple(clock))
+
+
+_Lane: TypeAlias = tuple[list[Number], Number, Number, list[Number]]
+"""Of one chunk and direction: when the results that it waits for end (None: not yet), by micro-batch; the hop that
+brings them; its own seconds; when its own results end."""
+
+
+def _lanes(
+    forward: Sequence[Sequence[Number]], backward: Sequence[Sequence[Number]], micro_batches: int, hop_s: Number
+) -> list[dict[str, list[_Lane]]]:
+    """The lanes of each device, by direction and chunk."""
+    pp, chunks = len(forward), len(forward[0])
+    parts, hop = pp * chunks, hop_s if pp > 1 else 0.0
+    ahead, back = ([[None] * micro_batches for _ in range(parts)] for _ in range(2))
+    lanes: list[dict[str, list[_Lane]]] = [{"F": [], "B": []} for _ in range(pp)]
+    for part in range(parts):
+        chunk, i = divmod(part, pp)
+        before = (ahead[part - 1], hop) if part else ([0.0] * micro_batches, 0.0)
+        behind = (back[part + 1], hop) if part < parts - 1 else (ahead[part], 0.0)
+        lanes[i]["F"].append((*before, forward[i][chunk], ahead[part]))
+        lanes[i]["B"].append((*behind, backward[i][chunk], back[part]))
+    return lanes
 
 
 def pipeline_seconds(
@@ -162,12 +172,9 @@ def pipeline_seconds(
     return late + (micro_batches - last) * (late - exact(half)) / (last - half)
 
 
-def _in_flight(order: Sequence[Node]) -> int:
-    held = most = 0
-    for kind, _, _ in order:
-        held += 1 if kind == "F" else -1
-        most = max(most, held)
-    return most
+def most_held(order: Iterable[Node]) -> int:
+    """Largest number of forward results (chunk x micro-batch) that a device holds at once, from its order."""
+    return max(accumulate(1 if kind == "F" else -1 for kind, _, _ in order))
 
 
 @dataclass(frozen=True)

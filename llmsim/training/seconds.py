@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ..core.messages import Message
 from ..core.shim import Number, stack
-from ..core.terms import Sizes
+from ..core.terms import Sizes, Term, Terms
 from ..core.work import Work
 from ..hardware.kernels import (
     KernelConstants,
@@ -22,7 +24,7 @@ from ..hardware.kernels import (
 )
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..layers.base import LayerKind
-from .columns import Columns, kind_sizes, visible_sizes
+from .columns import Columns, kind_sizes, take, visible_sizes
 from .constants import StepConstants
 from .structure import Structure, kind_terms
 
@@ -84,87 +86,156 @@ class KindSeconds:
         return KindSeconds({name: phase.map(change) for name, phase in self.phases.items()}, self.is_moe)
 
 
-def kind_seconds(
-    kind: LayerKind, structure: Structure, columns: Columns, constants: StepConstants, *, recomputes: bool = True
-) -> KindSeconds:
-    """Seconds of a layer kind for a table of plans; arrays have one entry a plan."""
-    terms = kind_terms(kind, structure, recomputes=recomputes)
-    sizes = kind_sizes(kind, columns, structure)
-    seen = visible_sizes(kind, sizes)
-    again = set(terms.recomputing.recomputed)
-    phases = {name: PhaseSeconds() for name in PHASES}
-    for work_class, works, seconds in _rated(terms.work, sizes, seen, structure, constants):
-        for name, phase in phases.items():
-            chosen = [i for i, w in enumerate(works) if _belongs(w, name, again)]
+@dataclass(frozen=True)
+class Keyed:
+    """The distinct plans of a table in the columns that something depends on.
+
+    Attributes
+    ----------
+    columns
+        One row each.
+    rows
+        For each plan of the table, its row here; None where each has its own.
+    """
+
+    columns: Columns
+    rows: np.ndarray | None = None
+
+
+class _Values:
+    """Sizes of a layer kind for keyed plans; in ``seen`` the context is the mean number of visible positions."""
+
+    def __init__(self, kind: LayerKind, structure: Structure, keyed: Keyed):
+        self.columns, self.rows = keyed.columns, keyed.rows
+        self.sizes = kind_sizes(kind, keyed.columns, structure)
+        self.seen = visible_sizes(kind, self.sizes)
+
+
+@dataclass(frozen=True)
+class _Rated:
+    """Works of one class (messages of one group) with their seconds, one row each."""
+
+    name: str
+    members: Sequence[Any]
+    seconds: Any
+    values: _Values
+
+    def total(self, chosen: list[int]) -> Any:
+        """Summed over some of them, one entry a plan; what does not depend on the member is the same for each."""
+        axes = len(self.values.sizes.shape) + 1
+
+        def add(seconds: Number) -> Number:
+            whole = seconds[chosen].sum(axis=0) if np.ndim(seconds) == axes else seconds * len(chosen)
+            return take(whole, self.values.rows)
+
+        return self.seconds.map(add) if isinstance(self.seconds, WireTime) else add(self.seconds)
+
+
+class KindRates:
+    """Isolated seconds of every kernel and message of a layer kind, from which those of its passes are summed.
+
+    Recomputation says which forward work is done twice, not how long it takes: one rating serves all its settings.
+
+    Parameters
+    ----------
+    whole, dense
+        The plans of a table; the distinct ones for all that has no part in expert parallelism.
+    """
+
+    def __init__(self, kind: LayerKind, structure: Structure, whole: Keyed, dense: Keyed, constants: StepConstants):
+        terms = kind_terms(kind, structure, recomputes=False)
+        routed = _Values(kind, structure, whole)
+        plain = routed if dense is whole else _Values(kind, structure, dense)
+        copies = 1
+        if structure.software.defaults.dispatch == "once_per_domain":
+            copies = kind.sizes.get("top_k", 1)
+        self._moe, self._work = int(kind.is_moe), terms.work
+        self._works = list(_rated(terms.work, plain, routed, structure, constants))
+        self._messages = list(_sent(terms.messages, plain, routed, constants, copies))
+        self._passes = {name: self._phase(name, frozenset()) for name in ("forward", "backward")}
+
+    def seconds(self, again: frozenset[str]) -> KindSeconds:
+        """Seconds of a layer that computes the operators ``again`` anew in backward."""
+        return KindSeconds({**self._passes, "recompute": self._phase("recompute", again)}, self._moe)
+
+    def _phase(self, name: str, again: frozenset[str]) -> PhaseSeconds:
+        phase = PhaseSeconds(launches=sum(w.launches for w in self._work if _belongs(w, name, again)))
+        for rated in self._works:
+            chosen = [i for i, w in enumerate(rated.members) if _belongs(w, name, again)]
             if chosen:
-                phase.add(work_class, seconds[chosen].sum(axis=0))
-    for name, phase in phases.items():
-        phase.launches = sum(w.launches for w in terms.work if _belongs(w, name, again))
-    copies = 1
-    if structure.software.defaults.dispatch == "once_per_domain":
-        copies = kind.sizes.get("top_k", 1)
-    for axis, messages, wire in _sent(terms.messages, sizes, columns, constants, copies):
-        for name, phase in phases.items():
-            chosen = [i for i, m in enumerate(messages) if _carried(m, name, again)]
+                phase.add(rated.name, rated.total(chosen))
+        for rated in self._messages:
+            chosen = [i for i, m in enumerate(rated.members) if _carried(m, name, again)]
             if chosen:
-                phase.send(axis, _summed(wire, chosen, len(sizes.shape) + 1))
-    return KindSeconds(phases, int(kind.is_moe))
+                phase.send(rated.name, rated.total(chosen))
+        return phase
 
 
-def _summed(wire: WireTime, chosen: list[int], axes: int) -> WireTime:
-    """Sum over some messages, the first of ``axes`` axes; what does not depend on the message is the same for each."""
-
-    def add(values: Number) -> Number:
-        return values[chosen].sum(axis=0) if np.ndim(values) == axes else values * len(chosen)
-
-    return wire.map(add)
+_EXPERT_AXES = frozenset({"ep", "etp", "edp"})
 
 
-def _belongs(work: Work, phase: str, again: set[str]) -> bool:
+def _routed(terms: Iterable[Term]) -> bool:
+    """Whether anything depends on how experts are laid out, or on the routing to them."""
+    return any(t.expected or any(not _EXPERT_AXES.isdisjoint(axes) for _, axes in t.factors) for t in terms)
+
+
+def _terms(work: Work) -> Terms:
+    return (*work.flops, *work.bytes, *work.rows, *work.columns, *work.depth, *work.groups)
+
+
+def _belongs(work: Work, phase: str, again: frozenset[str]) -> bool:
     if phase == "backward":
         return work.phase != "forward"
     return work.phase == "forward" and (phase == "forward" or not again.isdisjoint(work.operators))
 
 
 def _rated(
-    works: Sequence[Work], sizes: Sizes, seen: Sizes, structure: Structure, c: StepConstants
-) -> Iterator[tuple[str, list[Work], Number]]:
-    """(class, works, seconds of each alone): seconds has shape (works, plans)."""
+    works: Sequence[Work], plain: _Values, routed: _Values, structure: Structure, c: StepConstants
+) -> Iterator[_Rated]:
+    """The works by class, each rated alone."""
     low = structure.recipe.converts
-    plain = [w for w in works if w.kind == "gemm" and not (low and w.low_precision)]
-    if plain:
-        yield "gemm_16bit", plain, _gemms(plain, sizes, c.high)
+
+    def values(group: Sequence[Work]) -> _Values:
+        return routed if plain is routed or any(_routed(_terms(w)) for w in group) else plain
+
+    def rated(name: str, group: Sequence[Work], rate: Callable[[Sequence[Work], _Values], Number]) -> Iterator[_Rated]:
+        if group:
+            yield _Rated(name, group, rate(group, v := values(group)), v)
+
+    dense = [w for w in works if w.kind == "gemm" and not (low and w.low_precision)]
+    yield from rated(c.high_class, dense, lambda g, v: _gemms(g, v.sizes, c.high))
     if low:
         cheap = [w for w in works if w.kind == "gemm" and w.low_precision]
-        if cheap:
-            yield c.low_class, cheap, _gemms(cheap, sizes, c.low)
+        yield from rated(c.low_class, cheap, lambda g, v: _gemms(g, v.sizes, c.low))
         converted = [w for w in works if w.low_precision and w.phase != "weight_gradient"]
-        if converted:
-            yield "convert", converted, _converted(converted, sizes, structure.recipe.conversion_bytes, c.high)
+        bytes_each = structure.recipe.conversion_bytes
+        yield from rated("convert", converted, lambda g, v: _converted(g, v.sizes, bytes_each, c.high))
     grouped = [w for w in works if w.kind == "grouped_gemm"]
     if grouped:
         # A group of one is a plain product: only the rest has the in-step rate of grouped ones.
-        seconds, one = _grouped(grouped, sizes, c.low if low else c.high)
-        yield c.low_class if low else "gemm_16bit", grouped, seconds * one
-        yield "grouped", grouped, seconds * (1 - one)
+        own = values(grouped)
+        seconds, one = _grouped(grouped, own.sizes, c.low if low else c.high)
+        yield _Rated(c.low_class if low else c.high_class, grouped, seconds * one, own)
+        yield _Rated("grouped", grouped, seconds * (1 - one), own)
+    cores = [w for w in works if w.kind == "attention"]
     for backward in (False, True):
-        cores = [w for w in works if w.kind == "attention" and (w.phase != "forward") == backward]
-        if cores:
-            yield "attention", cores, _attention(cores, sizes, seen, c, backward)
+        half = [w for w in cores if (w.phase != "forward") == backward]
+        yield from rated("attention", half, partial(_attention, c=c, backward=backward))
     if structure.context_kind == "ring":
-        cores = [w for w in works if w.source == "attention"]
-        if cores:
-            yield "memory", cores, _ring_merges(cores, sizes, c.high)
+        merged = [w for w in cores if w.source == "attention"]
+        yield from rated("memory", merged, lambda g, v: _ring_merges(g, v.sizes, c.high))
     for kind in ("scan", "recurrence"):
         for backward in (False, True):
-            scans = [w for w in works if w.kind == kind and (w.phase != "forward") == backward]
-            if scans:
-                yield "scan", scans, _scans(scans, sizes, seen, c, backward)
-    for work_class, chosen in (("memory", False), ("permute", True)):
-        moved = [w for w in works if w.kind == "memory" and (w.source in PERMUTES) == chosen]
-        if moved:
-            traffic = stack([(seen if w.masked_flops else sizes).size(w.bytes) * w.passes for w in moved], sizes.shape)
-            yield work_class, moved, memory_seconds(traffic, _each([w.launches for w in moved], traffic), c.high)
+            half = [w for w in works if w.kind == kind and (w.phase != "forward") == backward]
+            yield from rated("scan", half, partial(_scans, c=c, backward=backward))
+    for name, permutes in (("memory", False), ("permute", True)):
+        moved = [w for w in works if w.kind == "memory" and (w.source in PERMUTES) == permutes]
+        yield from rated(name, moved, lambda g, v: _moved(g, v.sizes, v.seen, c.high))
+
+
+def _moved(works: Sequence[Work], sizes: Sizes, seen: Sizes, k: KernelConstants) -> Number:
+    traffic = stack([(seen if w.masked_flops else sizes).size(w.bytes) * w.passes for w in works], sizes.shape)
+    return memory_seconds(traffic, _each([w.launches for w in works], traffic), k)
 
 
 def _each(values: Sequence[float], like: np.ndarray) -> np.ndarray:
@@ -194,20 +265,21 @@ def _grouped(works: Sequence[Work], sizes: Sizes, k: KernelConstants) -> tuple[N
     return grouped_gemm_seconds(rows, n, depth, g, _traffic(works, sizes), k), 1 / g
 
 
-def _attention(works: Sequence[Work], sizes: Sizes, seen: Sizes, c: StepConstants, backward: bool) -> Number:
+def _attention(works: Sequence[Work], values: _Values, c: StepConstants, backward: bool) -> Number:
+    sizes, seen = values.sizes, values.seen
     flops = stack([(seen if w.masked_flops else sizes).count(w.flops) for w in works], sizes.shape)
     rows, width = (_column(works, sizes, part) for part in ("rows", "depth"))
     traffic = _traffic(works, sizes)
     return attention_seconds(flops, rows, width, traffic, c.high, backward=backward, peak=c.attention_peak)
 
 
-def _scans(works: Sequence[Work], sizes: Sizes, seen: Sizes, c: StepConstants, backward: bool) -> Number:
+def _scans(works: Sequence[Work], values: _Values, c: StepConstants, backward: bool) -> Number:
     """Scans of one kind in one phase."""
-    k = c.high
+    k, sizes = c.high, values.sizes
     efficiency = k.scan_backward if backward else k.scan_forward
     if works[0].kind == "recurrence":
         efficiency = k.recurrence
-    flops = stack([(seen if w.masked_flops else sizes).count(w.flops) for w in works], sizes.shape)
+    flops = stack([sizes.count(w.flops) for w in works], sizes.shape)
     traffic = _traffic(works, sizes)
     launches = _each([w.launches for w in works], traffic)
     return scan_seconds(flops, traffic, launches, k, efficiency=efficiency, peak=c.attention_peak)
@@ -234,19 +306,21 @@ _AXIS_OF = {"tp": "tp", "etp": "tp", "cp": "cp", "ep": "ep"}
 
 
 def _sent(
-    messages: Sequence[Message], sizes: Sizes, columns: Columns, c: StepConstants, copies: int
-) -> Iterator[tuple[str, list[Message], WireTime]]:
-    """(axis, messages, wire time of each): messages of one collective over one group are rated together."""
+    messages: Sequence[Message], plain: _Values, routed: _Values, c: StepConstants, copies: int
+) -> Iterator[_Rated]:
+    """The messages by axis, each rated alone: those of one collective over one group are rated together."""
     alike: dict[tuple[str, tuple[str, ...]], list[Message]] = {}
     for message in messages:
         alike.setdefault((message.collective, message.axes), []).append(message)
     for (collective, axes), group in alike.items():
-        payload = stack([sizes.bytes(m.payload) for m in group], sizes.shape)
-        wire = collective_time(collective, payload, *columns.group(axes), c.tiers, copies=copies if "ep" in axes else 1)
-        yield _AXIS_OF[axes[0]], group, wire
+        own = plain if _EXPERT_AXES.isdisjoint(axes) and not _routed(m.payload for m in group) else routed
+        payload = stack([own.sizes.bytes(m.payload) for m in group], own.sizes.shape)
+        spans = own.columns.group(axes)
+        wire = collective_time(collective, payload, *spans, c.tiers, copies=copies if "ep" in axes else 1)
+        yield _Rated(_AXIS_OF[axes[0]], group, wire, own)
 
 
-def _carried(message: Message, phase: str, again: set[str]) -> bool:
+def _carried(message: Message, phase: str, again: frozenset[str]) -> bool:
     if phase == "recompute":
         return message.phase == "forward" and message.operator in again
     return message.phase == phase

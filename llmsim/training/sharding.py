@@ -6,15 +6,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from ..core.data_parallel import (
+    Padding,
+    ShardingKind,
+    ShardingName,
+    Stored,
+    Unit,
+    data_parallel_messages,
+    shard_elements,
+)
 from ..core.formats import Format
 from ..core.parameters import Parameter
-from ..core.shim import Number, ceil_div, where
+from ..core.shim import Number, where
 from ..core.terms import Sizes
 from ..hardware.network import NO_TRAFFIC, Tier, WireTime, collective_time
+from ..hardware.software import Software
+from ..plans.optimizer import get_optimizer
 from .columns import Columns
-
-SHARDINGS = ("ddp", "zero1", "zero2", "zero3", "hsdp")
-"""What data-parallel ranks share out: nothing; optimizer; and gradients; and parameters; parameters in groups."""
+from .update import ElementCost, Shares, element_costs
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,8 @@ class LocalParameters:
         parallelism).
     dense_shard, expert_shard
         What one rank keeps of them under full sharding, padding included.
+    costs
+        What updating a dense and an expert element costs.
     """
 
     dense: Number
@@ -37,60 +48,68 @@ class LocalParameters:
     replicated: Number
     dense_shard: Number
     expert_shard: Number
+    costs: tuple[ElementCost, ElementCost]
 
     def where(self, condition: Number, otherwise: LocalParameters) -> LocalParameters:
         """These where a condition holds, else others."""
-        return LocalParameters(
-            **{f.name: where(condition, getattr(self, f.name), getattr(otherwise, f.name)) for f in fields(self)}
-        )
+        own = (f.name for f in fields(self) if f.name != "costs")
+        dense, expert = (mine.where(condition, other) for mine, other in zip(self.costs, otherwise.costs, strict=True))
+        numbers = {name: where(condition, getattr(self, name), getattr(otherwise, name)) for name in own}
+        return LocalParameters(**numbers, costs=(dense, expert))
 
 
 def local_parameters(
-    parameters: Sequence[Parameter], sizes: Sizes, columns: Columns, *, padded: bool, skip: frozenset[str] = frozenset()
+    parameters: Sequence[Parameter], sizes: Sizes, columns: Columns, *, software: Software, optimizer: str, compute: str
 ) -> LocalParameters:
     """Parameters of a layer kind on one rank.
 
     Parameters
     ----------
-    padded
-        Whether each parameter is padded along its first dimension to the sharding group (FSDP2), or the flat buffer is.
-    skip
-        Names that another kind owns (a tied head).
+    software
+        It says whether each parameter is padded along its first dimension to the sharding group (FSDP2), or the flat
+        buffer is, and the formats of the state.
+    compute
+        The recipe's 16-bit format.
     """
     dense: Number = 0
     expert: Number = 0
     replicated: Number = 0
-    shards: list[Number] = [0, 0]
-    groups = (columns.shard, columns.edp)
+    stored: tuple[list[Stored], list[Stored]] = ([], [])
     for p in parameters:
-        if p.name in skip:
-            continue
         count = sizes.elements(p.local)
-        if padded:
-            kept = ceil_div(sizes.elements(p.leading), groups[p.expert]) * sizes.elements(p.rest)
-            shards[p.expert] = shards[p.expert] + kept
+        stored[p.expert].append(Stored(sizes.elements(p.leading), sizes.elements(p.rest)))
         if p.expert:
             expert = expert + count
         else:
             dense = dense + count
             if "tp" in p.gradient_axes:
                 replicated = replicated + count
-    if not padded:
-        shards = [ceil_div(dense, groups[0]), ceil_div(expert, groups[1])]
-    return LocalParameters(dense, expert, replicated, shards[0], shards[1])
+    padding: Padding = "rows" if software.padded_shards else "flat"
+    units = zip(stored, (columns.shard, columns.edp), strict=True)
+    dense_shard, expert_shard = (shard_elements(Unit(tuple(u)), n, padding) for u, n in units)
+    costs = element_costs(get_optimizer(optimizer), parameters, sizes, software.formats, compute)
+    return LocalParameters(dense, expert, replicated, dense_shard, expert_shard, costs)
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Wire time of gathering parameters and of reducing gradients of one layer kind (or stage), dense and expert
-    summed."""
+    """Wire time of each collective alone, dense and expert parameters summed.
+
+    Attributes
+    ----------
+    gather, scatter
+        Parameters gathered and gradients scattered among the ranks that share a state.
+    replicate
+        Gradients summed among those that hold equal state.
+    """
 
     gather: WireTime
-    reduce: WireTime
+    scatter: WireTime
+    replicate: WireTime
 
 
 def exchange(
-    sharding: str,
+    sharding: ShardingName,
     dense: Number,
     expert: Number,
     columns: Columns,
@@ -99,50 +118,48 @@ def exchange(
     parameter: Format,
     reduce: Format,
 ) -> Exchange:
-    """Time alone of moving ``dense`` and ``expert`` parameters and their gradients.
+    """Time alone of moving ``dense`` and ``expert`` parameters and their gradients once.
 
     Parameters
     ----------
-    sharding
-        ``ddp`` all-reduces gradients; the others reduce-scatter them and all-gather parameters; ``hsdp`` does both
-        inside its shard group and all-reduces the shards between groups.
     parameter, reduce
         Formats that they travel in.
     """
-    whole = columns.dp_cp
-    _, near = columns.group(("cp", "dp"))
-    expert_size, expert_near = columns.group(("edp",))
-    if sharding == "ddp":
-        dense_time = collective_time("all_reduce", reduce.bytes(dense), whole, near, tiers)
-        expert_time = collective_time("all_reduce", reduce.bytes(expert), expert_size, expert_near, tiers)
-        return Exchange(NO_TRAFFIC, dense_time + expert_time)
-    group = columns.shard if sharding == "hsdp" else whole
-    times = [
-        collective_time(kind, format.bytes(dense), group, near, tiers)
-        + collective_time(kind, format.bytes(expert), expert_size, expert_near, tiers)
-        for kind, format in (("all_gather", parameter), ("reduce_scatter", reduce))
-    ]
-    return Exchange(times[0], times[1])
+    whole, near = columns.group(("cp", "dp"))
+    experts = columns.group(("edp",))
+    shard, replica = (whole, near), (whole, near)
+    kind: ShardingKind = sharding
+    if sharding == "hsdp":  # inside a group and between groups; experts over all ranks that hold them
+        shard, replica = (columns.shard, near), (whole / columns.shard, near * columns.shard)
+        kind = "zero3"
+    times: dict[str, WireTime] = {}
+    for elements, own, groups in (
+        (dense, sharding, {"shard": shard, "replica": replica}),
+        (expert, kind, {"shard": experts, "replica": experts}),
+    ):
+        unit = Unit((Stored(elements),), reshard=False)
+        for message in data_parallel_messages(
+            own,
+            [unit],
+            shard=groups["shard"][0],
+            parameter_format=parameter,
+            gradient_format=reduce,
+            padding="none",
+        ):
+            wire = collective_time(message.collective, message.payload_bytes, *groups[message.group], tiers)
+            times[message.collective] = times.get(message.collective, NO_TRAFFIC) + wire
+    return Exchange(*(times.get(c, NO_TRAFFIC) for c in ("all_gather", "reduce_scatter", "all_reduce")))
 
 
-def replica_reduce(dense: Number, columns: Columns, tiers: Sequence[Tier], reduce: Format) -> WireTime:
-    """Hybrid sharding: the all-reduce of gradient shards between the groups, once a step."""
-    _, near = columns.group(("cp", "dp"))
-    replicas = columns.dp_cp / columns.shard
-    return collective_time("all_reduce", reduce.bytes(dense) / columns.shard, replicas, near * columns.shard, tiers)
-
-
-def updated_parameters(
-    sharding: str, parameters: Sequence[LocalParameters], counts: Sequence[Number], columns: Columns
-) -> Number:
-    """Parameters of a stage that one rank updates, elements."""
-    result: Number = 0
-    for p, count in zip(parameters, counts, strict=True):
+def updated_shares(sharding: str, parameters: Sequence[LocalParameters], columns: Columns) -> list[Shares]:
+    """Elements of each layer kind that one rank updates."""
+    found = []
+    for p in parameters:
         if sharding == "ddp":
-            own = p.dense + p.expert
+            own = p.dense, p.expert
         elif sharding in ("zero3", "hsdp"):
-            own = p.dense_shard + p.expert_shard
+            own = p.dense_shard, p.expert_shard
         else:
-            own = p.dense / columns.dp_cp + p.expert / columns.edp
-        result = result + own * count
-    return result
+            own = p.dense / columns.dp_cp, p.expert / columns.edp
+        found.append(Shares(*own, p.costs))
+    return found

@@ -16,7 +16,7 @@ from .compose import STEP_PARTS, StepTime, compose_step, kind_time
 from .constants import Overlay, StepConstants, step_constants
 from .conventions import published_flops
 from .intervals import log_width
-from .memory import StageMemory, stage_memory
+from .memory import StageMemory, memory_limit, stage_memory
 from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
@@ -85,7 +85,6 @@ def _report(
     device, recipe = problem.cluster.profile, problem.structure.recipe
     format = recipe.matmul if device.supports(recipe.matmul) else recipe.compute
     peak = device.peak_of(format)
-    limit = device.memory_bytes.value * (1 - problem.structure.software.memory.headroom.value)
     return TrainingResult(
         plan=plan,
         model=problem.architecture.name,
@@ -102,7 +101,7 @@ def _report(
         peak_flops_per_s=peak,
         peak_format=format,
         stages=[_stage_report(problem, prepared, i, time, memory) for i, memory in enumerate(memories)],
-        memory_limit_bytes=limit,
+        memory_limit_bytes=memory_limit(problem.cluster, problem.structure.software),
         assumed=assumed,
         provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure)),
     )
