@@ -195,6 +195,8 @@ def test_steps(model, changes):
 def test_plans_that_do_not_divide_the_groups_of_heads():
     (text,) = violations(plan(tensor_parallel=2, context_parallel=8, data_parallel=1), NANO)
     assert "context_parallel x tensor_parallel: 16 does not divide the groups of heads of a scan 8" in text
+    ulysses = plan(context_parallel=2, data_parallel=8, context_kind="ulysses")
+    assert not violations(ulysses, NANO)
     mamba = Architecture.from_config("mamba2-2.7b")
     assert "tensor_parallel: 2 does not divide the groups" in violations(plan(tensor_parallel=2), mamba)[0]
 

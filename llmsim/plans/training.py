@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from ..core.data_parallel import ShardingName
 from ..core.errors import InputError, unknown_name
 from ..hardware.profiles import Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
+from ..layers.base import LayerKind
 from .optimizer import get_optimizer
 from .precision import get_precision
 from .recompute import parse_recompute
@@ -224,20 +226,8 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
             f"sequence_length: {plan.sequence_length} is not divided by tensor_parallel x context_parallel = "
             f"{t * plan.context_parallel} (sequence parallelism); nearest: {near or t * plan.context_parallel}"
         )
-    if plan.context_parallel > 1 and plan.sequence_length % (2 * plan.context_parallel):
-        found.append(
-            f"context_parallel: {plan.context_parallel} must divide half the sequence length {plan.sequence_length}; "
-            f"nearest: {nearest_divisor(plan.sequence_length // 2, plan.context_parallel)}"
-        )
-    for value in sorted({k.sizes["ssm_heads"] for k in kinds if "ssm_heads" in k.sizes and plan.context_parallel > 1}):
-        must_divide(
-            plan.context_parallel * t, value, "the groups of heads of a scan", "context_parallel x tensor_parallel"
-        )
-    if plan.context_kind == "ulysses" and plan.context_parallel > 1:
-        heads = min((k.sizes.get("kv_heads", k.sizes.get("heads", 1)) for k in kinds), default=1)
-        must_divide(
-            plan.context_parallel * t, heads, "the key/value heads", "context_parallel x tensor_parallel (ulysses)"
-        )
+    if plan.context_parallel > 1:
+        found += _context_violations(plan, kinds)
     if n_devices is not None and plan.n_devices != n_devices:
         found.append(
             f"devices: the plan's degrees multiply to {plan.n_devices}, the cluster has {n_devices}; "
@@ -255,6 +245,29 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
         found.append(
             "sharding: fully sharded parameters with an interleaved pipeline are not modelled; allowed: 1f1b or gpipe"
         )
+    return found
+
+
+def _context_violations(plan: TrainingPlan, kinds: Sequence[LayerKind]) -> list[str]:
+    found: list[str] = []
+    c = plan.context_parallel
+    ways = c * plan.tensor_parallel
+    if plan.sequence_length % (2 * c):
+        near = nearest_divisor(plan.sequence_length // 2, c)
+        found.append(
+            f"context_parallel: {c} must divide half the sequence length {plan.sequence_length}; nearest: {near}"
+        )
+    exchanged = {"the groups of heads of a scan": {k.sizes["ssm_heads"] for k in kinds if "ssm_heads" in k.sizes}}
+    if plan.context_kind == "ulysses":
+        heads = {k.sizes.get("kv_heads", k.sizes["heads"]) for k in kinds if "heads" in k.sizes}
+        exchanged["the key/value heads of ulysses attention"] = heads
+    for name, values in exchanged.items():
+        found += [
+            f"context_parallel x tensor_parallel: {ways} does not divide {name} {value}; allowed: its divisors; "
+            f"nearest: {nearest_divisor(value, ways)}"
+            for value in sorted(values)
+            if value % ways
+        ]
     return found
 
 

@@ -181,10 +181,11 @@ def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -
 
 
 def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
-    """Where a number of ways divides the key/value heads of every layer."""
+    """Where a number of ways divides the key/value heads of every layer that attends."""
     mask = np.ones(len(ways), bool)
     for kind in (*architecture.kinds.values(), *architecture.mtp):
-        mask &= kind.sizes.get("kv_heads", kind.sizes.get("heads", 1)) % ways == 0
+        if "heads" in kind.sizes:
+            mask &= kind.sizes.get("kv_heads", kind.sizes["heads"]) % ways == 0
     return mask
 
 
