@@ -240,6 +240,8 @@ def _model_cells() -> Iterator[Cell]:
             yield _block(BlockSpec(family, "math" if family == "mla" else "flash", precision, SMALL[family]), 2)
     yield _block(BlockSpec("llama", "flash", "fp32", OTHER["llama"], "block", fused=True), 3)
     yield _block(BlockSpec("gpt2", "eager", "bf16", SMALL["gpt2"], dropout=True), 2)
+    for family in ("mamba2", "delta_net"):
+        yield _block(BlockSpec(family, "eager", "bf16", SMALL[family], fused=True), 2)
 
 
 BLOCK_CELLS: tuple[Cell, ...] = tuple(map(_block, _block_specs()))
