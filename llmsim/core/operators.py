@@ -20,6 +20,7 @@ steps              positions as a recurrence walks through them: never sharded, 
                    ``sequence`` takes the heads instead (``scan_heads``), with an exchange on the way in and out
 ssm_heads          groups of heads of a linear-time mixer that tensor parallelism spreads; ``scan_heads`` inside a scan
 chunk_context      positions of a chunk that one of its positions may see; ``chunks`` chunks make a sequence
+conv_kernel        taps of a short convolution; ``conv_span`` positions that it reads to write a sequence
 index_context      positions that an indexer scores (``context`` are those it leaves)
 memory             positions of the encoder that a decoder attends to
 =================  ==================================================================================================

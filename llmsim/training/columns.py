@@ -110,6 +110,8 @@ def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes
     """
     batch = columns.micro_batch * columns.dp
     dims: dict[str, Number] = {**kind.sizes, "batch": batch, **dict.fromkeys(POSITIONS, columns.sequence)}
+    if "conv_kernel" in kind.sizes:
+        dims["conv_span"] = columns.sequence + kind.sizes["conv_kernel"] - 1
     if "chunk_context" in kind.sizes:
         dims["chunks"] = ceil_div(columns.sequence, kind.sizes["chunk_context"])
     if "top_k" in kind.sizes:
