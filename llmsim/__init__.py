@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .scoring.validate import validate
     from .search.plan import TrainingPlanning, plan_training
     from .search.space import SearchSpace
+    from .serving.compare import Comparison, compare
     from .training.result import TrainingResult
     from .training.simulate import simulate_training
     from .training.traced import TracedModule, simulate_traced
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Architecture": "architecture",
     "Cluster": "hardware.cluster",
+    "Comparison": "serving.compare",
     "InfeasibleError": "core.errors",
     "InputError": "core.errors",
     "LlmsimError": "core.errors",
@@ -39,6 +41,7 @@ _HOMES = {
     "TrainingPlanning": "search.plan",
     "TrainingResult": "training.result",
     "UnsupportedError": "core.errors",
+    "compare": "serving.compare",
     "plan_training": "search.plan",
     "simulate_traced": "training.traced",
     "simulate_training": "training.simulate",
@@ -49,6 +52,7 @@ _HOMES = {
 __all__ = [
     "Architecture",
     "Cluster",
+    "Comparison",
     "InfeasibleError",
     "InputError",
     "LlmsimError",
@@ -59,6 +63,7 @@ __all__ = [
     "TrainingResult",
     "UnsupportedError",
     "__version__",
+    "compare",
     "plan_training",
     "simulate_traced",
     "simulate_training",

@@ -165,3 +165,17 @@ def test_a_sequence_beyond_the_positions_of_a_model_is_simulated():
     data = json.loads(run(*simulate("--json", sequence_length=1 << 20)))
     assert data["step_time_s"] > 0
     assert not data["fits"]
+
+
+def test_compare_prints_tables_and_the_same_numbers_as_json(tmp_path):
+    question = ["compare", "--models", "llama-3-8b,gemma3-12b", "--sequence", "4k:16k"]
+    text = run(*question)
+    assert "training, GFLOP per token" in text
+    assert "Where the order changes" in text
+    data = json.loads(run(*question, "--json"))
+    assert data["schema"] == "llmsim.comparison/1"
+    assert data["sequences"] == [4096, 8192, 16384]
+    page = tmp_path / "curves.html"
+    pytest.importorskip("plotly")
+    run(*question, "--figure", str(page))
+    assert "llama-3-8b" in page.read_text(encoding="utf-8")
