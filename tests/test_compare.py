@@ -35,6 +35,28 @@ def test_cache_per_token(name):
     assert cache.per_sequence == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "per_token", "per_sequence"),
+    [
+        ("deepseek-v3.2", 70_272 + 61 * 128, 0),
+        ("qwen3-next-80b-a3b", 24_576, 36 * (32 * 128 * 128 * 4 + (2 * 16 * 128 + 32 * 128) * 3 * 2)),
+        ("mamba2-2.7b", 0, 64 * (80 * 64 * 128 * 4 + (5120 + 2 * 128) * 3 * 2)),
+    ],
+)
+def test_indexers_and_states(name, per_token, per_sequence):
+    """An indexer keeps a key of 128 bytes a layer and token; recurrences keep states in 32 bits and what their short
+    convolutions still need."""
+    cache = model_cache(Architecture.from_config(name))
+    assert (cache.per_token, cache.per_sequence) == (per_token, per_sequence)
+    assert cache.windowed == {}
+
+
+def test_recurrences_cost_the_same_at_any_length():
+    model = Architecture.from_config("mamba2-2.7b")
+    assert decode_flops(model, 1) == decode_flops(model, 10**6)
+    assert compare([model], [4096]).models[0].longest_context is None
+
+
 @pytest.mark.parametrize(("name", "expected_gib"), [("gemma-2-9b", 21.65625), ("gpt-oss-120b", 4.504394)])
 def test_windows_stop_growing(name, expected_gib):
     """Half the layers see 4,096 or 128 positions: 42.0 and 9.0 GiB without windows."""
