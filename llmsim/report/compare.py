@@ -107,7 +107,7 @@ def write_figure(found: Comparison, path: Path) -> None:
     """
     if path.suffix.lower() != ".html":
         raise InputError("figure", str(path), "a file that ends in .html", path.with_suffix(".html").name)
-    write_whole(path, _figure_page(found).to_html(include_plotlyjs=True, full_html=True), "figure")
+    write_whole(path, _figure_page(found).to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False}), "figure")
 
 
 def _figure_page(found: Comparison) -> Any:
@@ -133,7 +133,7 @@ def _figure_page(found: Comparison) -> Any:
             )
     figure.update_xaxes(type="log", title_text="tokens", tickvals=found.sequences,
                         ticktext=[length(s) for s in found.sequences])  # fmt: skip
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", dtick=1)
     where = f"{found.devices} x {found.device}, batch {found.batch}"
     figure.update_layout(template="simple_white", width=1500, height=480, title=f"What long contexts cost ({where})")
     return figure
