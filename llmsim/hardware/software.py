@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..core.errors import InputError, unknown_name
 from ..core.inventory import Inventory, KernelRow, parse_row
 from ..core.operators import HIGH
+from ..core.pipelines import ScheduleName
 from ..core.provenance import Quantity
 from .profiles import build, profile_names, profiles_root, read_profile, read_yaml
 
@@ -160,12 +161,14 @@ class Defaults(BaseModel):
 
 
 class Choices(BaseModel):
-    """What the stack can do, best first: what a search chooses from."""
+    """What the stack can do, best first: what a search chooses from; of schedules it takes 1F1B and interleaving
+    unless it is told to look at others."""
 
     model_config = _STRICT
 
     sharding: tuple[Literal["ddp", "zero1", "zero2", "zero3", "hsdp"], ...] = ("zero1",)
     context_kind: tuple[Literal["ring", "all_gather", "ulysses"], ...] = ("ring",)
+    schedule: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
 
 
 class Software(BaseModel):

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number, maximum, minimum, soft_maximum, total
 from ..hardware.network import NO_TRAFFIC, WireTime
+from .closed_forms import Line, PartTimes, StageTimes, closed_form, split_bound
 from .constants import StepConstants
-from .schedules import ScheduleName, StageTimes, closed_form
 from .seconds import KindSeconds, PhaseSeconds
 
 HOST_SHARPNESS = 6.0
@@ -75,6 +76,29 @@ class StageLoad:
 
 
 @dataclass(frozen=True)
+class PartLoad:
+    """A run of equal parts of the model, for schedules that split backward passes.
+
+    Attributes
+    ----------
+    counts, recomputed
+        Layers of each kind in one of them, and how many of those compute their forward again.
+    first, repeats
+        Index of the first part, and how many there are.
+    """
+
+    counts: Sequence[Number]
+    recomputed: Sequence[Number]
+    first: Number
+    repeats: Number
+
+    def map(self, change: Callable[[Number], Number]) -> PartLoad:
+        """The same with every number changed (a selection of rows)."""
+        counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
+        return PartLoad(counts, recomputed, change(self.first), change(self.repeats))
+
+
+@dataclass(frozen=True)
 class StepLoad:
     """Everything that a step has to do, in isolated seconds: what composition starts from.
 
@@ -88,6 +112,8 @@ class StepLoad:
         One message to the next stage.
     micro_batches, pp, chunks, schedule
         Of the pipeline.
+    parts
+        Of the model in order, where the schedule splits backward passes.
     """
 
     kinds: Sequence[KindSeconds]
@@ -98,6 +124,7 @@ class StepLoad:
     pp: Number
     chunks: Number
     schedule: ScheduleName
+    parts: Sequence[PartLoad] = ()
 
     def map(self, change: Callable[[Number], Number]) -> StepLoad:
         """The same with every number changed (a selection of rows)."""
@@ -110,12 +137,13 @@ class StepLoad:
             change(self.pp),
             change(self.chunks),
             self.schedule,
+            [part.map(change) for part in self.parts],
         )
 
-    def recomputing(self, recomputed: Sequence[Sequence[Number]]) -> StepLoad:
-        """The same with other layers computing their forward again, stage by stage."""
-        stages = [replace(stage, recomputed=own) for stage, own in zip(self.stages, recomputed, strict=True)]
-        return replace(self, stages=stages)
+    def recomputing(self, of: Callable[[Sequence[Number]], Sequence[Number]]) -> StepLoad:
+        """The same with other layers computing their forward again, ``of`` the layers of a stage or part."""
+        stages = [replace(stage, recomputed=of(stage.counts)) for stage in self.stages]
+        return replace(self, stages=stages, parts=[replace(p, recomputed=of(p.counts)) for p in self.parts])
 
 
 def exposed(compute: Number, transfer: Number, fraction: Number, contention: Number) -> Number:
@@ -144,16 +172,37 @@ class LayerTime:
 
 @dataclass
 class KindTime:
-    """Forward, backward and recomputation of one layer."""
+    """Forward, backward and recomputation of one layer.
+
+    Attributes
+    ----------
+    weight_s
+        The part of backward that may run later: the products that make gradients of weights, without what the device
+        waits for. Known where it is wanted.
+    """
 
     forward: LayerTime
     backward: LayerTime
     recompute: LayerTime
+    weight_s: Number = 0
 
-    def map(self, change: Callable[[Number], Number]) -> KindTime:
-        """One number a pass, changed (a selection of rows); the parts are summed first."""
+    def map(self, change: Callable[[Number], Number], *, whole: bool = True) -> KindTime:
+        """One number a pass, changed (a selection of rows); the parts are summed first.
+
+        Parameters
+        ----------
+        whole
+            False leaves exposed expert transfers apart, for schedules that hide some of them.
+        """
         each = (self.forward, self.backward, self.recompute)
-        return KindTime(*(LayerTime({"layer": change(t.seconds)}) for t in each))
+        return KindTime(*(LayerTime(_summed(t, change, whole)) for t in each), change(self.weight_s))
+
+
+def _summed(time: LayerTime, change: Callable[[Number], Number], whole: bool) -> dict[str, Number]:
+    if whole or "ep" not in time.parts:
+        return {"layer": change(time.seconds)}
+    rest = total(seconds for name, seconds in time.parts.items() if name != "ep")
+    return {"layer": change(rest), "ep": change(time.parts["ep"])}
 
 
 def layer_time(
@@ -212,7 +261,10 @@ def kind_time(kind: KindSeconds, unit: UnitTraffic, c: StepConstants) -> KindTim
         unit=unit.backward,
         beside_s=recompute.seconds,
     )
-    return KindTime(forward, backward, recompute)
+    weight: Number = 0
+    if "weight" in kind.phases:
+        weight = total(seconds / c.in_situ[work] for work, seconds in kind.phases["weight"].classes.items())
+    return KindTime(forward, backward, recompute, weight)
 
 
 @dataclass
@@ -225,6 +277,8 @@ class StageTime:
         One micro-batch, by part; recomputation is a part of backward.
     gradients, parameters, optimizer
         Once a step: exposed exchanges, and the update.
+    saved_s
+        Of a forward and a backward pass of one micro-batch: what running side by side hides of their expert transfers.
     """
 
     forward: dict[str, Number]
@@ -232,6 +286,7 @@ class StageTime:
     gradients: Number
     parameters: Number
     optimizer: Number
+    saved_s: Number = 0
 
     @property
     def forward_s(self) -> Number:
@@ -291,11 +346,54 @@ def compose_step(load: StepLoad, c: StepConstants, times: Sequence[KindTime] | N
     """
     if times is None:
         times = [kind_time(kind, unit, c) for kind, unit in zip(load.kinds, load.units, strict=True)]
+    facts = schedule_facts(load.schedule)
     found = [_stage_time(stage, times, c) for stage in load.stages]
     hop = wire_seconds(load.hop, c) * (1 - c.overlap["pipeline"])
+    fixed = c.step_s + load.micro_batches * c.microbatch_s
+    if facts.split:
+        if facts.paired:
+            found = [replace(s, saved_s=_saved(s, c)) for s in found]
+        return StepTime(found, hop, _split_pipeline(load, times, found, hop), fixed)
     shape = StageTimes([s.forward_s for s in found], [s.backward_s for s in found], [s.repeats for s in load.stages])
     pipeline = closed_form(load.schedule, shape, load.micro_batches, load.pp, load.chunks, hop)
-    return StepTime(found, hop, pipeline, c.step_s + load.micro_batches * c.microbatch_s)
+    return StepTime(found, hop, pipeline, fixed)
+
+
+def _saved(stage: StageTime, c: StepConstants) -> Number:
+    """Seconds of expert transfers that hide under the other pass of a pair: as much of them as the stack hides where it
+    overlaps them, less what is hidden anyway."""
+    transfer = stage.forward.get("ep", 0) + stage.backward.get("ep", 0)
+    beside = stage.forward_s + stage.backward_s - transfer
+    fraction = maximum(0, c.overlap["expert_on"] - c.overlap["expert"])
+    return transfer - exposed(beside, transfer, fraction, c.contention)
+
+
+def pair_share(schedule: ScheduleName) -> float:
+    """Share of a device's work for one micro-batch that one pair of passes does."""
+    return 1.0 if schedule_facts(schedule).shape == "both" else 0.5
+
+
+def _split_pipeline(load: StepLoad, times: Sequence[KindTime], stages: Sequence[StageTime], hop: Number) -> Number:
+    first, repeats = [p.first for p in load.parts], [p.repeats for p in load.parts]
+    each = [pass_seconds(p.counts, p.recomputed, times) for p in load.parts]
+    lines = (Line(values, first, repeats) for values in zip(*each, strict=True))
+    saved = maximum(*(s.saved_s for s in stages)) * pair_share(load.schedule)
+    shape = load.micro_batches, load.pp, load.chunks
+    return split_bound(load.schedule, PartTimes(*lines), *shape, hop, saved)
+
+
+def pass_seconds(
+    counts: Sequence[Number], recomputed: Sequence[Number], times: Sequence[KindTime]
+) -> tuple[Number, Number, Number]:
+    """Seconds of the forward pass, of the gradients of inputs and of those of weights of some layers."""
+    forward: Number = 0
+    inputs: Number = 0
+    weights: Number = 0
+    for count, again, kind in zip(counts, recomputed, times, strict=True):
+        forward = forward + count * kind.forward.seconds
+        inputs = inputs + count * (kind.backward.seconds - kind.weight_s) + again * kind.recompute.seconds
+        weights = weights + count * kind.weight_s
+    return forward, inputs, weights
 
 
 def _stage_time(stage: StageLoad, times: Sequence[KindTime], c: StepConstants) -> StageTime:
