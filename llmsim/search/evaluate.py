@@ -16,7 +16,7 @@ import numpy as np
 
 from ..architecture import Architecture
 from ..core.errors import InputError
-from ..core.pipelines import ScheduleName, fewest_micro_batches, schedule_facts
+from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
@@ -29,7 +29,7 @@ from ..training.prepare import Problem, keyed, kind_parameters, model_rates, mod
 from ..training.recompute import recompute_ladder
 from ..training.seconds import Keyed, KindRates, KindSeconds
 from ..training.sharding import LocalParameters
-from ..training.stages import Stage
+from ..training.stages import Stage, stage_table
 from ..training.structure import Structure
 from .space import SearchSpace, Table
 
@@ -172,12 +172,11 @@ def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -
         "sequence_parallel": "it needs a sequence that tensor_parallel x context_parallel divides, and experts under "
         "tensor parallelism need it",
         "schedule": "each has its number of chunks per stage (one, two or several); dualpipe takes even numbers of "
-        "stages and micro-batches, and like dualpipe-v at least two micro-batches a stage; other names go with it, "
-        "such as 1f1b",
+        "stages and micro-batches, and like dualpipe-v at least two micro-batches a stage",
     }
     field = next((name for name in rules if getattr(space, name)), "sharding")
     value = getattr(space, field) or getattr(software.choices, field)
-    return InputError(field, value, rules[field], why="leaves no plan")
+    return InputError(field, value, rules[field], "1f1b" if field == "schedule" else None, why="leaves no plan")
 
 
 def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
@@ -196,7 +195,7 @@ def _scheduled(
     problem: Problem, mask: np.ndarray, table: Table, alone: bool, schedules: Sequence[ScheduleName]
 ) -> Iterator[Variant]:
     """One variant a schedule; full sharding goes without a pipeline, and without ranks to share with only where
-    nothing else is allowed. Without a pipeline all schedules are one, the first that runs one chunk a stage."""
+    nothing else is allowed. Without a pipeline all schedules are one, and go by the name of 1F1B."""
     group: int | None = None
     ranks = table["dp"] * table["cp"]
     if problem.fully_sharded:
@@ -204,25 +203,27 @@ def _scheduled(
     if problem.sharding == "hsdp":
         group = problem.cluster.domain
         mask = mask & (ranks > group) & (ranks % group == 0)
-    single = next((s for s in schedules if schedule_facts(s).takes(1)), "1f1b")
-    for schedule in dict.fromkeys((single, *schedules)):
-        rows = np.flatnonzero(mask & _runs(schedule, table, pipelines=schedule in schedules, single=schedule == single))
+    every: dict[ScheduleName, None] = dict.fromkeys(("1f1b", *schedules))
+    for schedule in every:
+        own = _runs(schedule, table) if schedule in schedules else np.zeros(len(table), bool)
+        if schedule == "1f1b":
+            own = own | (table["pp"] == 1)
+        rows = np.flatnonzero(mask & own)
         if len(rows):
             yield Variant(replace(problem, schedule=schedule), rows, group)
 
 
-def _runs(schedule: ScheduleName, table: Table, *, pipelines: bool, single: bool) -> np.ndarray:
-    """Rows that a schedule is defined for: those with a pipeline, and those without."""
+def _runs(schedule: ScheduleName, table: Table) -> np.ndarray:
+    """Rows with a pipeline that a schedule is defined for."""
     facts, pp, m, chunks = schedule_facts(schedule), table["pp"], table["micro_batches"], table["chunks"]
-    mask = np.isin(chunks, [c for c in np.unique(chunks) if facts.takes(int(c))]) & (pp > 1) & pipelines
+    mask = np.isin(chunks, [c for c in np.unique(chunks) if facts.takes(int(c))]) & (pp > 1)
     if facts.paired:
-        mask = mask & (m >= fewest_micro_batches(schedule, 2) // 2 * pp)
+        mask = mask & (m >= 2 * pp)
     if facts.shape == "both":
         mask = mask & (pp % 2 == 0) & (m % 2 == 0)
     if facts.chunks == "several":
         mask = mask & (m % pp == 0)
-    rows: np.ndarray = mask | ((pp == 1) & single)
-    return rows
+    return mask
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,6 @@ class _Evaluator:
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
     _rates: dict[Structure, list[KindRates]] = field(default_factory=dict)
     _kinds: dict[object, _Kinds] = field(default_factory=dict)
-    _stages: dict[str, tuple[Stage, ...]] = field(default_factory=dict)
     _shared: dict[object, _Shared] = field(default_factory=dict)
 
     @cached_property
@@ -279,12 +279,10 @@ class _Evaluator:
     def limit(self) -> float:
         return memory_limit(self.cluster, self.base.software)
 
-    def stages(self, problem: Problem) -> tuple[Stage, ...]:
-        """Stages of the whole table; schedules that go the same way share them."""
-        shape = problem.facts.shape
-        if shape not in self._stages:
-            self._stages[shape] = problem.stages(self.columns(None))
-        return self._stages[shape]
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Stages of the whole table where a stage's chunks follow each other in a loop."""
+        return stage_table(self.architecture, self.table["pp"], self.table["chunks"])
 
     def columns(self, group: int | None) -> Columns:
         """The whole table; ``group`` ranks share a state under hybrid sharding."""
@@ -331,7 +329,10 @@ class _Evaluator:
         key = (alike.structure, alike.sharding, alike.schedule, variant.shard_group)
         if key not in self._shared:
             columns = self.columns(variant.shard_group).take(rows)
-            stages = [_stage_rows(s, rows) for s in self.stages(problem)]
+            if problem.facts.shape == "loop":
+                stages = [_stage_rows(s, rows) for s in self.stages]
+            else:
+                stages = list(problem.stages(columns))
             own = [_rows(p, rows) for p in self.parameters(alike, variant.shard_group)]
             inverse = rows if self.keys.rows is None else self.keys.rows[rows]
             load = step_load(alike, columns, stages, own, (), self.constants)

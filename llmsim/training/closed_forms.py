@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.shim import Number, maximum, minimum, total, where
+from ..core.shim import Number, ceil_div, maximum, minimum, total, where
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ def closed_form(
     """
     runs = range(len(times.repeats))
     if schedule == "gpipe":
-        total: Number = 2 * (pp - 1) * hop_s
+        seconds: Number = 2 * (pp - 1) * hop_s
         for part in (times.forward, times.backward):
-            total = total + sum(part[s] * times.repeats[s] for s in runs)
-            total = total + (micro_batches - 1) * maximum(*(part[s] for s in runs))
-        return total
+            seconds = seconds + sum(part[s] * times.repeats[s] for s in runs)
+            seconds = seconds + (micro_batches - 1) * maximum(*(part[s] for s in runs))
+        return seconds
     before: Number = 0
     hops: Number = 0
     best: Number = 0
@@ -80,6 +80,15 @@ class Line:
     def before(self, part: Number) -> Number:
         """Sum over the parts in front of one."""
         counts = [minimum(maximum(part - f, 0), n) for f, n in zip(self.first, self.repeats, strict=True)]
+        return total(v * n for v, n in zip(self.values, counts, strict=True))
+
+    def every(self, first: Number, step: Number) -> Number:
+        """Sum over one part and every ``step``-th behind it."""
+
+        def ahead(part: Number) -> Number:
+            return maximum(0, ceil_div(part - first, step))
+
+        counts = [ahead(f + n) - ahead(f) for f, n in zip(self.first, self.repeats, strict=True)]
         return total(v * n for v, n in zip(self.values, counts, strict=True))
 
 
@@ -130,7 +139,6 @@ def split_bound(
     chunks: Number,
     hop_s: Number,
     saved_s: Number = 0,
-    most_chunks: int | None = None,
 ) -> Number:
     """Time of a pipeline that splits its backward passes, seconds: never above the longest path.
 
@@ -150,8 +158,6 @@ def split_bound(
         Of each device; ``interleaved-zb`` takes micro-batches in multiples of the stages.
     saved_s
         What a forward and a backward pass side by side take less than one after the other.
-    most_chunks
-        The largest of ``chunks``, where that is no number.
 
     References
     ----------
@@ -169,7 +175,7 @@ def split_bound(
     for i in _candidates(shape, parts, pp, chunks):
         match schedule:
             case "zb-h1" | "interleaved-zb":
-                device = _looped(parts, i, micro_batches, pp, chunks, most_chunks or int(chunks))
+                device = _looped(parts, i, micro_batches, pp, chunks)
             case "zb-v":
                 device = _zero_bubble_v(parts, i, micro_batches, pp)
             case _:
@@ -197,12 +203,8 @@ def _candidates(shape: str, parts: PartTimes, pp: Number, chunks: Number) -> lis
     return found
 
 
-def _looped(parts: PartTimes, i: Number, m: Number, pp: Number, chunks: Number, most: int) -> _Device:
-    own = [c * pp + i for c in range(most)]
-    inside = [where(chunks > c, 1, 0) for c in range(most)]
-    forward = total(parts.forward.at(k) * n for k, n in zip(own, inside, strict=True))
-    inputs = total(parts.inputs.at(k) * n for k, n in zip(own, inside, strict=True))
-    weights = total(parts.weights.at(k) * n for k, n in zip(own, inside, strict=True))
+def _looped(parts: PartTimes, i: Number, m: Number, pp: Number, chunks: Number) -> _Device:
+    forward, inputs, weights = (line.every(i, pp) for line in (parts.forward, parts.inputs, parts.weights))
     turn = (chunks - 1) * pp + i
     back = parts.forward.at(turn)
     return _Device(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from ..core.shim import Number, minimum
+from ..core.symbolic import Symbolic
 from ..core.terms import Sizes
 from ..layers.base import LayerKind
 from .structure import Structure
@@ -138,7 +139,7 @@ def distinct(columns: Columns, names: Sequence[str]) -> tuple[Columns, np.ndarra
 def distinct_rows(values: Sequence[Number]) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
     """The distinct combinations of whole numbers side by side, and for each row the number of its own (None where all
     are single numbers)."""
-    values = [int(getattr(v, "value", v)) if np.ndim(v) == 0 else v for v in values]
+    values = [v if np.ndim(v) else int(v.value if isinstance(v, Symbolic) else v) for v in values]
     if all(np.ndim(v) == 0 for v in values):
         return [tuple(values)], None
     table = np.stack(np.broadcast_arrays(*values)).astype(np.int64)

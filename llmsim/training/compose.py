@@ -194,8 +194,11 @@ class KindTime:
         whole
             False leaves exposed expert transfers apart, for schedules that hide some of them.
         """
-        each = (self.forward, self.backward, self.recompute)
-        return KindTime(*(LayerTime(_summed(t, change, whole)) for t in each), change(self.weight_s))
+
+        def one(time: LayerTime) -> LayerTime:
+            return LayerTime(_summed(time, change, whole))
+
+        return KindTime(one(self.forward), one(self.backward), one(self.recompute), change(self.weight_s))
 
 
 def _summed(time: LayerTime, change: Callable[[Number], Number], whole: bool) -> dict[str, Number]:

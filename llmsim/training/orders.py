@@ -215,6 +215,16 @@ def _dual(rank: int, pp: int, micro_batches: int, first: int) -> list[Node]:
     return line.nodes
 
 
+def paired_passes(schedule: ScheduleName, rank: int, pp: int, micro_batches: int) -> int:
+    """How many forward passes a device runs side by side with a backward pass."""
+    facts = schedule_facts(schedule)
+    if not facts.paired or pp == 1:
+        return 0
+    if facts.shape == "both":
+        rank, pp, micro_batches = min(rank, pp - 1 - rank), pp // 2, micro_batches // 2
+    return 2 * (micro_batches - 2 * pp + rank + 1) - (rank == pp - 1) + pp - 1 - rank
+
+
 def most_held(order: Iterable[Node]) -> int:
     """Largest number of forward results (chunk x micro-batch) that a device holds at once, from its order: until the
     gradients of inputs are there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,12 +13,14 @@ from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
 from ..plans.training import TrainingPlan, violations
+from .balance import balanced_layout
 from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time, pair_share
 from .constants import Overlay, StepConstants, step_constants
 from .conventions import published_flops
 from .intervals import log_width
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
+from .orders import paired_passes
 from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
@@ -38,7 +41,8 @@ def simulate_training(
     Parameters
     ----------
     plan
-        How the step runs; its degrees multiply to the devices of the cluster.
+        How the step runs; its degrees multiply to the devices of the cluster. Balanced layers are written out in the
+        plan of the answer.
     architecture, cluster
         Objects, or what :meth:`Architecture.from_config` and :meth:`Cluster.parse` take.
     overlay
@@ -64,8 +68,12 @@ def simulate_training(
         raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
     problem = plan_problem(model, machine, plan)
     constants = step_constants(machine, problem.structure, overlay)
-    prepared = prepare(problem, plan_columns(plan), constants)
-    taken = {**(assumed or {}), **machine.assumed(), **plan.software.assumed()}
+    columns = plan_columns(plan)
+    if plan.layers_per_stage == "balanced":
+        problem = replace(problem, layout=balanced_layout(problem, columns, constants))
+        plan = plan.replace(layers_per_stage=problem.layout)
+    prepared = prepare(problem, columns, constants)
+    taken = {**(assumed or {}), **machine.assumed(), **plan.software.assumed(plan.schedule_name)}
     return _report(plan, problem, prepared, constants, taken)
 
 
@@ -164,11 +172,17 @@ def step_breakdown(prepared: Prepared, time: StepTime, schedule_s: float) -> dic
     What is done once a step is that of the stage where exchange and update take longest.
     """
     micro_batches = float(prepared.load.micro_batches)
-    busiest = max(time.stages, key=lambda s: float(s.forward_s + s.backward_s))
+    each = [float(s.forward_s + s.backward_s) for s in time.stages]
+    slowest = each.index(max(each))
+    busiest = time.stages[slowest]
     parts = dict.fromkeys(STEP_PARTS, 0.0)
     for table in (busiest.forward, busiest.backward):
         for name, seconds in table.items():
             parts[name] += micro_batches * float(seconds)
+    schedule, rank = prepared.load.schedule, int(prepared.stages[slowest].first)
+    pairs = paired_passes(schedule, rank, int(prepared.load.pp), int(micro_batches))
+    if pairs:
+        parts["ep"] -= pairs * pair_share(schedule) * float(busiest.saved_s)
     parts["bubble"] = max(0.0, schedule_s - sum(parts.values()))
     once = max(time.stages, key=lambda s: float(s.once_s))
     parts["gradients"], parts["parameters"] = float(once.gradients), float(once.parameters)
