@@ -92,6 +92,10 @@ class Line:
         return total(v * n for v, n in zip(self.values, counts, strict=True))
 
 
+def _sum(a: Line, b: Line) -> Line:
+    return Line([x + y for x, y in zip(a.values, b.values, strict=True)], a.first, a.repeats)
+
+
 @dataclass(frozen=True)
 class PartTimes:
     """Seconds of the parts of a pipelined model in model order: of one micro-batch each.
@@ -121,6 +125,9 @@ class _Device:
         Its nodes in front of its first backward pass.
     late_s
         What it does behind its last backward pass, at most.
+    drained_s
+        Where passes run in pairs: what the last micro-batch takes to its end from this device's forward pass of it on,
+        less what the device itself still has to do.
     """
 
     work_s: Number
@@ -129,6 +136,7 @@ class _Device:
     last: Number
     early_s: Number
     late_s: Number
+    drained_s: Number | None = None
 
 
 def split_bound(
@@ -145,7 +153,8 @@ def split_bound(
     Each device has work for a micro-batch as often as there are micro-batches. It cannot begin before the first one has
     come down to it, nor with backward passes before that one has gone through the whole model and back; it has nothing
     to do in between but the forward passes that its order puts there. When it has ended its last backward pass, the
-    gradient still goes down to the first part, whose own weights' gradient comes last. For equal parts and
+    gradient still goes down to the first part, whose own weights' gradient comes last. Where passes run in pairs, the
+    last micro-batch is forwarded from one pair's end to the next's. For equal parts and
     micro-batches enough, ZB-H1 takes ``m (F + I + W) + (p - 1) max(F + I - W, I, F)``, whose first case is that of its
     paper, and the bound is equal to the longest path.
 
@@ -186,13 +195,16 @@ def split_bound(
         start = maximum(parts.forward.before(device.entry) + hops(device.entry), through + turn - device.early_s)
         down = parts.inputs.before(device.last) + hops(device.last) + parts.weights.at(0)
         best = maximum(best, start + device.work_s + maximum(0, down - device.late_s))
+        if device.drained_s is not None:
+            drain = device.drained_s + 2 * hops(ends - 1) - hops(i)
+            best = maximum(best, start + device.work_s + where(pp > (2 if shape == "both" else 1), drain, 0))
     return best
 
 
 def _candidates(shape: str, parts: PartTimes, pp: Number, chunks: Number) -> list[Number]:
     """Devices worth asking: between the ends of runs, times change steadily from one device to the next."""
     last = pp / 2 - 1 if shape == "both" else pp - 1
-    found: list[Number] = [0 * pp, last]
+    found: list[Number] = [0, last]
     for first in parts.forward.first[1:]:
         for part in (first, first - 1):
             if shape == "loop":
@@ -234,6 +246,11 @@ def _dual(parts: PartTimes, i: Number, m: Number, half: Number, ends: Number, sa
     """``half`` devices with ``m`` micro-batches through both parts of each."""
     there, back = i, ends - 1 - i
     lines = (parts.forward, parts.inputs, parts.weights)
+    forward, whole = parts.forward, _sum(parts.inputs, parts.weights)
+    own = (half - i) * forward.at(back) + half * whole.at(back) + (2 * half - i) * whole.at(there)
+    pairs_s = forward.before(ends) - forward.before(i + 1) + whole.before(back)
+    down_s = whole.at(ends - 1) + parts.inputs.before(ends - 1) + parts.weights.at(0)
+    drained = pairs_s + down_s - own - (half - 1) * saved_s
     middle = where(i >= half - 1, 1, 0)
     pairs = 2 * (m - 2 * half + i + 1) - middle + half - 1 - i
     weights = maximum(parts.weights.at(there), parts.weights.at(back))
@@ -244,6 +261,7 @@ def _dual(parts: PartTimes, i: Number, m: Number, half: Number, ends: Number, sa
         last=there,
         early_s=(2 * half - 1 - i + middle) * parts.forward.at(there) + (i + 1) * parts.forward.at(back),
         late_s=(i + 1) * weights,
+        drained_s=drained,
     )
 
 

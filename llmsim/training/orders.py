@@ -236,9 +236,10 @@ def held(schedule: ScheduleName, rank: int, pp: int, chunks: int, micro_batches:
     """What a device holds at once, in chunks of one micro-batch: pairs of (results that wait for the gradients of
     inputs, operands that wait for those of weights), without pairs that another exceeds in both.
 
-    A pipeline repeats itself, so that many micro-batches hold as much as some.
+    All but GPipe repeat themselves, so that many micro-batches hold as much as some.
     """
-    order = device_order(schedule, rank, pp, chunks, _some(micro_batches, pp))
+    some = micro_batches if schedule == "gpipe" else _some(micro_batches, pp)
+    order = device_order(schedule, rank, pp, chunks, some)
     changes = {"F": (1, 0), "<": (1, 0), "B": (-1, 0), "&": (-1, 0), "I": (-1, 1), "W": (0, -1), ">": (0, 0)}
     whole = late = 0
     most: dict[int, int] = {}
