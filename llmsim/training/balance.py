@@ -10,11 +10,12 @@ import numpy as np
 
 from ..architecture import Architecture
 from .columns import Columns
-from .compose import kind_time, pass_seconds
+from .compose import kind_time
 from .constants import StepConstants
 from .memory import memory_limit, memory_of_stage, model_memory, stage_memory, stage_states
 from .orders import Route, routes
 from .prepare import Problem, prepare
+from .split import pass_seconds
 from .stages import Stage, model_kinds, part_counts
 
 Fits = Callable[[int, np.ndarray, np.ndarray], np.ndarray]

@@ -158,8 +158,8 @@ def split_bound(
     micro-batches enough, ZB-H1 takes ``m (F + I + W) + (p - 1) max(F + I - W, I, F)``, whose first case is that of its
     paper, and the bound is equal to the longest path.
 
-    In 10,000 random cases (two to eight devices, up to 40 micro-batches, parts that differ by up to twice, hops) the
-    longest path was above the bound by GAP_TEXT.
+    In the 10,000 random cases of ``benchmarks/schedule_bounds.py`` (parts of different seconds, hops, few micro-batches)
+    the longest path is above the bound by 0.8 % in the median, 7 % in nine of ten and 54 % at most; never below.
 
     Parameters
     ----------

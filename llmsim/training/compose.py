@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number, maximum, minimum, soft_maximum, total
 from ..hardware.network import NO_TRAFFIC, WireTime
-from .closed_forms import Line, PartTimes, StageTimes, closed_form, split_bound
+from .closed_forms import StageTimes, closed_form
 from .constants import StepConstants
 from .seconds import KindSeconds, PhaseSeconds
+from .split import PartLoad, split_pipeline
 
 HOST_SHARPNESS = 6.0
 MOE_FORWARD_SHARE = 0.4
@@ -73,29 +74,6 @@ class StageLoad:
         counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
         wires = self.gather.map(change), self.reduce.map(change)
         return StageLoad(counts, recomputed, change(self.repeats), *wires, change(self.update_s))
-
-
-@dataclass(frozen=True)
-class PartLoad:
-    """A run of equal parts of the model, for schedules that split backward passes.
-
-    Attributes
-    ----------
-    counts, recomputed
-        Layers of each kind in one of them, and how many of those compute their forward again.
-    first, repeats
-        Index of the first part, and how many there are.
-    """
-
-    counts: Sequence[Number]
-    recomputed: Sequence[Number]
-    first: Number
-    repeats: Number
-
-    def map(self, change: Callable[[Number], Number]) -> PartLoad:
-        """The same with every number changed (a selection of rows)."""
-        counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
-        return PartLoad(counts, recomputed, change(self.first), change(self.repeats))
 
 
 @dataclass(frozen=True)
@@ -356,7 +334,9 @@ def compose_step(load: StepLoad, c: StepConstants, times: Sequence[KindTime] | N
     if facts.split:
         if facts.paired:
             found = [replace(s, saved_s=_saved(s, c)) for s in found]
-        return StepTime(found, hop, _split_pipeline(load, times, found, hop), fixed)
+        saved = maximum(*(s.saved_s for s in found))
+        numbers = load.micro_batches, load.pp, load.chunks
+        return StepTime(found, hop, split_pipeline(load.schedule, load.parts, times, numbers, hop, saved), fixed)
     shape = StageTimes([s.forward_s for s in found], [s.backward_s for s in found], [s.repeats for s in load.stages])
     pipeline = closed_form(load.schedule, shape, load.micro_batches, load.pp, load.chunks, hop)
     return StepTime(found, hop, pipeline, fixed)
@@ -369,34 +349,6 @@ def _saved(stage: StageTime, c: StepConstants) -> Number:
     beside = stage.forward_s + stage.backward_s - transfer
     fraction = maximum(0, c.overlap["expert_on"] - c.overlap["expert"])
     return transfer - exposed(beside, transfer, fraction, c.contention)
-
-
-def pair_share(schedule: ScheduleName) -> float:
-    """Share of a device's work for one micro-batch that one pair of passes does."""
-    return 1.0 if schedule_facts(schedule).shape == "both" else 0.5
-
-
-def _split_pipeline(load: StepLoad, times: Sequence[KindTime], stages: Sequence[StageTime], hop: Number) -> Number:
-    first, repeats = [p.first for p in load.parts], [p.repeats for p in load.parts]
-    each = [pass_seconds(p.counts, p.recomputed, times) for p in load.parts]
-    lines = (Line(values, first, repeats) for values in zip(*each, strict=True))
-    saved = maximum(*(s.saved_s for s in stages)) * pair_share(load.schedule)
-    shape = load.micro_batches, load.pp, load.chunks
-    return split_bound(load.schedule, PartTimes(*lines), *shape, hop, saved)
-
-
-def pass_seconds(
-    counts: Sequence[Number], recomputed: Sequence[Number], times: Sequence[KindTime]
-) -> tuple[Number, Number, Number]:
-    """Seconds of the forward pass, of the gradients of inputs and of those of weights of some layers."""
-    forward: Number = 0
-    inputs: Number = 0
-    weights: Number = 0
-    for count, again, kind in zip(counts, recomputed, times, strict=True):
-        forward = forward + count * kind.forward.seconds
-        inputs = inputs + count * (kind.backward.seconds - kind.weight_s) + again * kind.recompute.seconds
-        weights = weights + count * kind.weight_s
-    return forward, inputs, weights
 
 
 def _stage_time(stage: StageLoad, times: Sequence[KindTime], c: StepConstants) -> StageTime:

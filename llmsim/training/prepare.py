@@ -16,10 +16,11 @@ from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, collective_time
 from ..plans.optimizer import get_optimizer
 from .columns import Columns, distinct, kind_sizes, take
-from .compose import PartLoad, StageLoad, StepLoad, UnitTraffic
+from .compose import StageLoad, StepLoad, UnitTraffic
 from .constants import StepConstants
 from .seconds import Keyed, KindRates, KindSeconds
 from .sharding import LocalParameters, exchange, local_parameters, updated_parameters
+from .split import PartLoad
 from .stages import Layout, Stage, body_kinds, model_kinds, part_table, stage_table
 from .structure import Structure, kind_terms
 

@@ -14,7 +14,7 @@ from ..core.shim import Number
 from ..hardware.cluster import Cluster
 from ..plans.training import TrainingPlan, violations
 from .balance import balanced_layout
-from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time, pair_share
+from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time
 from .constants import Overlay, StepConstants, step_constants
 from .conventions import published_flops
 from .intervals import log_width
@@ -25,6 +25,7 @@ from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
 from .result import StageReport, TrainingResult
+from .split import pair_share
 from .stages import Stage, chunk_counts, model_kinds
 
 
