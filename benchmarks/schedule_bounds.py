@@ -66,9 +66,8 @@ def main(cases: int) -> None:
     found["all"] = [value for own in found.values() for value in own]
     for name, values in found.items():
         low, middle, most, high = np.quantile(values, [0, 0.5, 0.9, 1])
-        print(
-            f"{name:15} {len(values):6} cases: least {low:.4f}, median {middle:.4f}, 90 % {most:.4f}, most {high:.4f}"
-        )
+        text = f"least {low:.4f}, median {middle:.4f}, nine of ten {most:.4f}, most {high:.4f}"
+        print(f"{name:15} {len(values):6} cases: {text}")
 
 
 if __name__ == "__main__":

@@ -172,6 +172,11 @@ class TrainingPlan(BaseModel):
         degrees += [("EP", self.expert_parallel), ("ETP", self.expert_tensor_parallel), ("DP", self.data_parallel)]
         text = " ".join(f"{name}{n}" for name, n in degrees if n > 1) or "one device"
         chunks = f" x{self.virtual_pipeline} chunks" if self.virtual_pipeline > 1 else ""
+        if schedule_facts(self.schedule_name).split:
+            chunks = f" {self.schedule_name}{chunks}"
+        if self.layers_per_stage != "even":
+            own = self.layers_per_stage
+            chunks += f" layers {own if isinstance(own, str) else '/'.join(map(str, own))}"
         sp = " SP" if self.sequence_parallel and self.tensor_parallel > 1 else ""
         return f"{text}{sp}{chunks} {self.sharding} micro-batch {self.micro_batch_size} recompute {self.recompute}"
 

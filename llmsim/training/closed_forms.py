@@ -154,12 +154,12 @@ def split_bound(
     come down to it, nor with backward passes before that one has gone through the whole model and back; it has nothing
     to do in between but the forward passes that its order puts there. When it has ended its last backward pass, the
     gradient still goes down to the first part, whose own weights' gradient comes last. Where passes run in pairs, the
-    last micro-batch is forwarded from one pair's end to the next's. For equal parts and
-    micro-batches enough, ZB-H1 takes ``m (F + I + W) + (p - 1) max(F + I - W, I, F)``, whose first case is that of its
-    paper, and the bound is equal to the longest path.
+    last micro-batch is forwarded from one pair's end to the next's.
 
-    In the 10,000 random cases of ``benchmarks/schedule_bounds.py`` (parts of different seconds, hops, few micro-batches)
-    the longest path is above the bound by 0.8 % in the median, 7 % in nine of ten and 54 % at most; never below.
+    For equal parts, free hops and micro-batches enough the bound is equal to the longest path: ZB-H1 takes
+    ``m (F + I + W) + (p - 1) max(F + I - W, I, F)``, whose first case is that of its paper. In the 10,000 random cases
+    of ``benchmarks/schedule_bounds.py`` (unequal parts, hops, few micro-batches) the longest path is above the bound by
+    0.8 % in the median, 7 % in nine of ten and 34 % at most; never below.
 
     Parameters
     ----------
