@@ -1,5 +1,6 @@
 """Plans with schedules of all kinds: simulation, memory, search, what is refused, and how layers are spread."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -16,6 +17,7 @@ from llmsim.core.formats import get_format
 from llmsim.core.pipelines import SCHEDULES, schedule_facts
 from llmsim.core.saved import weight_operands
 from llmsim.core.sharding import mesh_sharding
+from llmsim.core.symbolic import symbol
 from llmsim.core.terms import Sizes
 from llmsim.hardware.cluster import Cluster
 from llmsim.hardware.profiles import build
@@ -25,9 +27,11 @@ from llmsim.search.evaluate import evaluate_space
 from llmsim.search.plan import plan_training
 from llmsim.search.space import SearchSpace, enumerate_plans
 from llmsim.training.balance import split_layers, spread_layers
-from llmsim.training.compose import STEP_PARTS
+from llmsim.training.compose import STEP_PARTS, compose_step
+from llmsim.training.constants import step_constants
 from llmsim.training.orders import routes
-from llmsim.training.problem import plan_problem
+from llmsim.training.prepare import prepare
+from llmsim.training.problem import plan_columns, plan_problem
 from llmsim.training.simulate import simulate_training
 
 LLAMA, MIXTRAL = (Architecture.from_config(name) for name in ("llama-3-8b", "mixtral-8x7b"))
@@ -102,6 +106,22 @@ def test_what_weights_wait_for():
         LAYERS["gpt"], mesh_sharding(sequence_parallel=False), kernels((("q", "k", "v"),)), formats=CLASSES
     )
     assert sympy.simplify(sizes.size(terms) - 32 * s * b * h) == 0
+
+
+@pytest.mark.parametrize("schedule", SPLIT)
+def test_one_formula_for_numbers_and_symbols(schedule):
+    one = plan(schedule)
+    problem, numbers = plan_problem(LLAMA, CLUSTER, one), plan_columns(one)
+    constants = step_constants(CLUSTER, problem.structure)
+    symbols = {name: symbol(name, getattr(numbers, name)) for name in ("sequence", "micro_batches", "tp", "dp")}
+
+    def seconds(columns):
+        return compose_step(prepare(problem, columns, constants).load, constants).seconds
+
+    single, closed = seconds(numbers), seconds(replace(numbers, **symbols))
+    assert closed.value == pytest.approx(float(single), rel=1e-12)
+    assert float(closed.expr.xreplace({s.expr: s.value for s in symbols.values()})) == pytest.approx(float(single))
+    assert step(schedule).step_time_s >= float(single) * (1 - 1e-9)
 
 
 def test_pairs_hide_expert_transfers():

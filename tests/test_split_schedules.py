@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsim.core.pipelines import SCHEDULES, schedule_facts
-from llmsim.training.closed_forms import Line, PartTimes, split_bound
+from llmsim.training.closed_forms import Line, PartTimes, in_flight, split_bound
 from llmsim.training.longest_path import longest_path, pipeline_seconds
 from llmsim.training.orders import device_order, held, paired_passes, routes
 
@@ -255,6 +255,8 @@ def test_orders_refuse_what_they_are_not_defined_for():
     for name, p, m in (("dualpipe", 3, 8), ("dualpipe", 4, 9), ("dualpipe", 4, 6), ("dualpipe-v", 4, 7)):
         with pytest.raises(ValueError, match=r"dualpipe|stages"):
             device_order(name, 0, p, 2, m)
+    with pytest.raises(ValueError, match="splits backward"):
+        in_flight("zb-v", 0, 4, 2, 8)
     with pytest.raises(ValueError, match="equal groups"):
         device_order("interleaved-zb", 0, 4, 2, 13)
 

@@ -36,7 +36,13 @@ def closed_form(
     ``max_i [m T_i + sum_{j<i} T_j]``: stage i cannot start before the stages in front of it have passed the first
     micro-batch on, nor can they end before it has passed the last one back; interleaving divides that part by the
     chunks.
+
+    Raises
+    ------
+    ValueError
+        For a schedule that splits them: :func:`split_bound`.
     """
+    _whole(schedule)
     runs = range(len(times.repeats))
     if schedule == "gpipe":
         seconds: Number = 2 * (pp - 1) * hop_s
@@ -54,6 +60,11 @@ def closed_form(
         best = maximum(best, micro_batches * stage + reached + 2 * (hops - 1) * hop_s)
         before = before + times.repeats[s] * stage
     return best
+
+
+def _whole(schedule: ScheduleName) -> None:
+    if schedule_facts(schedule).split:
+        raise ValueError(f"schedule {schedule} splits backward passes")
 
 
 @dataclass(frozen=True)
@@ -271,7 +282,13 @@ def in_flight(schedule: ScheduleName, first: Number, pp: Number, chunks: Number,
 
     GPipe m; 1F1B ``min(m, p - i)``; interleaved ``min(m v, 2 (p - i - 1) + (v - 1) p + 1)``. Schedules that split
     backward passes: :func:`~llmsim.training.orders.held`.
+
+    Raises
+    ------
+    ValueError
+        For one of those.
     """
+    _whole(schedule)
     if schedule == "gpipe":
         return micro_batches
     if schedule == "1f1b":

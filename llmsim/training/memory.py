@@ -34,7 +34,8 @@ from .structure import KindTerms, kind_terms
 MEMORY_PARTS = (
     "parameters", "gradients", "optimizer", "activations", "head", "recomputed", "transients", "unsharded", "workspace",
 )  # fmt: skip
-"""Parts of allocated memory: model states; activations in flight; those of the head and its loss; what a layer in
+"""Parts of allocated memory: model states; activations in flight, with operands that wait for the gradients of weights
+where a schedule computes these later; those of the head and its loss; what a layer in
 backward makes again, and the gradients inside it; whole parameters and gradients of the units at work under full
 sharding; kernel workspaces."""
 
@@ -88,7 +89,7 @@ def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
 
 @dataclass
 class StageMemory:
-    """Memory of a stage at its peak (of a run of equal ones: of the first, which holds the most).
+    """Memory of a stage at its peak (of a run of equal ones: of the one that holds the most).
 
     Attributes
     ----------
