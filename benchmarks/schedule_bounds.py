@@ -65,7 +65,7 @@ def main(cases: int) -> None:
         found[name].append(gap(name, n // len(SPLIT) % 3, n % 7 == 0, rng))
     found["all"] = [value for own in found.values() for value in own]
     for name, values in found.items():
-        low, middle, most, high = np.quantile(values, [0, 0.5, 0.9, 1])
+        low, middle, most, high = np.quantile(values, [0, 0.5, 0.9, 1]).round(9) + 0.0
         text = f"least {low:.4f}, median {middle:.4f}, nine of ten {most:.4f}, most {high:.4f}"
         print(f"{name:15} {len(values):6} cases: {text}")
 

@@ -198,10 +198,10 @@ def evaluated(space, global_batch=32):
 
 def test_columns_hold_every_valid_plan_once_with_its_own_numbers():
     shape = {"pipeline_parallel": (1, 2, 4), "virtual_pipeline": (1, 2)}
-    found, plans = evaluated(SearchSpace(**FEW, **shape, schedule=SCHEDULES, sharding=("zero1", "ddp")))
+    found, plans = evaluated(SearchSpace(**FEW, **shape, schedule=SCHEDULES, sharding=("zero1",)))
     allowed = set()
     for tp, pp, v, mb, again, name, sharding, sp in product(
-        (1, 2), (1, 2, 4), (1, 2), (1, 2), ("none", "full"), SCHEDULES, ("zero1", "ddp"), (True, False)
+        (1, 2), (1, 2, 4), (1, 2), (1, 2), ("none", "full"), SCHEDULES, ("zero1",), (True, False)
     ):
         if not schedule_facts(name).takes(v) or (pp == 1) > (name == "1f1b") or sp > (tp > 1):
             continue
