@@ -15,6 +15,7 @@ import typer
 
 from ._version import __version__
 from .core.errors import InputError, LlmsimError
+from .core.pipelines import SCHEDULES
 from .core.units import parse_count, parse_length
 
 app = typer.Typer(
@@ -135,6 +136,10 @@ def plan_train(
     recompute: Annotated[str | None, typer.Option(help="Allowed settings, joined by semicolons.")] = None,
     sharding: Annotated[str | None, typer.Option(help="Allowed of ddp, zero1, zero2, zero3, hsdp.")] = None,
     context_kind: Annotated[str | None, typer.Option(help="Allowed of ring, all_gather, ulysses.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help=f"Allowed of {', '.join(SCHEDULES)}; by default 1f1b and interleaved.")
+    ] = None,
+    layers_per_stage: Annotated[str | None, typer.Option(help="Allowed of even, balanced; by default even.")] = None,
     ignore_key: IgnoreKeys = None,
     out: Annotated[Path | None, typer.Option(help="Write the best plan to this YAML file.")] = None,
 ) -> None:
@@ -156,6 +161,8 @@ def plan_train(
         "recompute": None if recompute is None else tuple(part.strip() for part in recompute.split(";")),
         "sharding": _names(sharding),
         "context_kind": _names(context_kind),
+        "schedule": _names(schedule),
+        "layers_per_stage": _names(layers_per_stage),
     }
     answer = plan_training(
         Architecture.from_config(model, ignore=ignore_key or ()),

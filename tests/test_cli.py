@@ -179,3 +179,20 @@ def test_compare_prints_tables_and_the_same_numbers_as_json(tmp_path):
     pytest.importorskip("plotly")
     run(*question, "--figure", str(page))
     assert "llama-3-8b" in page.read_text(encoding="utf-8")
+
+
+def test_schedules_reach_the_search_and_the_simulation(tmp_path):
+    out = tmp_path / "plan.yaml"
+    filters = {"pipeline_parallel": "4", "schedule": "zb-h1,dualpipe", "layers_per_stage": "even,balanced"}
+    data = json.loads(run(*plan("--json", "--out", out, **filters)))
+    plans = [job["result"]["plan"] for job in data["best"]]
+    assert {p["schedule"] for p in plans} <= {"zb-h1", "dualpipe"}
+    assert "zb-h1, dualpipe as if megatron-core had it" in data["assumed"]["schedule"]
+    again = json.loads(run(*with_plan(out), "--json"))
+    assert again["plan"] == plans[0]
+    assert again["step_time_s"] == data["best"][0]["result"]["step_time_s"]
+    balanced = simulate("--json", pipeline_parallel=4, data_parallel=2, schedule="zb-h1", layers_per_stage="balanced")
+    written = json.loads(run(*balanced))["plan"]["layers_per_stage"]
+    listed = json.loads(run(*balanced[:-2], f"layers_per_stage={written}", "--json"))
+    assert listed["plan"]["layers_per_stage"] == written
+    assert "zb-h1 layers" in run(*[part for part in balanced if part != "--json"])

@@ -4,15 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsim.training.schedules import (
-    StageTimes,
-    closed_form,
-    device_order,
-    in_flight,
-    longest_path,
-    most_held,
-    pipeline_seconds,
-)
+from llmsim.training.closed_forms import StageTimes, closed_form, in_flight
+from llmsim.training.longest_path import longest_path, pipeline_seconds
+from llmsim.training.orders import device_order, most_held
 
 
 def equal(p: int, chunks: int, forward: float = 1.0, backward: float = 2.0):

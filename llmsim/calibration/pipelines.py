@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..core.pipelines import ScheduleName
 from ..core.shim import Number
 from ..training.compose import KindTime, StepLoad, StepTime
-from ..training.schedules import ScheduleName, longest_path
+from ..training.longest_path import longest_path
 from ..training.stages import chunk_counts
 from .runs import RunPlan
 

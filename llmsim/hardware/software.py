@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ..core.errors import InputError, unknown_name
 from ..core.inventory import Inventory, KernelRow, parse_row
 from ..core.operators import HIGH
+from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.provenance import Quantity
 from .profiles import build, profile_names, profiles_root, read_profile, read_yaml
 
@@ -160,12 +161,14 @@ class Defaults(BaseModel):
 
 
 class Choices(BaseModel):
-    """What the stack can do, best first: what a search chooses from."""
+    """What the stack can do, best first: what a search chooses from; of schedules it takes 1F1B and interleaving
+    unless it is told to look at others."""
 
     model_config = _STRICT
 
     sharding: tuple[Literal["ddp", "zero1", "zero2", "zero3", "hsdp"], ...] = ("zero1",)
     context_kind: tuple[Literal["ring", "all_gather", "ulysses"], ...] = ("ring",)
+    schedule: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
 
 
 class Software(BaseModel):
@@ -234,11 +237,17 @@ class Software(BaseModel):
     releases: dict[str, dict[str, Any]] = Field(default_factory=dict)
     notes: str = ""
 
-    def assumed(self) -> dict[str, str]:
-        """What a release takes over from the framework's newest, where the profile does not know it."""
-        if not self.release or any(_matches(self.release, pattern) for pattern in self.releases):
-            return {}
-        return {"release": f"{self.release} like the newest {self.name} (its profile has no rows for this release)"}
+    def assumed(self, *schedules: ScheduleName) -> dict[str, str]:
+        """What a release takes over from the framework's newest, where the profile does not know it; and schedules that
+        split backward passes and that the framework does not offer."""
+        found: dict[str, str] = {}
+        if self.release and not any(_matches(self.release, pattern) for pattern in self.releases):
+            found["release"] = f"{self.release} like the newest {self.name} (its profile has no rows for this release)"
+        foreign = [s for s in schedules if schedule_facts(s).split and s not in self.choices.schedule]
+        if foreign:
+            offered = ", ".join(self.choices.schedule)
+            found["schedule"] = f"{', '.join(foreign)} as if {self.name} had it (its profile lists {offered})"
+        return found
 
     def inventory(self, **override: str) -> Inventory:
         """The kernel rows that this stack uses; keywords replace implementations (``attention="math"``)."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError, unknown_name
+from ..core.pipelines import SCHEDULES, ScheduleName, fewest_micro_batches, schedule_facts
 from ..hardware.profiles import Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
 from ..layers.base import LayerKind
@@ -20,6 +21,7 @@ from .recompute import parse_recompute
 
 Degree = Annotated[Whole, Field(ge=1, le=1_000_000)]
 Count = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
+Layers = Annotated[Whole, Field(ge=0, le=1_000_000)]
 
 
 class TrainingPlan(BaseModel):
@@ -44,6 +46,10 @@ class TrainingPlan(BaseModel):
         What data-parallel ranks share out; for ``hsdp`` over groups of ``shard_group`` ranks.
     schedule
         Of the pipeline; interleaved where there are several chunks.
+    layers_per_stage
+        Layers of each part of the pipeline in model order (part ``c * pipeline_parallel + i`` is chunk c of stage i;
+        in V-shaped schedules chunk 1 comes back from the last stage to the first), ``even``, or ``balanced``: so that
+        the slowest stage is as fast as can be, and every stage fits where that is possible.
     recompute
         ``none``, ``full``, ``selective``, ``selective:layernorm,moe_act`` ...; see
         :func:`llmsim.plans.recompute.parse_recompute`.
@@ -74,7 +80,8 @@ class TrainingPlan(BaseModel):
     context_kind: Literal["ring", "all_gather", "ulysses"] = "ring"
     sharding: ShardingName = "zero1"
     shard_group: Degree | None = None
-    schedule: Literal["gpipe", "1f1b", "interleaved"] | None = None
+    schedule: ScheduleName | None = None
+    layers_per_stage: Literal["even", "balanced"] | tuple[Layers, ...] = "even"
     recompute: str = "none"
     precision: str = "bf16"
     optimizer: str = "adamw"
@@ -82,6 +89,11 @@ class TrainingPlan(BaseModel):
     imbalance: Real | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
     framework: str = "megatron-core"
     release: str = ""
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _schedule(cls, value: Any) -> Any:
+        return value if value is None else _own_error(schedule_name, value)
 
     @field_validator("recompute")
     @classmethod
@@ -105,10 +117,14 @@ class TrainingPlan(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingPlan:
-        if self.schedule == "interleaved" and self.virtual_pipeline == 1:
-            raise ValueError("schedule interleaved needs virtual_pipeline above 1")
-        if self.schedule in ("gpipe", "1f1b") and self.virtual_pipeline > 1:
-            raise ValueError(f"schedule {self.schedule} runs one chunk per stage: virtual_pipeline must be 1")
+        if self.schedule is not None:
+            chunks = schedule_facts(self.schedule).chunks
+            if chunks == "several" and self.virtual_pipeline == 1:
+                raise ValueError(f"schedule {self.schedule} needs virtual_pipeline above 1")
+            if chunks == "two" and self.virtual_pipeline != 2:
+                raise ValueError(f"schedule {self.schedule} runs two chunks per stage: virtual_pipeline must be 2")
+            if chunks == "one" and self.virtual_pipeline > 1:
+                raise ValueError(f"schedule {self.schedule} runs one chunk per stage: virtual_pipeline must be 1")
         if self.shard_group is not None and self.sharding != "hsdp":
             raise ValueError(f"shard_group is for sharding hsdp, not {self.sharding}")
         return self
@@ -124,9 +140,14 @@ class TrainingPlan(BaseModel):
         return -(-self.global_batch_size // (self.micro_batch_size * self.data_parallel))
 
     @property
-    def schedule_name(self) -> Literal["gpipe", "1f1b", "interleaved"]:
+    def schedule_name(self) -> ScheduleName:
         """The schedule that runs: interleaved where there are chunks, else 1F1B, unless one was named."""
         return self.schedule or ("interleaved" if self.virtual_pipeline > 1 else "1f1b")
+
+    @property
+    def layout(self) -> tuple[int, ...] | None:
+        """Layers of each part, where the plan lists them."""
+        return None if isinstance(self.layers_per_stage, str) else self.layers_per_stage
 
     @property
     def software(self) -> Software:
@@ -153,8 +174,27 @@ class TrainingPlan(BaseModel):
         degrees += [("EP", self.expert_parallel), ("ETP", self.expert_tensor_parallel), ("DP", self.data_parallel)]
         text = " ".join(f"{name}{n}" for name, n in degrees if n > 1) or "one device"
         chunks = f" x{self.virtual_pipeline} chunks" if self.virtual_pipeline > 1 else ""
+        if schedule_facts(self.schedule_name).split:
+            chunks = f" {self.schedule_name}{chunks}"
+        if self.layers_per_stage != "even":
+            own = self.layers_per_stage
+            chunks += f" layers {own if isinstance(own, str) else '/'.join(map(str, own))}"
         sp = " SP" if self.sequence_parallel and self.tensor_parallel > 1 else ""
         return f"{text}{sp}{chunks} {self.sharding} micro-batch {self.micro_batch_size} recompute {self.recompute}"
+
+
+def schedule_name(name: object) -> ScheduleName:
+    """A schedule by name.
+
+    Raises
+    ------
+    InputError
+        For an unknown one, with the nearest names.
+    """
+    for known in SCHEDULES:
+        if known == str(name).strip().lower():
+            return known
+    raise unknown_name("schedule", name, SCHEDULES)
 
 
 def read_plan(path: str | Path) -> dict[str, Any]:
@@ -245,6 +285,32 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
         found.append(
             "sharding: fully sharded parameters with an interleaved pipeline are not modelled; allowed: 1f1b or gpipe"
         )
+    return found + _schedule_violations(plan, architecture)
+
+
+def _schedule_violations(plan: TrainingPlan, architecture: Architecture) -> list[str]:
+    found: list[str] = []
+    p, m, name = plan.pipeline_parallel, plan.micro_batches, plan.schedule_name
+    facts = schedule_facts(name)
+    if facts.split and plan.sharding in ("zero3", "hsdp") and p > 1:
+        found.append(f"sharding: fully sharded parameters with {name} are not modelled; allowed: 1f1b or gpipe")
+    if facts.shape == "both" and p % 2:
+        found.append(f"schedule: {name} needs an even number of stages, not {p}; nearest: {nearest_schedule(plan)}")
+    elif facts.shape == "both" and m % 2:
+        text = f"schedule: {name} needs an even number of micro-batches, not {m}"
+        found.append(f"{text}; nearest: {nearest_schedule(plan)}")
+    elif m < fewest_micro_batches(name, p):
+        text = f"schedule: {name} needs at least {fewest_micro_batches(name, p)} micro-batches (two a stage), not {m}"
+        found.append(f"{text}; nearest: {nearest_schedule(plan)}")
+    elif name == "interleaved-zb" and m % p:
+        text = f"schedule: {name} takes micro-batches in multiples of the {p} stages, not {m}"
+        found.append(f"{text}; nearest: {nearest_schedule(plan)}")
+    if plan.layout is not None:
+        parts, layers = p * plan.virtual_pipeline, len(architecture.layers)
+        if len(plan.layout) != parts:
+            found.append(f"layers_per_stage: {len(plan.layout)} numbers for {parts} parts; allowed: {parts} of them")
+        elif sum(plan.layout) != layers:
+            found.append(f"layers_per_stage: {sum(plan.layout)} layers in all; allowed: {layers}, all of the model's")
     return found
 
 
@@ -269,6 +335,11 @@ def _context_violations(plan: TrainingPlan, kinds: Sequence[LayerKind]) -> list[
             if value % ways
         ]
     return found
+
+
+def nearest_schedule(plan: TrainingPlan) -> ScheduleName:
+    """The schedule most like a plan's that its stages and micro-batches allow."""
+    return "zb-h1" if plan.virtual_pipeline == 1 else "zb-v" if plan.virtual_pipeline == 2 else "interleaved"
 
 
 def _batch_violations(plan: TrainingPlan) -> list[str]:

@@ -107,7 +107,11 @@ def write_figure(found: Comparison, path: Path) -> None:
     """
     if path.suffix.lower() != ".html":
         raise InputError("figure", str(path), "a file that ends in .html", path.with_suffix(".html").name)
-    write_whole(path, _figure_page(found).to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False}), "figure")
+    write_whole(
+        path,
+        _figure_page(found).to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False}),
+        "figure",
+    )
 
 
 def _figure_page(found: Comparison) -> Any:

@@ -7,7 +7,7 @@ not timed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..architecture import Architecture
 from ..core.errors import InputError
+from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
@@ -163,7 +164,8 @@ def variants(
                 )
                 for sharding in shardings:
                     alone = sharding == "zero3" and set(shardings) <= {"zero3", "hsdp"}
-                    yield from _scheduled(Problem(architecture, cluster, structure, sharding), mask, table, alone)
+                    problem = Problem(architecture, cluster, structure, sharding)
+                    yield from _scheduled(problem, mask, table, alone, space.schedule or USUAL_SCHEDULES)
 
 
 def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -> InputError:
@@ -174,10 +176,12 @@ def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -
         "context_kind": "ulysses needs key/value heads that context_parallel x tensor_parallel divides",
         "sequence_parallel": "it needs a sequence that tensor_parallel x context_parallel divides, and experts under "
         "tensor parallelism need it",
+        "schedule": "each has its number of chunks per stage (one, two or several); dualpipe takes even numbers of "
+        "stages and micro-batches, and like dualpipe-v at least two micro-batches a stage",
     }
     field = next((name for name in rules if getattr(space, name)), "sharding")
     value = getattr(space, field) or getattr(software.choices, field)
-    return InputError(field, value, rules[field], why="leaves no plan")
+    return InputError(field, value, rules[field], "1f1b" if field == "schedule" else None, why="leaves no plan")
 
 
 def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
@@ -189,9 +193,15 @@ def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _scheduled(problem: Problem, mask: np.ndarray, table: Table, alone: bool) -> Iterator[Variant]:
+USUAL_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
+"""What is looked at unless a space says otherwise."""
+
+
+def _scheduled(
+    problem: Problem, mask: np.ndarray, table: Table, alone: bool, schedules: Sequence[ScheduleName]
+) -> Iterator[Variant]:
     """One variant a schedule; full sharding goes without a pipeline, and without ranks to share with only where
-    nothing else is allowed."""
+    nothing else is allowed. Without a pipeline all schedules are one, and go by the name of 1F1B."""
     group: int | None = None
     ranks = table["dp"] * table["cp"]
     if problem.fully_sharded:
@@ -199,12 +209,27 @@ def _scheduled(problem: Problem, mask: np.ndarray, table: Table, alone: bool) ->
     if problem.sharding == "hsdp":
         group = problem.cluster.domain
         mask = mask & (ranks > group) & (ranks % group == 0)
-    plain = np.flatnonzero(mask & (table["chunks"] == 1))
-    if len(plain):
-        yield Variant(replace(problem, schedule="1f1b"), plain, group)
-    interleaved = np.flatnonzero(mask & (table["chunks"] > 1))
-    if len(interleaved):
-        yield Variant(replace(problem, schedule="interleaved"), interleaved, group)
+    every: dict[ScheduleName, None] = dict.fromkeys(("1f1b", *schedules))
+    for schedule in every:
+        own = _runs(schedule, table) if schedule in schedules else np.zeros(len(table), bool)
+        if schedule == "1f1b":
+            own = own | (table["pp"] == 1)
+        rows = np.flatnonzero(mask & own)
+        if len(rows):
+            yield Variant(replace(problem, schedule=schedule), rows, group)
+
+
+def _runs(schedule: ScheduleName, table: Table) -> np.ndarray:
+    """Rows with a pipeline that a schedule is defined for."""
+    facts, pp, m, chunks = schedule_facts(schedule), table["pp"], table["micro_batches"], table["chunks"]
+    mask = np.isin(chunks, [c for c in np.unique(chunks) if facts.takes(int(c))]) & (pp > 1)
+    if facts.paired:
+        mask = mask & (m >= 2 * pp)
+    if facts.shape == "both":
+        mask = mask & (pp % 2 == 0) & (m % 2 == 0)
+    if facts.chunks == "several":
+        mask = mask & (m % pp == 0)
+    return mask
 
 
 @dataclass(frozen=True)
@@ -249,7 +274,7 @@ class _Evaluator:
     imbalance: float
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
     _rates: dict[Structure, list[KindRates]] = field(default_factory=dict)
-    _kinds: dict[Structure, _Kinds] = field(default_factory=dict)
+    _kinds: dict[object, _Kinds] = field(default_factory=dict)
     _shared: dict[object, _Shared] = field(default_factory=dict)
 
     @cached_property
@@ -262,6 +287,7 @@ class _Evaluator:
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
+        """Stages of the whole table where a stage's chunks follow each other in a loop."""
         return stage_table(self.architecture, self.table["pp"], self.table["chunks"])
 
     def columns(self, group: int | None) -> Columns:
@@ -278,12 +304,15 @@ class _Evaluator:
         """The layer kinds under a structure; in how many layers it recomputes does not matter."""
         recompute = replace(problem.structure.recompute, layers=parse_recompute("full").layers)
         structure = replace(problem.structure, recompute=recompute)
-        if structure not in self._kinds:
+        facts = problem.facts
+        key = (structure, facts.split, facts.paired)
+        if key not in self._kinds:
             alike = replace(problem, structure=structure)
             seconds = model_seconds(alike, self.rates(problem))
-            times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v) for k in seconds]
-            self._kinds[structure] = _Kinds(seconds, times, model_memory(alike, self.keys.columns))
-        return self._kinds[structure]
+            whole = not facts.paired
+            times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v, whole=whole) for k in seconds]
+            self._kinds[key] = _Kinds(seconds, times, model_memory(alike, self.keys.columns))
+        return self._kinds[key]
 
     def rates(self, problem: Problem) -> list[KindRates]:
         """Rates of the layer kinds for each distinct key, whatever is recomputed."""
@@ -294,7 +323,7 @@ class _Evaluator:
 
     def parameters(self, problem: Problem, group: int | None) -> list[LocalParameters]:
         """Parameters of one layer of each kind, for each row."""
-        key = (problem.structure.sequence_parallel, group)
+        key = (problem.structure.sequence_parallel, group, problem.facts.copies, problem.facts.shape == "loop")
         if key not in self._parameters:
             self._parameters[key] = kind_parameters(problem, self.columns(group))
         return self._parameters[key]
@@ -306,7 +335,10 @@ class _Evaluator:
         key = (alike.structure, alike.sharding, alike.schedule, variant.shard_group)
         if key not in self._shared:
             columns = self.columns(variant.shard_group).take(rows)
-            stages = [_stage_rows(s, rows) for s in self.stages]
+            if problem.facts.shape == "loop":
+                stages = [_stage_rows(s, rows) for s in self.stages]
+            else:
+                stages = list(problem.stages(columns))
             own = [_rows(p, rows) for p in self.parameters(alike, variant.shard_group)]
             inverse = rows if self.keys.rows is None else self.keys.rows[rows]
             load = step_load(alike, columns, stages, own, (), self.constants)
@@ -331,11 +363,13 @@ class _Evaluator:
         return step, memory
 
     def _time(self, problem: Problem, load: StepLoad, kinds: _Kinds, keys: np.ndarray) -> Number:
-        load = load.recomputing([recomputed_layers(problem, stage.counts) for stage in load.stages])
+        load = load.recomputing(lambda counts: recomputed_layers(problem, counts))
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
             load = replace(load, kinds=[k.map(lambda v: take(v, keys)) for k in kinds.seconds])
             return compose_step(load, self.constants).seconds
-        return compose_step(load, self.constants, [t.map(lambda v: take(v, keys)) for t in kinds.times]).seconds
+        whole = not problem.facts.paired
+        times = [t.map(lambda v: take(v, keys), whole=whole) for t in kinds.times]
+        return compose_step(load, self.constants, times).seconds
 
 
 Record = TypeVar("Record", LocalParameters, KindMemory, ElementCost)

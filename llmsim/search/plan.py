@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 from .._version import __version__
 from ..architecture import Architecture
@@ -205,6 +205,7 @@ def plan_training(
         sequence, global_batch, precision, optimizer, software, release, imbalance, assumed, architecture
     )
     chosen = space or SearchSpace()
+    assumed.update(software.assumed(*(chosen.schedule or ())))
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
     base = plan_problem(architecture, machine, template).structure
     found = evaluate_space(
@@ -219,7 +220,7 @@ def plan_training(
     )
     if not found.fits.any():
         raise _nothing_fits(found, template, architecture, machine)
-    finalists = _finalists(found, template, architecture, machine, top)
+    finalists = _finalists(found, template, architecture, machine, top, chosen.layers_per_stage)
     best = _differing(finalists, top)
     jobs = [
         PlannedJob(r, job_cost(r.step_time_s, r.tokens_per_step, tokens, machine) if tokens else None) for r in best
@@ -286,11 +287,24 @@ def _template(
 
 
 def _finalists(
-    found: Candidates, template: TrainingPlan, architecture: Architecture, cluster: Cluster, top: int
+    found: Candidates,
+    template: TrainingPlan,
+    architecture: Architecture,
+    cluster: Cluster,
+    top: int,
+    spreads: Sequence[Literal["even", "balanced"]],
 ) -> list[TrainingResult]:
-    """The best few of each kind with their exact schedules, fastest first."""
+    """The best few of each kind with their exact schedules, fastest first.
+
+    Closed forms know an even spread of layers over stages only: plans that are near with it are tried with others.
+    """
     plans = [candidate_plan(found, i, template) for i in fastest_by_kind(found, top + 3, FINALISTS_PER_KIND)]
     results = [simulate_training(p, architecture, cluster) for p in dict.fromkeys(plans)]
+    if "balanced" in spreads:
+        again = [p.replace(layers_per_stage="balanced") for p in dict.fromkeys(plans) if p.pipeline_parallel > 1]
+        other = [r for p in again if (r := simulate_training(p, architecture, cluster)).fits]
+        kept = [r for r in results if "even" in spreads or r.plan.pipeline_parallel == 1]
+        results = kept + other or results
     return sorted(results, key=lambda r: r.step_time_s)
 
 

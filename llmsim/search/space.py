@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
+from ..core.pipelines import ScheduleName
 from ..plans.recompute import parse_recompute
-from ..plans.training import Count, Degree, nearest_divisor
+from ..plans.training import Count, Degree, nearest_divisor, schedule_name
 
 Degrees = Annotated[tuple[Degree, ...], Field(min_length=1)]
 
@@ -34,6 +35,10 @@ class SearchSpace(BaseModel):
         Allowed sizes.
     recompute, sharding, context_kind, sequence_parallel
         Allowed settings.
+    schedule
+        Allowed pipeline schedules; None takes 1F1B, and interleaving where there are chunks.
+    layers_per_stage
+        Allowed ways to spread layers over stages: with ``balanced`` the finalists are tried that way too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +54,16 @@ class SearchSpace(BaseModel):
     sharding: Annotated[tuple[ShardingName, ...], Field(min_length=1)] | None = None
     context_kind: Annotated[tuple[ContextKind, ...], Field(min_length=1)] | None = None
     sequence_parallel: Annotated[tuple[bool, ...], Field(min_length=1)] | None = None
+    schedule: Annotated[tuple[ScheduleName, ...], Field(min_length=1)] | None = None
+    layers_per_stage: Annotated[tuple[Literal["even", "balanced"], ...], Field(min_length=1)] = ("even",)
+
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _schedule(cls, values: Any) -> Any:
+        try:
+            return None if values is None else tuple(schedule_name(v) for v in values)
+        except InputError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("recompute")
     @classmethod
@@ -152,6 +167,8 @@ def enumerate_plans(
     _require(table, space, ("micro_batch_size",), f"divisors of the {largest:,} sequences of a rank", largest)
     table.add("micro_batches", global_batch // (table["dp"] * table["micro_batch"]))
     short = (table["chunks"] > 1) & (table["micro_batches"] % table["pp"] != 0)
+    if {"zb-v", "dualpipe-v"} & set(space.schedule or ()):
+        short = short & (table["chunks"] != 2)
     table.keep("interleaving needs micro-batches in multiples of the stages", ~short)
     _require(table, space, ("virtual_pipeline",), "1 where micro-batches are no multiple of the stages", 1)
     _cross_experts(table, kinds, space)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from ..core.shim import Number, ceil_div, minimum
+from ..core.symbolic import Symbolic
 from ..core.terms import Sizes
 from ..layers.base import LayerKind
 from .structure import Structure
@@ -148,6 +149,21 @@ def distinct(columns: Columns, names: Sequence[str]) -> tuple[Columns, np.ndarra
         code = code * len(values) + number.reshape(-1)
     _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
     return columns.take(first), inverse.reshape(-1)
+
+
+def distinct_rows(values: Sequence[Number]) -> tuple[list[tuple[int, ...]], np.ndarray | None]:
+    """The distinct combinations of whole numbers side by side, and for each row the number of its own (None where all
+    are single numbers)."""
+    values = [v if np.ndim(v) else int(v.value if isinstance(v, Symbolic) else v) for v in values]
+    if all(np.ndim(v) == 0 for v in values):
+        return [tuple(values)], None
+    table = np.stack(np.broadcast_arrays(*values)).astype(np.int64)
+    code = np.zeros(table.shape[1], dtype=np.int64)
+    for row in table:
+        found, number = np.unique(row, return_inverse=True)
+        code = code * len(found) + number
+    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+    return [tuple(map(int, row)) for row in table[:, first].T], inverse.reshape(-1)
 
 
 def take(value: Number, rows: np.ndarray | None) -> Number:

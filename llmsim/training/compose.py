@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number, maximum, minimum, soft_maximum, total
 from ..hardware.network import NO_TRAFFIC, WireTime
+from .closed_forms import StageTimes, closed_form
 from .constants import StepConstants
-from .schedules import ScheduleName, StageTimes, closed_form
 from .seconds import KindSeconds, PhaseSeconds
+from .split import PartLoad, split_pipeline
 
 HOST_SHARPNESS = 6.0
 MOE_FORWARD_SHARE = 0.4
@@ -98,6 +100,8 @@ class StepLoad:
         One message to the next stage.
     micro_batches, pp, chunks, schedule
         Of the pipeline.
+    parts
+        Of the model in order, where the schedule splits backward passes.
     """
 
     kinds: Sequence[KindSeconds]
@@ -108,6 +112,7 @@ class StepLoad:
     pp: Number
     chunks: Number
     schedule: ScheduleName
+    parts: Sequence[PartLoad] = ()
 
     def map(self, change: Callable[[Number], Number]) -> StepLoad:
         """The same with every number changed (a selection of rows)."""
@@ -120,12 +125,13 @@ class StepLoad:
             change(self.pp),
             change(self.chunks),
             self.schedule,
+            [part.map(change) for part in self.parts],
         )
 
-    def recomputing(self, recomputed: Sequence[Sequence[Number]]) -> StepLoad:
-        """The same with other layers computing their forward again, stage by stage."""
-        stages = [replace(stage, recomputed=own) for stage, own in zip(self.stages, recomputed, strict=True)]
-        return replace(self, stages=stages)
+    def recomputing(self, of: Callable[[Sequence[Number]], Sequence[Number]]) -> StepLoad:
+        """The same with other layers computing their forward again, ``of`` the layers of a stage or part."""
+        stages = [replace(stage, recomputed=of(stage.counts)) for stage in self.stages]
+        return replace(self, stages=stages, parts=[replace(p, recomputed=of(p.counts)) for p in self.parts])
 
 
 def exposed(compute: Number, transfer: Number, fraction: Number, contention: Number) -> Number:
@@ -154,16 +160,40 @@ class LayerTime:
 
 @dataclass
 class KindTime:
-    """Forward, backward and recomputation of one layer."""
+    """Forward, backward and recomputation of one layer.
+
+    Attributes
+    ----------
+    weight_s
+        The part of backward that may run later: the products that make gradients of weights, without what the device
+        waits for. Known where it is wanted.
+    """
 
     forward: LayerTime
     backward: LayerTime
     recompute: LayerTime
+    weight_s: Number = 0
 
-    def map(self, change: Callable[[Number], Number]) -> KindTime:
-        """One number a pass, changed (a selection of rows); the parts are summed first."""
-        each = (self.forward, self.backward, self.recompute)
-        return KindTime(*(LayerTime({"layer": change(t.seconds)}) for t in each))
+    def map(self, change: Callable[[Number], Number], *, whole: bool = True) -> KindTime:
+        """One number a pass, changed (a selection of rows); the parts are summed first.
+
+        Parameters
+        ----------
+        whole
+            False leaves exposed expert transfers apart, for schedules that hide some of them.
+        """
+
+        def one(time: LayerTime) -> LayerTime:
+            return LayerTime(_summed(time, change, whole))
+
+        return KindTime(one(self.forward), one(self.backward), one(self.recompute), change(self.weight_s))
+
+
+def _summed(time: LayerTime, change: Callable[[Number], Number], whole: bool) -> dict[str, Number]:
+    if whole or "ep" not in time.parts:
+        return {"layer": change(time.seconds)}
+    rest = total(seconds for name, seconds in time.parts.items() if name != "ep")
+    return {"layer": change(rest), "ep": change(time.parts["ep"])}
 
 
 def layer_time(
@@ -222,7 +252,10 @@ def kind_time(kind: KindSeconds, unit: UnitTraffic, c: StepConstants) -> KindTim
         unit=unit.backward,
         beside_s=recompute.seconds,
     )
-    return KindTime(forward, backward, recompute)
+    weight: Number = 0
+    if "weight" in kind.phases:
+        weight = total(seconds / c.in_situ[work] for work, seconds in kind.phases["weight"].classes.items())
+    return KindTime(forward, backward, recompute, weight)
 
 
 @dataclass
@@ -235,6 +268,8 @@ class StageTime:
         One micro-batch, by part; recomputation is a part of backward.
     gradients, parameters, optimizer
         Once a step: exposed exchanges, and the update.
+    saved_s
+        Of a forward and a backward pass of one micro-batch: what running side by side hides of their expert transfers.
     """
 
     forward: dict[str, Number]
@@ -242,6 +277,7 @@ class StageTime:
     gradients: Number
     parameters: Number
     optimizer: Number
+    saved_s: Number = 0
 
     @property
     def forward_s(self) -> Number:
@@ -301,11 +337,28 @@ def compose_step(load: StepLoad, c: StepConstants, times: Sequence[KindTime] | N
     """
     if times is None:
         times = [kind_time(kind, unit, c) for kind, unit in zip(load.kinds, load.units, strict=True)]
+    facts = schedule_facts(load.schedule)
     found = [_stage_time(stage, times, c) for stage in load.stages]
     hop = wire_seconds(load.hop, c) * (1 - c.overlap["pipeline"])
+    fixed = c.step_s + load.micro_batches * c.microbatch_s
+    if facts.split:
+        if facts.paired:
+            found = [replace(s, saved_s=_saved(s, c)) for s in found]
+        saved = maximum(*(s.saved_s for s in found))
+        numbers = load.micro_batches, load.pp, load.chunks
+        return StepTime(found, hop, split_pipeline(load.schedule, load.parts, times, numbers, hop, saved), fixed)
     shape = StageTimes([s.forward_s for s in found], [s.backward_s for s in found], [s.repeats for s in load.stages])
     pipeline = closed_form(load.schedule, shape, load.micro_batches, load.pp, load.chunks, hop)
-    return StepTime(found, hop, pipeline, c.step_s + load.micro_batches * c.microbatch_s)
+    return StepTime(found, hop, pipeline, fixed)
+
+
+def _saved(stage: StageTime, c: StepConstants) -> Number:
+    """Seconds of expert transfers that hide under the other pass of a pair: as much of them as the stack hides where it
+    overlaps them, less what is hidden anyway."""
+    transfer = stage.forward.get("ep", 0) + stage.backward.get("ep", 0)
+    beside = stage.forward_s + stage.backward_s - transfer
+    fraction = maximum(0, c.overlap["expert_on"] - c.overlap["expert"])
+    return transfer - exposed(beside, transfer, fraction, c.contention)
 
 
 def _stage_time(stage: StageLoad, times: Sequence[KindTime], c: StepConstants) -> StageTime:

@@ -3,7 +3,10 @@
 References
 ----------
 Model states: Rajbhandari 2019, arXiv:1910.02054; activations in flight: Narayanan 2021, arXiv:2104.04473, and
-Korthikanti 2022, arXiv:2205.05198.
+Korthikanti 2022, arXiv:2205.05198; operands of weight gradients: Qi 2023, arXiv:2401.10241. DualPipe's two copies of
+the parameters: DeepSeek-V3, arXiv:2412.19437, and the table beside its published code, which counts parameters twice
+and leaves the rest to the trainer. Here each copy has its accumulated gradient, since both compute one, and optimizer
+states are shared among the ranks of both copies as among any that hold the same parameters.
 """
 
 from __future__ import annotations
@@ -11,15 +14,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..core.saved import saved_terms
 from ..core.shim import Number, maximum, minimum, total, where
 from ..core.terms import Sizes
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
-from .columns import Columns, kind_sizes
+from .closed_forms import in_flight
+from .columns import Columns, distinct_rows, kind_sizes
 from .constants import StepConstants
-from .prepare import Prepared, Problem, recomputed_layers
-from .schedules import in_flight
+from .orders import held
+from .prepare import Prepared, Problem, recomputed_layers, state_columns
 from .sharding import LocalParameters, updated_shares
 from .stages import Stage, body_kinds, model_kinds
 from .structure import KindTerms, kind_terms
@@ -28,7 +34,8 @@ from .update import stage_update, updated_elements
 MEMORY_PARTS = (
     "parameters", "gradients", "optimizer", "activations", "head", "recomputed", "transients", "unsharded", "workspace",
 )  # fmt: skip
-"""Parts of allocated memory: model states; activations in flight; those of the head and its loss; what a layer in
+"""Parts of allocated memory: model states; activations in flight, with operands that wait for the gradients of weights
+where a schedule computes these later; those of the head and its loss; what a layer in
 backward makes again, and the gradients inside it; whole parameters and gradients of the units at work under full
 sharding; kernel workspaces."""
 
@@ -54,6 +61,8 @@ class KindMemory:
         The most that is alive beside that while one of its kernels runs backward.
     holds
         New tensors that its kernels say are alive while they run backward (a loss and its gradient in 32 bits).
+    operands
+        Kept between the gradients of inputs and those of weights.
     """
 
     plain: Number
@@ -62,6 +71,7 @@ class KindMemory:
     per_step: Number
     transients: Number
     holds: Number
+    operands: Number = 0
 
 
 def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
@@ -73,12 +83,13 @@ def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
         sizes.size(saved_terms(terms.plain.kept, per_step=True)),
         maximum(0, *(sizes.size(t) for t in terms.transients)),
         sizes.size(terms.holds),
+        sizes.size(terms.operands),
     )
 
 
 @dataclass
 class StageMemory:
-    """Memory of a stage at its peak (of a run of equal ones: of the first, which holds the most).
+    """Memory of a stage at its peak (of a run of equal ones: of the one that holds the most).
 
     Attributes
     ----------
@@ -144,6 +155,7 @@ def stage_states(
         Of one layer of each kind on one rank.
     """
     software, formats = problem.structure.software, problem.structure.formats()
+    columns = state_columns(problem, columns)
     everything = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
     shares = updated_shares(problem.sharding, parameters, columns)
     share = updated_elements(shares, stage.counts)
@@ -180,9 +192,13 @@ def memory_of_stage(
     kinds
         Activations of one layer of each kind on one rank.
     """
-    held = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches) / columns.chunks
     head = body_kinds(problem.architecture) + 1
-    kept, ends, again = _activations(kinds, stage.counts, recomputed_layers(problem, stage.counts), held, head)
+    recomputed = recomputed_layers(problem, stage.counts)
+    if problem.facts.split:
+        kept, ends, again = _split_activations(problem, columns, stage, kinds, recomputed, head)
+    else:
+        flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
+        kept, ends, again = _activations(kinds, stage.counts, recomputed, flying / columns.chunks, head)
     present = [(k, minimum(n, 1)) for k, n in zip(kinds, stage.counts, strict=True)]
     transients = maximum(*(k.transients * some for k, some in present[:head]))
     holds = maximum(*(k.holds * some for k, some in present[head:]))
@@ -225,3 +241,37 @@ def _activations(
             body = body + kept * held + count * kind.per_step
             again = maximum(again, kind.again * minimum(some, 1))
     return body, ends, again
+
+
+def _split_activations(
+    problem: Problem,
+    columns: Columns,
+    stage: Stage,
+    kinds: Sequence[KindMemory],
+    recomputed: Sequence[Number],
+    head: int,
+) -> tuple[Number, Number, Number]:
+    """:func:`_activations` under a schedule that splits backward passes: chunks that wait for the gradients of inputs
+    hold all that they keep, those that wait for the gradients of weights their operands. The fullest of a run of stages
+    is its first or its last."""
+    whole, ends, again = _activations(kinds, stage.counts, recomputed, 1, head)
+    none, _, _ = _activations(kinds, stage.counts, recomputed, 0, head)
+    operands = total(k.operands * n for k, n in zip(kinds[: head - 1], stage.counts, strict=False))
+    share = 1 / columns.chunks if problem.facts.shape == "loop" else 0.5
+    most: Number = 0
+    for rank in (stage.first, stage.first + maximum(stage.repeats, 1) - 1):
+        for plain, late in _held(problem, columns, rank):
+            most = maximum(most, (whole - none) * plain * share + operands * late * share)
+    return none + most, ends, again
+
+
+def _held(problem: Problem, columns: Columns, rank: Number) -> Sequence[tuple[Number, Number]]:
+    """:func:`~llmsim.training.orders.held` for a table of plans, as many pairs as the longest has."""
+    shape = (rank, columns.pp, columns.chunks, columns.micro_batches)
+    rows, inverse = distinct_rows(shape)
+    each = [held(problem.schedule, *row) for row in rows]
+    if inverse is None:
+        return each[0]
+    longest = max(map(len, each))
+    padded = np.array([[*pairs, *[pairs[-1]] * (longest - len(pairs))] for pairs in each])[inverse]
+    return [(padded[:, k, 0], padded[:, k, 1]) for k in range(longest)]

@@ -6,11 +6,12 @@ Each sub-formula is evaluated on the distinct tuples of the columns that it depe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
+from ..core.pipelines import Schedule, ScheduleName, schedule_facts
 from ..core.shim import Number, total
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
@@ -18,10 +19,10 @@ from ..plans.optimizer import get_optimizer
 from .columns import Columns, distinct, kind_sizes, take
 from .compose import StageLoad, StepLoad, UnitTraffic
 from .constants import StepConstants
-from .schedules import ScheduleName
 from .seconds import Keyed, KindRates, KindSeconds
 from .sharding import LocalParameters, exchange, local_parameters, updated_shares
-from .stages import Stage, body_kinds, model_kinds, stage_table
+from .split import PartLoad
+from .stages import Layout, Stage, body_kinds, model_kinds, part_table, stage_table
 from .structure import Structure, kind_terms
 from .update import WHOLE_BYTES, Update, stage_update
 
@@ -40,6 +41,8 @@ class Problem:
         Pipeline schedule.
     optimizer
         Its name.
+    layout
+        Layers in each part of the model, where they are not spread evenly.
     """
 
     architecture: Architecture
@@ -48,6 +51,16 @@ class Problem:
     sharding: ShardingName = "zero1"
     schedule: ScheduleName = "1f1b"
     optimizer: str = "adamw"
+    layout: Layout = None
+
+    @property
+    def facts(self) -> Schedule:
+        """The facts about its schedule."""
+        return schedule_facts(self.schedule)
+
+    def stages(self, columns: Columns) -> tuple[Stage, ...]:
+        """The stages of its pipelines in runs."""
+        return stage_table(self.architecture, columns.pp, columns.chunks, self.schedule, self.layout)
 
     @property
     def fully_sharded(self) -> bool:
@@ -79,7 +92,7 @@ class Prepared:
 
 def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Prepared:
     """Prepare a table of plans (or a single one)."""
-    runs = stage_table(problem.architecture, columns.pp, columns.chunks)
+    runs = problem.stages(columns)
     parameters = kind_parameters(problem, columns)
     seconds = model_seconds(problem, model_rates(problem, keyed(columns), constants))
     return Prepared(columns, runs, parameters, step_load(problem, columns, runs, parameters, seconds, constants))
@@ -103,7 +116,23 @@ def step_load(
         columns.pp,
         columns.chunks,
         problem.schedule,
+        _parts(problem, columns) if problem.facts.split else (),
     )
+
+
+def _parts(problem: Problem, columns: Columns) -> list[PartLoad]:
+    runs = part_table(problem.architecture, columns.pp, columns.chunks, problem.layout)
+    return [PartLoad(r.counts, recomputed_layers(problem, r.counts), r.first, r.repeats) for r in runs]
+
+
+def state_columns(problem: Problem, columns: Columns) -> Columns:
+    """The columns as model states see them: a schedule that keeps two copies of each parameter in the pipeline makes
+    twice as many ranks that sum their gradients and may share a state.
+
+    They are counted as data-parallel neighbours, although the copies lie in different stages.
+    """
+    copies = problem.facts.copies
+    return columns if copies == 1 else replace(columns, dp=columns.dp * copies, shard=columns.shard * copies)
 
 
 def recomputed_layers(problem: Problem, counts: Sequence[Number]) -> list[Number]:
@@ -138,15 +167,19 @@ def model_seconds(problem: Problem, rates: Sequence[KindRates]) -> list[KindSeco
     body = body_kinds(problem.architecture)
     kinds = model_kinds(problem.architecture)
     again = [kind_terms(k, problem.structure, recomputes=i < body).recomputing.recomputed for i, k in enumerate(kinds)]
-    return [rate.seconds(frozenset(own)) for rate, own in zip(rates, again, strict=True)]
+    # The ends of a model run their backward whole: what a head would have to keep are the gradients of its logits.
+    split = [problem.facts.split and i < body for i in range(len(kinds))]
+    return [rate.seconds(frozenset(own), split=s) for rate, own, s in zip(rates, again, split, strict=True)]
 
 
 def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]:
     """Parameters of one layer of each kind on one rank.
 
-    What two ends share (a tied table) belongs to the embedding; a pipeline keeps a copy at its other end.
+    What two ends share (a tied table) belongs to the embedding; a pipeline keeps a copy at its other end, unless both
+    ends are on one device.
     """
     architecture, structure = problem.architecture, problem.structure
+    columns = state_columns(problem, columns)
     body = body_kinds(architecture)
     embedding = kind_terms(architecture.embedding, structure, recomputes=False).parameters
     shared = frozenset(p.name for p in embedding)
@@ -163,7 +196,8 @@ def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]
         )
         own = local(parameters)
         if i > body and any(p.name in shared for p in parameters):
-            own = own.where(columns.pp > 1, local([p for p in parameters if p.name not in shared]))
+            alone = local([p for p in parameters if p.name not in shared])
+            own = own.where(columns.pp > 1, alone) if problem.facts.shape == "loop" else alone
         found.append(own)
     return found
 
@@ -201,6 +235,8 @@ def _stage(
     columns: Columns,
     c: StepConstants,
 ) -> StageLoad:
+    copies, counts = problem.facts.copies, stage.counts
+    columns = state_columns(problem, columns)
     dense = total(p.dense * n for p, n in zip(parameters, stage.counts, strict=True))
     expert = total(p.expert * n for p, n in zip(parameters, stage.counts, strict=True))
     gather, reduce = NO_TRAFFIC, NO_TRAFFIC
@@ -219,9 +255,11 @@ def _stage(
         problem.structure.software.formats,
         problem.structure.recipe.compute,
     )
+    if copies > 1:  # each copy takes its share of the micro-batches
+        counts = tuple(n / copies for n in counts)
     return StageLoad(
-        stage.counts,
-        recomputed_layers(problem, stage.counts),
+        counts,
+        recomputed_layers(problem, counts),
         stage.repeats,
         gather,
         reduce,

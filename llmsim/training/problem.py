@@ -27,7 +27,7 @@ def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPla
         parse_recompute(plan.recompute),
         plan.overlap,
     )
-    return Problem(architecture, cluster, structure, plan.sharding, plan.schedule_name, plan.optimizer)
+    return Problem(architecture, cluster, structure, plan.sharding, plan.schedule_name, plan.optimizer, plan.layout)
 
 
 def plan_columns(plan: TrainingPlan) -> Columns:

@@ -20,7 +20,6 @@ from .constants import Overlay, StepConstants, step_constants
 from .memory import memory_of_stage, model_memory, stage_states
 from .prepare import Problem, kind_parameters
 from .problem import plan_columns, plan_problem
-from .stages import stage_table
 
 
 def recompute_ladder(architecture: Architecture, software: Software) -> tuple[str, ...]:
@@ -107,7 +106,7 @@ def device_bytes(problem: Problem, columns: Columns, constants: StepConstants) -
     """Memory of the fullest stage as the driver sees it, one entry a plan; nothing is timed."""
     parameters = kind_parameters(problem, columns)
     kinds = model_memory(problem, columns)
-    runs = stage_table(problem.architecture, columns.pp, columns.chunks)
+    runs = problem.stages(columns)
     states = [stage_states(problem, columns, run, parameters) for run in runs]
     each = [
         memory_of_stage(problem, columns, run, own, kinds, constants).device_bytes

@@ -73,7 +73,8 @@ class KindSeconds:
     Attributes
     ----------
     phases
-        ``forward``, ``backward`` and ``recompute`` (what backward computes again in a recomputing layer).
+        ``forward``, ``backward`` and ``recompute`` (what backward computes again in a recomputing layer); where it
+        is wanted also ``weight``, the part of backward that computes gradients of weights: products only.
     is_moe
         1 where it dispatches tokens to experts, else 0.
     """
@@ -154,9 +155,18 @@ class KindRates:
         self._messages = list(_sent(terms.messages, plain, routed, constants, copies))
         self._passes = {name: self._phase(name, frozenset()) for name in ("forward", "backward")}
 
-    def seconds(self, again: frozenset[str]) -> KindSeconds:
-        """Seconds of a layer that computes the operators ``again`` anew in backward."""
-        return KindSeconds({**self._passes, "recompute": self._phase("recompute", again)}, self._moe)
+    def seconds(self, again: frozenset[str], *, split: bool = False) -> KindSeconds:
+        """Seconds of a layer that computes the operators ``again`` anew in backward.
+
+        Parameters
+        ----------
+        split
+            Whether the gradients of weights are wanted apart, as a phase ``weight`` beside the whole backward pass.
+        """
+        phases = {**self._passes, "recompute": self._phase("recompute", again)}
+        if split:
+            phases["weight"] = self._phase("weight", frozenset())
+        return KindSeconds(phases, self._moe)
 
     def _phase(self, name: str, again: frozenset[str]) -> PhaseSeconds:
         phase = PhaseSeconds(launches=sum(w.launches for w in self._work if _belongs(w, name, again)))
@@ -186,6 +196,8 @@ def _terms(work: Work) -> Terms:
 def _belongs(work: Work, phase: str, again: frozenset[str]) -> bool:
     if phase == "backward":
         return work.phase != "forward"
+    if phase == "weight":
+        return work.phase == "weight_gradient"
     return work.phase == "forward" and (phase == "forward" or not again.isdisjoint(work.operators))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,16 +13,19 @@ from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
 from ..plans.training import TrainingPlan, violations
-from .compose import STEP_PARTS, StepTime, compose_step, kind_time
+from .balance import balanced_layout
+from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time
 from .constants import Overlay, StepConstants, step_constants
 from .conventions import published_flops
 from .intervals import log_width
+from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
+from .orders import paired_passes
 from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
 from .result import StageReport, TrainingResult
-from .schedules import pipeline_seconds
+from .split import pair_share
 from .stages import Stage, chunk_counts, model_kinds
 
 
@@ -38,7 +42,8 @@ def simulate_training(
     Parameters
     ----------
     plan
-        How the step runs; its degrees multiply to the devices of the cluster.
+        How the step runs; its degrees multiply to the devices of the cluster. Balanced layers are written out in the
+        plan of the answer.
     architecture, cluster
         Objects, or what :meth:`Architecture.from_config` and :meth:`Cluster.parse` take.
     overlay
@@ -64,8 +69,12 @@ def simulate_training(
         raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
     problem = plan_problem(model, machine, plan)
     constants = step_constants(machine, problem.structure, overlay)
-    prepared = prepare(problem, plan_columns(plan), constants)
-    taken = {**(assumed or {}), **machine.assumed(), **model.assumed(), **plan.software.assumed()}
+    columns = plan_columns(plan)
+    if plan.layers_per_stage == "balanced":
+        problem = replace(problem, layout=balanced_layout(problem, columns, constants))
+        plan = plan.replace(layers_per_stage=problem.layout)
+    prepared = prepare(problem, columns, constants)
+    taken = {**(assumed or {}), **machine.assumed(), **model.assumed(), **plan.software.assumed(plan.schedule_name)}
     return _report(plan, problem, prepared, constants, taken)
 
 
@@ -117,28 +126,43 @@ def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, constant
     """Seconds of the longest path through the plan's schedule, every chunk with its own time."""
     forward: list[list[float]] = []
     backward: list[list[float]] = []
-    chunk_times = _chunk_times(prepared, constants)
-    for chunks in chunk_counts(problem.architecture, int(prepared.load.pp), int(prepared.load.chunks)):
+    weight: list[list[float]] = []
+    chunk_times, load = _chunk_times(prepared, constants), prepared.load
+    for chunks in chunk_counts(problem.architecture, int(load.pp), int(load.chunks), problem.schedule, problem.layout):
         own = [chunk_times(counts) for counts in chunks]
-        forward.append([f for f, _ in own])
-        backward.append([b for _, b in own])
-    return pipeline_seconds(problem.schedule, forward, backward, int(prepared.load.micro_batches), float(time.hop_s))
+        forward.append([f for f, _, _ in own])
+        backward.append([b for _, b, _ in own])
+        weight.append([w for _, _, w in own])
+    saved = [float(s.saved_s) * pair_share(problem.schedule) for s in _each_stage(prepared, time)]
+    return pipeline_seconds(
+        problem.schedule, forward, backward, int(load.micro_batches), float(time.hop_s), weight, saved
+    )
 
 
-def _chunk_times(prepared: Prepared, constants: StepConstants) -> Callable[[tuple[int, ...]], tuple[float, float]]:
-    """Forward and backward seconds of a chunk from its layer counts."""
+def _each_stage(prepared: Prepared, time: StepTime) -> list[StageTime]:
+    """The times of the stages one by one."""
+    return [own for own, run in zip(time.stages, prepared.stages, strict=True) for _ in range(int(run.repeats))]
+
+
+def _chunk_times(
+    prepared: Prepared, constants: StepConstants
+) -> Callable[[tuple[int, ...]], tuple[float, float, float]]:
+    """Seconds of a chunk from its layer counts: forward, backward, and of this the gradients of weights."""
     times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
-    each = [(float(t.forward.seconds), float(t.backward.seconds), float(t.recompute.seconds)) for t in times]
+    each = [
+        (float(t.forward.seconds), float(t.backward.seconds), float(t.recompute.seconds), float(t.weight_s))
+        for t in times
+    ]
     shares = [0.0] * len(each)
     for stage in prepared.load.stages:
         for i, (n, r) in enumerate(zip(stage.counts, stage.recomputed, strict=True)):
             if n:
                 shares[i] = float(r) / n
 
-    def of(counts: tuple[int, ...]) -> tuple[float, float]:
-        ahead = sum(n * f for n, (f, _, _) in zip(counts, each, strict=True))
-        back = sum(n * (b + s * r) for n, (_, b, r), s in zip(counts, each, shares, strict=True))
-        return ahead, back
+    def of(counts: tuple[int, ...]) -> tuple[float, float, float]:
+        ahead = sum(n * f for n, (f, _, _, _) in zip(counts, each, strict=True))
+        back = sum(n * (b + s * r) for n, (_, b, r, _), s in zip(counts, each, shares, strict=True))
+        return ahead, back, sum(n * w for n, (_, _, _, w) in zip(counts, each, strict=True))
 
     return of
 
@@ -149,11 +173,17 @@ def step_breakdown(prepared: Prepared, time: StepTime, schedule_s: float) -> dic
     What is done once a step is that of the stage where exchange and update take longest.
     """
     micro_batches = float(prepared.load.micro_batches)
-    busiest = max(time.stages, key=lambda s: float(s.forward_s + s.backward_s))
+    each = [float(s.forward_s + s.backward_s) for s in time.stages]
+    slowest = each.index(max(each))
+    busiest = time.stages[slowest]
     parts = dict.fromkeys(STEP_PARTS, 0.0)
     for table in (busiest.forward, busiest.backward):
         for name, seconds in table.items():
             parts[name] += micro_batches * float(seconds)
+    schedule, rank = prepared.load.schedule, int(prepared.stages[slowest].first)
+    pairs = paired_passes(schedule, rank, int(prepared.load.pp), int(micro_batches))
+    if pairs:
+        parts["ep"] -= pairs * pair_share(schedule) * float(busiest.saved_s)
     parts["bubble"] = max(0.0, schedule_s - sum(parts.values()))
     once = max(time.stages, key=lambda s: float(s.once_s))
     parts["gradients"], parts["parameters"] = float(once.gradients), float(once.parameters)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 
 from ..architecture import Architecture
+from ..core.pipelines import ScheduleName
 from ..core.shim import Number
 from ..layers.base import LayerKind
+from .orders import routes
+
+Layout: TypeAlias = tuple[int, ...] | None
+"""Layers in each part of a model, in model order; None where they are spread evenly."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,11 @@ def chunk_sizes(layers: int, parts: int) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4096)
-def chunk_counts(architecture: Architecture, pp: int, chunks: int) -> tuple[tuple[tuple[int, ...], ...], ...]:
-    """Layers of each kind, ``[stage][chunk]``; chunk j of stage i is the ``j * pp + i``-th part of the model."""
+def part_counts(architecture: Architecture, count: int, layout: Layout = None) -> tuple[tuple[int, ...], ...]:
+    """Layers of each kind in each part of the model, in model order."""
     names = list(architecture.kinds)
     ends = len(names)
-    sizes = chunk_sizes(len(architecture.layers), pp * chunks)
+    sizes = layout or chunk_sizes(len(architecture.layers), count)
     parts: list[tuple[int, ...]] = []
     start = 0
     for index, size in enumerate(sizes):
@@ -77,15 +84,47 @@ def chunk_counts(architecture: Architecture, pp: int, chunks: int) -> tuple[tupl
         if index == len(sizes) - 1:
             counts[ends + 1 :] = [1] * (1 + len(architecture.mtp))
         parts.append(tuple(counts))
-    return tuple(tuple(parts[j * pp + i] for j in range(chunks)) for i in range(pp))
+    return tuple(parts)
 
 
 @lru_cache(maxsize=4096)
-def stages(architecture: Architecture, pp: int, chunks: int) -> tuple[Stage, ...]:
+def chunk_counts(
+    architecture: Architecture, pp: int, chunks: int, schedule: ScheduleName = "1f1b", layout: Layout = None
+) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Layers of each kind, ``[stage][chunk]``: chunk j of stage i is the ``j * pp + i``-th part of the model, or as
+    :func:`~llmsim.training.orders.routes` has it.
+
+    Parameters
+    ----------
+    layout
+        Layers in each part, in model order; None spreads them evenly.
+    """
+    parts = part_counts(architecture, pp * chunks, layout)
+    found: list[list[tuple[int, ...]]] = [[] for _ in range(pp)]
+    for way in routes(schedule, pp, chunks):
+        for part, (i, _) in enumerate(way):
+            found[i].append(parts[part])
+    return tuple(map(tuple, found))
+
+
+@lru_cache(maxsize=4096)
+def stages(
+    architecture: Architecture, pp: int, chunks: int, schedule: ScheduleName = "1f1b", layout: Layout = None
+) -> tuple[Stage, ...]:
     """The stages of one pipeline in order, runs of equal ones merged."""
+    return _merged(chunk_counts(architecture, pp, chunks, schedule, layout))
+
+
+@lru_cache(maxsize=4096)
+def parts(architecture: Architecture, count: int, layout: Layout = None) -> tuple[Stage, ...]:
+    """The parts of a model in order, runs of equal ones merged."""
+    return _merged(tuple((own,) for own in part_counts(architecture, count, layout)))
+
+
+def _merged(each: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[Stage, ...]:
     found: list[Stage] = []
     before: object = None
-    for i, own in enumerate(chunk_counts(architecture, pp, chunks)):
+    for i, own in enumerate(each):
         if own == before:
             last = found[-1]
             found[-1] = Stage(last.counts, last.first, last.repeats + 1)
@@ -95,17 +134,32 @@ def stages(architecture: Architecture, pp: int, chunks: int) -> tuple[Stage, ...
     return tuple(found)
 
 
-def stage_table(architecture: Architecture, pp: Number, chunks: Number) -> tuple[Stage, ...]:
+def stage_table(
+    architecture: Architecture, pp: Number, chunks: Number, schedule: ScheduleName = "1f1b", layout: Layout = None
+) -> tuple[Stage, ...]:
     """The stages of many pipelines side by side; plans with fewer runs are padded with runs of no stages."""
     if not isinstance(pp, np.ndarray) and not isinstance(chunks, np.ndarray):
-        return stages(architecture, int(pp), int(chunks))
+        return stages(architecture, int(pp), int(chunks), schedule, layout)
+    return _table(architecture, pp, chunks, lambda p, v: stages(architecture, p, v, schedule, layout))
+
+
+def part_table(architecture: Architecture, pp: Number, chunks: Number, layout: Layout = None) -> tuple[Stage, ...]:
+    """The parts of the models of many pipelines side by side, as :func:`stage_table` has their stages."""
+    if not isinstance(pp, np.ndarray) and not isinstance(chunks, np.ndarray):
+        return parts(architecture, int(pp * chunks), layout)
+    return _table(architecture, pp, chunks, lambda p, v: parts(architecture, p * v, layout))
+
+
+def _table(
+    architecture: Architecture, pp: Number, chunks: Number, runs_of: Callable[[int, int], tuple[Stage, ...]]
+) -> tuple[Stage, ...]:
     shape = np.broadcast_shapes(np.shape(pp), np.shape(chunks))
     pairs, inverse = np.unique(
         np.stack([np.broadcast_to(pp, shape), np.broadcast_to(chunks, shape)]).reshape(2, -1),
         axis=1,
         return_inverse=True,
     )
-    each = [stages(architecture, int(p), int(v)) for p, v in pairs.T]
+    each = [runs_of(int(p), int(v)) for p, v in pairs.T]
     empty = Stage((0,) * len(model_kinds(architecture)), 0, 0)
     inverse = inverse.reshape(shape)
     found: list[Stage] = []

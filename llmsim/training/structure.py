@@ -15,7 +15,7 @@ from ..core.inventory import Inventory
 from ..core.messages import GatherPolicy, Message, derive_messages
 from ..core.operators import Operator
 from ..core.parameters import Parameter, derive_parameters
-from ..core.saved import Savings, derive_saved
+from ..core.saved import Savings, derive_saved, weight_operands
 from ..core.sharding import Sharding, mesh_sharding
 from ..core.terms import Terms
 from ..core.transients import derive_holds, derive_transients
@@ -96,6 +96,8 @@ class KindTerms:
         What is alive while each of its kernels runs backward.
     holds
         New tensors of kernels that say so, alive while these run backward.
+    operands
+        What gradients of weights still need once those of inputs are there.
     """
 
     work: tuple[Work, ...]
@@ -105,6 +107,7 @@ class KindTerms:
     recomputing: Savings
     transients: tuple[Terms, ...]
     holds: Terms
+    operands: Terms
 
 
 _CACHE: dict[tuple[object, ...], tuple[object, KindTerms]] = {}
@@ -167,6 +170,14 @@ def _derive(operators: Sequence[Operator], structure: Structure) -> KindTerms:
     software, sharding = structure.software, structure.sharding
     inventory, gather = structure.inventory, _gather(structure)
     plain = derive_saved(operators, sharding, inventory, formats=_format_names(structure), gather=gather)
+    operands = weight_operands(
+        operators,
+        sharding,
+        inventory,
+        formats=_format_names(structure),
+        gather=gather,
+        shared_input=software.shared_input,
+    )
     return KindTerms(
         derive_work(operators, sharding, inventory),
         derive_messages(operators, sharding, inventory, shared_input=software.shared_input, gather=gather),
@@ -175,6 +186,7 @@ def _derive(operators: Sequence[Operator], structure: Structure) -> KindTerms:
         plain,
         derive_transients(operators, sharding, inventory, weight_gradients=not software.accumulates_in_place),
         derive_holds(operators, sharding, inventory),
+        operands,
     )
 
 

@@ -20,10 +20,11 @@ from ..hardware.kernels import attention_seconds, gemm_seconds, memory_seconds
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..hardware.software import Formats
 from ..plans.optimizer import get_optimizer, moment_bytes, traffic_bytes
+from .closed_forms import in_flight
 from .columns import Columns
 from .compose import StageLoad, StepLoad, StepTime, UnitTraffic, compose_step, kind_time
 from .constants import StepConstants, step_constants
-from .schedules import in_flight, pipeline_seconds
+from .longest_path import pipeline_seconds
 from .seconds import KindSeconds, PhaseSeconds
 from .sharding import exchange
 from .structure import Structure

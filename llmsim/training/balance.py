@@ -1,0 +1,189 @@
+"""Which layers go to which pipeline stage so that the slowest stage is as fast as can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+
+from ..architecture import Architecture
+from .columns import Columns
+from .compose import kind_time
+from .constants import StepConstants
+from .memory import memory_limit, memory_of_stage, model_memory, stage_memory, stage_states
+from .orders import Route, routes
+from .prepare import Problem, prepare
+from .split import pass_seconds
+from .stages import Stage, model_kinds, part_counts
+
+Fits = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+"""Whether a part holds the layers between two bounds: (part, first layers, ends) -> one truth each."""
+
+
+def balanced_layout(problem: Problem, columns: Columns, constants: StepConstants) -> tuple[int, ...]:
+    """Layers in each part of one plan's model, in model order, embedding and head counted by their own seconds.
+
+    With one chunk a stage the slowest stage is the fastest of all splits under which every stage fits its device, and
+    of those the split that is most even; where none fits, memory is not looked at. With several chunks a stage, or two
+    copies of the model, it is a local optimum: no layer that moves from the slowest stage to another makes it
+    faster; if that does not fit and an even spread does, it is the even one.
+
+    Returns
+    -------
+    tuple of int
+        As many numbers as parts.
+    """
+    architecture = problem.architecture
+    pp, chunks = int(columns.pp), int(columns.chunks)
+    layers, first, last = _layer_seconds(problem, columns, constants)
+    ways = routes(problem.schedule, pp, chunks)
+    count = len(ways[0])
+    even = tuple(sum(own[: len(architecture.kinds)]) for own in part_counts(architecture, count))
+    if len(ways) == 1 and count == pp:
+        fits = _memory_check(problem, columns, constants)
+        return split_layers(layers, first, last, pp, fits) or split_layers(layers, first, last, pp) or even
+    found = spread_layers(layers, first, last, ways, even)
+    spread, usual = (_fits(replace(problem, layout=layout), columns, constants) for layout in (found, None))
+    return even if usual and not spread else found
+
+
+def _layer_seconds(problem: Problem, columns: Columns, constants: StepConstants) -> tuple[list[float], float, float]:
+    """Seconds of one micro-batch in each layer, in the embedding and in all behind the last layer."""
+    load = prepare(problem, columns, constants).load
+    times = [kind_time(k, u, constants) for k, u in zip(load.kinds, load.units, strict=True)]
+    recompute = problem.structure.recompute
+    share = float(recompute.layers) if recompute.mode != "none" else 0.0
+    body = len(problem.architecture.kinds)
+    each = []
+    for i in range(len(times)):
+        again = [share * (i == k and k < body) for k in range(len(times))]
+        each.append(float(sum(pass_seconds([i == k for k in range(len(times))], again, times))))
+    names = list(problem.architecture.kinds)
+    return [each[names.index(n)] for n in problem.architecture.layers], each[body], sum(each[body + 1 :])
+
+
+def split_layers(
+    layers: Sequence[float], first: float, last: float, parts: int, fits: Fits | None = None
+) -> tuple[int, ...] | None:
+    """Layers in each of several parts so that the longest part is shortest, and of such splits the one with the least
+    sum of squares; None where no split fits.
+
+    Parameters
+    ----------
+    layers
+        Seconds of the layers in order.
+    first, last
+        Seconds besides in the first and the last part.
+    fits
+        Which spans of layers a part may hold; any by default. Only the ends of the model may go without layers.
+    """
+    size = len(layers)
+    sums = np.concatenate([[0.0], np.cumsum(layers)])
+    starts, ends = (grid.reshape(-1) for grid in np.meshgrid(range(size + 1), range(size + 1), indexing="ij"))
+    seconds = np.full((parts, size + 1, size + 1), np.inf)
+    for part in range(parts):
+        own = sums[ends] - sums[starts] + first * (part == 0) + last * (part == parts - 1)
+        allowed = (ends > starts) | ((ends == starts) & (part in (0, parts - 1)))
+        if fits is not None:
+            allowed = allowed & fits(part, starts, ends)
+        seconds[part] = np.where(allowed, own, np.inf).reshape(size + 1, size + 1)
+    slowest = np.full(size + 1, np.inf)
+    slowest[0] = 0.0
+    for part in range(parts):
+        slowest = np.maximum(slowest[:, None], seconds[part]).min(axis=0)
+    if not np.isfinite(slowest[size]):
+        return None
+    squares = np.where(seconds <= slowest[size] * (1 + 1e-12), seconds, np.inf) ** 2
+    best = np.full(size + 1, np.inf)
+    best[0] = 0.0
+    chosen = []
+    for part in range(parts):
+        whole = best[:, None] + squares[part]
+        chosen.append(whole.argmin(axis=0))
+        best = whole.min(axis=0)
+    bounds = [size]
+    for start in reversed(chosen):
+        bounds.append(int(start[bounds[-1]]))
+    bounds.reverse()
+    return tuple(b - a for a, b in pairwise(bounds))
+
+
+def spread_layers(
+    layers: Sequence[float], first: float, last: float, ways: Sequence[Route], start: Sequence[int]
+) -> tuple[int, ...]:
+    """Layers in each part where a device holds several: from a start, one layer at a time from the slowest device to
+    where it makes the slowest faster.
+
+    Parameters
+    ----------
+    ways
+        (device, chunk) of the parts in order, for each way that micro-batches take.
+    """
+    sums = np.concatenate([[0.0], np.cumsum(layers)])
+    owners = np.array([[device for device, _ in way] for way in ways])
+    counts = np.array(start)
+
+    def loads(own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        bounds = np.concatenate([[0], np.cumsum(own)])
+        seconds = sums[bounds[1:]] - sums[bounds[:-1]]
+        seconds[0] += first
+        seconds[-1] += last
+        return np.sum([np.bincount(way, seconds) for way in owners], axis=0), seconds
+
+    def badness(own: np.ndarray) -> tuple[float, ...]:
+        device, part = loads(own)
+        return tuple(float(f"{v:.12g}") for v in (device.max(), part.max(), (device**2).sum() + (part**2).sum()))
+
+    now = badness(counts)
+    for _ in range(len(layers) * len(counts)):
+        slowest = int(loads(counts)[0].argmax())
+        moves = []
+        for giver in {int(part) for way in owners for part in np.flatnonzero(way == slowest)}:
+            if counts[giver] > (giver not in (0, len(counts) - 1)):
+                for taker in range(len(counts)):
+                    other = counts.copy()
+                    other[giver] -= 1
+                    other[taker] += 1
+                    moves.append((badness(other), tuple(other)))
+        if not moves or min(moves)[0] >= now:
+            break
+        now, counts = min(moves)[0], np.array(min(moves)[1])
+    return tuple(map(int, counts))
+
+
+def _memory_check(problem: Problem, columns: Columns, constants: StepConstants) -> Fits:
+    """Whether spans of layers fit a stage of their own."""
+    architecture = problem.architecture
+    kinds, limit = model_memory(problem, columns), memory_limit(problem.cluster, problem.structure.software)
+    parameters = prepare(problem, columns, constants).parameters
+    before = _layers_before(architecture)
+    pp, body = int(columns.pp), len(architecture.kinds)
+
+    def fits(part: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        counts = list(np.maximum(before[ends] - before[starts], 0).T)
+        counts += [np.full(len(starts), int(part == 0))]
+        counts += [np.full(len(starts), int(part == pp - 1))] * (len(model_kinds(architecture)) - body - 1)
+        stage = Stage(tuple(counts), part, 1)
+        states = stage_states(problem, columns, stage, parameters)
+        memory = memory_of_stage(problem, columns, stage, states, kinds, constants)
+        return np.asarray(memory.device_bytes <= limit)
+
+    return fits
+
+
+def _layers_before(architecture: Architecture) -> np.ndarray:
+    """Layers of each kind in front of each layer, and in all."""
+    names = list(architecture.kinds)
+    table = np.zeros((len(architecture.layers) + 1, len(names)), dtype=np.int64)
+    for i, name in enumerate(architecture.layers):
+        table[i + 1] = table[i]
+        table[i + 1, names.index(name)] += 1
+    return table
+
+
+def _fits(problem: Problem, columns: Columns, constants: StepConstants) -> bool:
+    prepared = prepare(problem, columns, constants)
+    limit = memory_limit(problem.cluster, problem.structure.software)
+    return all(float(m.device_bytes) <= limit for m in stage_memory(problem, prepared, constants))

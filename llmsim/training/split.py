@@ -1,0 +1,79 @@
+"""Composition where a schedule computes gradients of weights apart from those of inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..core.pipelines import ScheduleName, schedule_facts
+from ..core.shim import Number
+from .closed_forms import Line, PartTimes, split_bound
+
+if TYPE_CHECKING:
+    from .compose import KindTime
+
+
+@dataclass(frozen=True)
+class PartLoad:
+    """A run of equal parts of the model, for schedules that split backward passes.
+
+    Attributes
+    ----------
+    counts, recomputed
+        Layers of each kind in one of them, and how many of those compute their forward again.
+    first, repeats
+        Index of the first part, and how many there are.
+    """
+
+    counts: Sequence[Number]
+    recomputed: Sequence[Number]
+    first: Number
+    repeats: Number
+
+    def map(self, change: Callable[[Number], Number]) -> PartLoad:
+        """The same with every number changed (a selection of rows)."""
+        counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
+        return PartLoad(counts, recomputed, change(self.first), change(self.repeats))
+
+
+def pair_share(schedule: ScheduleName) -> float:
+    """Share of a device's work for one micro-batch that one pair of passes does."""
+    return 1.0 if schedule_facts(schedule).shape == "both" else 0.5
+
+
+def split_pipeline(
+    schedule: ScheduleName,
+    parts: Sequence[PartLoad],
+    times: Sequence[KindTime],
+    shape: tuple[Number, Number, Number],
+    hop_s: Number,
+    saved_s: Number,
+) -> Number:
+    """Time of the pipeline by :func:`~llmsim.training.closed_forms.split_bound`, seconds.
+
+    Parameters
+    ----------
+    shape
+        Micro-batches, stages, chunks.
+    saved_s
+        What the passes of one micro-batch take less side by side, on the stage where that is most.
+    """
+    first, repeats = [p.first for p in parts], [p.repeats for p in parts]
+    each = [pass_seconds(p.counts, p.recomputed, times) for p in parts]
+    lines = (Line(values, first, repeats) for values in zip(*each, strict=True))
+    return split_bound(schedule, PartTimes(*lines), *shape, hop_s, saved_s * pair_share(schedule))
+
+
+def pass_seconds(
+    counts: Sequence[Number], recomputed: Sequence[Number], times: Sequence[KindTime]
+) -> tuple[Number, Number, Number]:
+    """Seconds of the forward pass, of the gradients of inputs and of those of weights of some layers."""
+    forward: Number = 0
+    inputs: Number = 0
+    weights: Number = 0
+    for count, again, kind in zip(counts, recomputed, times, strict=True):
+        forward = forward + count * kind.forward.seconds
+        inputs = inputs + count * (kind.backward.seconds - kind.weight_s) + again * kind.recompute.seconds
+        weights = weights + count * kind.weight_s
+    return forward, inputs, weights
