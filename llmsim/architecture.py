@@ -127,11 +127,14 @@ class Architecture:
         """Whether a decoder attends to the output of an encoder."""
         return any("memory" in op.over for kind in self.kinds.values() for op in kind.operators)
 
-    def assumed(self) -> dict[str, str]:
-        """What its cost takes for granted, and a plan cannot say."""
+    def assumed(self, sequence: int) -> dict[str, str]:
+        """What its cost takes for granted at a sequence length, and a plan cannot say."""
+        found: dict[str, str] = {}
         if self.is_encoder_decoder:
-            return {"encoder": "its sequences are as long and as many as the decoder's"}
-        return {}
+            found["encoder"] = "its sequences are as long and as many as the decoder's"
+        if self.max_positions is not None and sequence > self.max_positions:
+            found["positions"] = f"{sequence:,} where the model was made for {self.max_positions:,}"
+        return found
 
     def _count(self, *, active: bool) -> int:
         per_kind = {name: sum(k.parameter_counts(active=active).values()) for name, k in self.kinds.items()}

@@ -165,6 +165,11 @@ def test_a_sequence_beyond_the_positions_of_a_model_is_simulated():
     data = json.loads(run(*simulate("--json", sequence_length=1 << 20)))
     assert data["step_time_s"] > 0
     assert not data["fits"]
+    assert data["assumed"]["positions"].startswith("1,048,576 where the model was made for")
+
+
+def test_an_imbalance_of_a_model_without_experts_is_said_to_say_nothing():
+    assert "no experts" in json.loads(run(*plan("--json", imbalance=1.2)))["assumed"]["routing"]
 
 
 def test_compare_prints_tables_and_the_same_numbers_as_json(tmp_path):

@@ -190,7 +190,7 @@ def plan_training(
     _check_batch(sequence, global_batch)
     if tokens is not None and not 0 < tokens <= 1e18:  # so that NaN is refused
         raise InputError("tokens", tokens, "a number above 0 and up to 1e18", "15T")
-    assumed = {**machine.assumed(), **architecture.assumed()}
+    assumed = {**machine.assumed(), **architecture.assumed(sequence)}
     if tokens and machine.price_usd_per_device_hour is None:
         usd, _, date = device_price(machine)
         assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.device} profile, {date})"
@@ -270,9 +270,12 @@ def _template(
     assumed: dict[str, str],
     architecture: Architecture,
 ) -> TrainingPlan:
+    routed = any(k.is_moe for k in architecture.kinds.values())
+    if imbalance is not None and not routed:
+        assumed["routing"] = f"none: {architecture.name} has no experts, an imbalance says nothing"
     if imbalance is None:
         imbalance = software.defaults.imbalance
-        if any(k.is_moe for k in architecture.kinds.values()):
+        if routed:
             assumed["routing"] = f"busiest expert rank at {imbalance:g} times the mean ({software.name} profile)"
     values = {
         "sequence_length": sequence,

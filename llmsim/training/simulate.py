@@ -74,7 +74,8 @@ def simulate_training(
         problem = replace(problem, layout=balanced_layout(problem, columns, constants))
         plan = plan.replace(layers_per_stage=problem.layout)
     prepared = prepare(problem, columns, constants)
-    taken = {**(assumed or {}), **machine.assumed(), **model.assumed(), **plan.software.assumed(plan.schedule_name)}
+    software = plan.software.assumed(plan.schedule_name)
+    taken = {**(assumed or {}), **machine.assumed(), **model.assumed(plan.sequence_length), **software}
     return _report(plan, problem, prepared, constants, taken)
 
 
