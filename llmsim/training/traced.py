@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from ..hardware.kernels import attention_seconds, gemm_seconds, memory_seconds
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..hardware.software import Formats
 from ..plans.optimizer import get_optimizer, moment_bytes, traffic_bytes
+from .balance import split_layers
 from .closed_forms import in_flight
 from .columns import Columns
 from .compose import StageLoad, StepLoad, StepTime, UnitTraffic, compose_step, kind_time
@@ -239,27 +241,10 @@ def _check(traced: TracedModule, cluster: Cluster, pp: int, micro_batches: int, 
 
 
 def partition(weights: Sequence[float], parts: int) -> list[tuple[int, ...]]:
-    """Contiguous parts of a row of weights, none empty, the heaviest as light as it can be (dynamic programming)."""
-    count = len(weights)
-    sums = [0.0]
-    for weight in weights:
-        sums.append(sums[-1] + weight)
-    best = [[float("inf")] * (count + 1) for _ in range(parts + 1)]
-    cut = [[0] * (count + 1) for _ in range(parts + 1)]
-    best[0][0] = 0.0
-    for part in range(1, parts + 1):
-        for end in range(part, count - (parts - part) + 1):
-            for start in range(part - 1, end):
-                heaviest = max(best[part - 1][start], sums[end] - sums[start])
-                if heaviest < best[part][end]:
-                    best[part][end], cut[part][end] = heaviest, start
-    found: list[tuple[int, ...]] = []
-    end = count
-    for part in range(parts, 0, -1):
-        start = cut[part][end]
-        found.append(tuple(range(start, end)))
-        end = start
-    return found[::-1]
+    """Contiguous parts of a row of weights, none empty, the heaviest as light as it can be."""
+    counts = split_layers(weights, 0.0, 0.0, parts, lambda _, starts, ends: ends > starts)
+    bounds = [0, *accumulate(counts or ())]
+    return [tuple(range(a, b)) for a, b in pairwise(bounds)]
 
 
 def _seconds(traced: TracedModule, block: str, c: StepConstants) -> KindSeconds:
