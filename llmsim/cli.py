@@ -104,7 +104,9 @@ def _batch(text: str, field: str) -> int:
     return int(value)
 
 
-Filter = Annotated[str | None, typer.Option(help="Allowed values, joined by commas.")]
+SEARCHED = "What the search may choose"
+"""Panel of the options that restrict the search."""
+Filter = Annotated[str | None, typer.Option(help="Allowed values, joined by commas.", rich_help_panel=SEARCHED)]
 
 
 @plan_app.command("train")
@@ -133,13 +135,24 @@ def plan_train(
     context_parallel: Filter = None,
     expert_parallel: Filter = None,
     micro_batch_size: Filter = None,
-    recompute: Annotated[str | None, typer.Option(help="Allowed settings, joined by semicolons.")] = None,
-    sharding: Annotated[str | None, typer.Option(help="Allowed of ddp, zero1, zero2, zero3, hsdp.")] = None,
-    context_kind: Annotated[str | None, typer.Option(help="Allowed of ring, all_gather, ulysses.")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help=f"Allowed of {', '.join(SCHEDULES)}; by default 1f1b and interleaved.")
+    recompute: Annotated[
+        str | None, typer.Option(help="Allowed settings, joined by semicolons.", rich_help_panel=SEARCHED)
     ] = None,
-    layers_per_stage: Annotated[str | None, typer.Option(help="Allowed of even, balanced; by default even.")] = None,
+    sharding: Annotated[
+        str | None, typer.Option(help="Allowed of ddp, zero1, zero2, zero3, hsdp.", rich_help_panel=SEARCHED)
+    ] = None,
+    context_kind: Annotated[
+        str | None, typer.Option(help="Allowed of ring, all_gather, ulysses.", rich_help_panel=SEARCHED)
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Allowed of {', '.join(SCHEDULES)}; by default 1f1b and interleaved.", rich_help_panel=SEARCHED
+        ),
+    ] = None,
+    layers_per_stage: Annotated[
+        str | None, typer.Option(help="Allowed of even, balanced; by default even.", rich_help_panel=SEARCHED)
+    ] = None,
     ignore_key: IgnoreKeys = None,
     out: Annotated[Path | None, typer.Option(help="Write the best plan to this YAML file.")] = None,
 ) -> None:
