@@ -20,9 +20,9 @@ Overlay: TypeAlias = Mapping[str, float]
 """Path of a constant (``generations/hopper/in_situ/attention``) -> value that replaces the profile's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepConstants:
-    """Every rate of one (cluster, software, precision).
+    """Every rate of one (cluster, software, precision), compared by identity.
 
     Attributes
     ----------

@@ -6,8 +6,8 @@ Each sub-formula is evaluated on the distinct tuples of the columns that it depe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
@@ -16,6 +16,7 @@ from ..core.shim import Number, total
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..plans.optimizer import get_optimizer
+from ..plans.recompute import NONE
 from .columns import Columns, distinct, kind_sizes, take
 from .compose import StageLoad, StepLoad, UnitTraffic
 from .constants import StepConstants
@@ -94,7 +95,7 @@ def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Pre
     """Prepare a table of plans (or a single one)."""
     runs = problem.stages(columns)
     parameters = kind_parameters(problem, columns)
-    seconds = model_seconds(problem, model_rates(problem, keyed(columns), constants))
+    seconds = model_seconds(problem, _known_rates(problem, columns, constants))
     return Prepared(columns, runs, parameters, step_load(problem, columns, runs, parameters, seconds, constants))
 
 
@@ -151,6 +152,31 @@ DENSE_KEYS = ("sequence", "micro_batch", "tp", "cp")
 def keyed(columns: Columns) -> Keyed:
     """The distinct plans for what layers take and keep."""
     return Keyed(columns) if len(columns) == 1 else Keyed(*distinct(columns, TIME_KEYS))
+
+
+@dataclass(frozen=True)
+class _OnePlan:
+    """A single plan as far as layers' rates depend on it."""
+
+    values: tuple[float, ...]
+    columns: Columns = field(compare=False)
+
+
+def _known_rates(problem: Problem, columns: Columns, constants: StepConstants) -> list[KindRates]:
+    """Rates of each layer kind, remembered for single plans: many differ in what rates do not depend on."""
+    values = tuple(getattr(columns, name) for name in TIME_KEYS)
+    if not all(isinstance(v, (int, float)) for v in values):
+        return model_rates(problem, keyed(columns), constants)
+    structure = replace(problem.structure, recompute=NONE)
+    return _rates_of(problem.architecture, structure, constants, _OnePlan(values, columns))
+
+
+@lru_cache(maxsize=64)
+def _rates_of(
+    architecture: Architecture, structure: Structure, constants: StepConstants, plan: _OnePlan
+) -> list[KindRates]:
+    plans = Keyed(plan.columns)
+    return [KindRates(kind, structure, plans, plans, constants) for kind in model_kinds(architecture)]
 
 
 def model_rates(problem: Problem, plans: Keyed, constants: StepConstants) -> list[KindRates]:
