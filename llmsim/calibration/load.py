@@ -123,8 +123,8 @@ def side_by_side(prepared: Sequence[tuple[Batch, Prepared]], size: int) -> StepL
 
 def _kind(sheet: _Sheet, parts: Sequence[tuple[np.ndarray, KindSeconds]]) -> KindSeconds:
     phases = {}
-    for name in PHASES:
-        own = [(rows, kind.phases[name]) for rows, kind in parts]
+    for name in dict.fromkeys((*PHASES, *(n for _, kind in parts for n in kind.phases))):
+        own = [(rows, kind.phases[name]) for rows, kind in parts if name in kind.phases]
         classes = {c for _, phase in own for c in phase.classes}
         axes = {a for _, phase in own for a in phase.wires}
         phases[name] = PhaseSeconds(

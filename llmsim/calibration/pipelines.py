@@ -45,8 +45,8 @@ def exact_seconds(
     shares = _recomputed_shares(load)
     for (schedule, _, _, micro_batches), numbers in shapes.items():
         own = np.asarray(numbers)
-        forward, backward = _chunk_seconds([items[n] for n in numbers], times, shares, own)
-        path = longest_path(schedule, forward, backward, micro_batches, hop[own])
+        forward, backward, weight = _chunk_seconds([items[n] for n in numbers], times, shares, own)
+        path = longest_path(schedule, forward, backward, micro_batches, hop[own], weight)
         seconds[own] += path.seconds - closed[own]
     return np.asarray(seconds[rows])
 
@@ -63,20 +63,19 @@ def _recomputed_shares(load: StepLoad) -> list[np.ndarray]:
 
 def _chunk_seconds(
     items: Sequence[RunPlan], times: Sequence[KindTime], shares: Sequence[np.ndarray], rows: np.ndarray
-) -> tuple[list[list[Number]], list[list[Number]]]:
-    """Forward and backward seconds of each chunk, ``[device][chunk]``, one array entry a run."""
+) -> tuple[list[list[Number]], ...]:
+    """Forward and backward seconds of each chunk, and of the latter those of the gradients of weights,
+    ``[device][chunk]``, one array entry a run."""
     first = items[0].plan
-    pp, chunks = first.pipeline_parallel, first.virtual_pipeline
-    counts = np.zeros((len(items), pp, chunks, len(times)))
-    for n, item in enumerate(items):
-        own = np.array(chunk_counts(item.architecture, pp, chunks))
+    pp, chunks, schedule = first.pipeline_parallel, first.virtual_pipeline, first.schedule_name
+    per_run = [np.array(chunk_counts(item.architecture, pp, chunks, schedule)) for item in items]
+    counts = np.zeros((len(items), *per_run[0].shape[:2], len(times)))
+    for n, own in enumerate(per_run):
         counts[n, :, :, : own.shape[-1]] = own
-    ahead = np.stack([np.broadcast_to(t.forward.seconds, s.shape)[rows] for t, s in zip(times, shares, strict=True)])
-    back = np.stack(
-        [
-            np.broadcast_to(t.backward.seconds + s * t.recompute.seconds, s.shape)[rows]
-            for t, s in zip(times, shares, strict=True)
-        ]
-    )
-    forward, backward = (np.einsum("npck,kn->pcn", counts, each) for each in (ahead, back))
-    return [list(device) for device in forward], [list(device) for device in backward]
+
+    def chosen(seconds: Sequence[Number]) -> list[list[Number]]:
+        each = np.stack([np.broadcast_to(v, s.shape)[rows] for v, s in zip(seconds, shares, strict=True)])
+        return [list(device) for device in np.einsum("npck,kn->pcn", counts, each)]
+
+    back = [t.backward.seconds + s * t.recompute.seconds for t, s in zip(times, shares, strict=True)]
+    return chosen([t.forward.seconds for t in times]), chosen(back), chosen([t.weight_s for t in times])

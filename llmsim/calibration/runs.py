@@ -7,17 +7,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ..architecture import Architecture
+from ..core.data_parallel import ShardingName
 from ..core.errors import UnsupportedError
 from ..hardware.cluster import Cluster
 from ..hardware.devices import get_device
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
+from ..plans.optimizer import ALIASES as OPTIMIZER_ALIASES
+from ..plans.optimizer import OPTIMIZERS
+from ..plans.precision import PRECISIONS
 from ..plans.training import TrainingPlan, violations
 from .table import MeasuredRun
-from .texts import domain_of, network_of, overlap_of, recompute_of, release_of
+from .texts import (
+    domain_of,
+    framework_of,
+    network_of,
+    overlap_of,
+    recompute_of,
+    release_of,
+    schedule_of,
+    setting_of,
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
     assumed: dict[str, str] = {}
     cluster = _cluster(run, assumed)
     release = release_of(run["framework_release"], run["source"])
-    software = get_software(run["framework"], release)
+    software = get_software(framework_of(run["framework"], cluster.profile, run["sharding"], assumed), release)
     if not run["framework_release"]:
         assumed["framework_release"] = release or "the newest in the profile"
     data = {
@@ -158,6 +171,7 @@ def _settings(run: MeasuredRun, software: Software, cluster: Cluster, assumed: d
     sharding = run["sharding"] or "ddp"
     if run.count("data_parallel") * run.count("context_parallel") > 1:
         sharding = _taken(run, "sharding", defaults.sharding, software, assumed)
+    sharding = setting_of("sharding", sharding, get_args(ShardingName), assumed)
     if run["offload"] not in ("", "none"):
         assumed["offload"] = f"transfers hidden behind compute: {run['offload']}"
     return {
@@ -165,12 +179,20 @@ def _settings(run: MeasuredRun, software: Software, cluster: Cluster, assumed: d
         "shard_group": _shard_group(run, cluster, assumed) if sharding == "hsdp" else None,
         "context_kind": defaults.context_kind,
         "recompute": recompute_of(run["recompute"], defaults.recompute, assumed),
-        "precision": run["precision"],
-        "optimizer": run["optimizer"] or "adamw",
+        "precision": setting_of("precision", run["precision"], PRECISIONS, assumed),
+        "optimizer": setting_of("optimizer", run["optimizer"] or "adamw", (*OPTIMIZERS, *OPTIMIZER_ALIASES), assumed),
+        "schedule": schedule_of(_schedule_text(run), run.count("virtual_pipeline"), assumed),
         "overlap": overlap_of(run["overlap"]),
         "framework": software.name,
         "release": software.release,
     }
+
+
+def _schedule_text(run: MeasuredRun) -> str:
+    """Where a source may name its pipeline schedule, if there is a pipeline."""
+    if run.count("pipeline_parallel") == 1:
+        return ""
+    return " ".join(run[column] for column in ("framework", "framework_release", "overlap", "group", "notes"))
 
 
 def _expert_settings(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
-from ..core.errors import UnsupportedError
+from ..core.errors import InputError
 from ..hardware.devices import Device
 from ..hardware.network import fabric_names, get_fabric
+from ..hardware.software import framework_name
 from ..plans.recompute import parse_recompute
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:x\s*(\d+(?:\.\d+)?)\s*)?(?:gb/s|gbps|gbit/s|gb)\b")
@@ -80,24 +82,119 @@ _RECOMPUTE = (
 )
 
 
-def recompute_of(text: str, default: str, assumed: dict[str, str]) -> str:
-    """The recompute setting of a run; a blank one is taken from the software profile and listed.
+_RECOMPUTE_GUESSES = (
+    (r"\b(none|no|off|disabled)\b", "none"),
+    (r"selective.*(attn|attention)", "selective"),
+    (r"dot|matmul|mm", "selective:matmuls"),
+    (r"selective|partial", "selective"),
+    (r"full|block|uniform|layer|whole|checkpoint|on|yes|true", "full"),
+)
+_SHARE = re.compile(r"(\d+) of (\d+)")
 
-    Raises
-    ------
-    UnsupportedError
-        For a wording that is not understood.
-    """
+
+def recompute_of(text: str, default: str, assumed: dict[str, str]) -> str:
+    """The recompute setting of a run; a blank one is taken from the software profile, a wording that is not a setting
+    is taken for the nearest one, and both are listed."""
     if not text:
         assumed["recompute"] = f"{default} (software profile)"
         return default
+    said = text.strip().lower()
     for pattern, setting in _RECOMPUTE:
-        if re.fullmatch(pattern, text.strip().lower()):
+        if re.fullmatch(pattern, said):
             return setting
     try:
         return str(parse_recompute(text.replace(" ", "")))
-    except Exception:
-        raise UnsupportedError(f"recompute setting {text!r} is not modelled") from None
+    except InputError:
+        guess = first_match(said, _RECOMPUTE_GUESSES) or default
+        share = _SHARE.search(said)
+        if share and guess == "full" and 0 < int(share[1]) <= int(share[2]):
+            guess = f"full@{int(share[1])}/{int(share[2])}"
+        assumed["recompute"] = f"{guess} ({text!r})"
+        return guess
+
+
+def first_match(text: str, table: Iterable[tuple[str, str]]) -> str | None:
+    """The name beside the first pattern that occurs in a text."""
+    return next((name for pattern, name in table if re.search(pattern, text.lower())), None)
+
+
+_FRAMEWORKS = (
+    (r"nanotron", "nanotron"),
+    (r"bridge", "megatron-bridge"),
+    (r"nemo", "nemo"),
+    (r"deepspeed", "megatron-deepspeed"),
+    (r"megatron.?lm|zero.?bubble|\bzb", "megatron-lm"),
+    (r"megatron|primus", "megatron-core"),
+    (r"maxtext|jax|axlearn|levanter|t5x|pax", "maxtext"),
+    (r"foundry|composer|mosaic", "llm-foundry"),
+    (r"intern", "internevo"),
+    (r"titan|torch|fsdp|accelerate|lightning|vescale|transformers", "torchtitan"),
+)
+
+
+def framework_of(text: str, device: Device, sharding: str, assumed: dict[str, str]) -> str:
+    """Software profile of a framework; one that has none is taken for the likest, by its name, else by the device and
+    the sharding, and that is listed."""
+    try:
+        return framework_name(text)
+    except InputError:
+        guess = first_match(text, _FRAMEWORKS)
+        if guess is None:
+            usual = "torchtitan" if sharding in ("zero3", "hsdp") else "megatron-core"
+            guess = "maxtext" if device.vendor == "Google" else usual
+        assumed["framework"] = f"{guess} ({text!r} has no profile)"
+        return guess
+
+
+_OPTIMIZERS = (
+    (r"8.?bit", "adam-8bit"), (r"adafactor", "adafactor"), (r"muon", "muon"), (r"lion", "lion"), (r"soap", "soap"),
+    (r"shampoo", "shampoo"), (r"adam", "adamw"), (r"sgd", "sgd-momentum"),
+)  # fmt: skip
+_PRECISIONS = (
+    (r"mxfp8", "mxfp8"), (r"nvfp4|fp4", "nvfp4"), (r"(fp8|float8).*block", "fp8-block"),
+    (r"(fp8|float8).*row", "fp8-rowwise"), (r"(fp8|float8).*(current|tensor)", "fp8-current"),
+    (r"fp8|float8", "fp8-delayed"), (r"bf16|bfloat16", "bf16"), (r"fp16|float16|half", "fp16"), (r"tf32", "tf32"),
+    (r"fp32|float32", "fp32"),
+)  # fmt: skip
+_SHARDINGS = (
+    (r"hybrid|hsdp", "hsdp"), (r"zero.?3|fsdp|full.?shard", "zero3"), (r"zero.?2|shard.?grad", "zero2"),
+    (r"zero.?1|distributed.?opt", "zero1"), (r"ddp|none|replicat|^dp$", "ddp"),
+)  # fmt: skip
+_WORDINGS = {"optimizer": _OPTIMIZERS, "precision": _PRECISIONS, "sharding": _SHARDINGS}
+
+
+def setting_of(column: str, text: str, allowed: Iterable[str], assumed: dict[str, str]) -> str:
+    """A setting as our own names have it; a wording that none of them is taken for is left for the plan to refuse, one
+    that is, is listed.
+
+    Parameters
+    ----------
+    column
+        ``optimizer``, ``precision`` or ``sharding``.
+    """
+    said = text.strip().lower()
+    if said in allowed:
+        return said
+    guess = first_match(said, _WORDINGS[column])
+    if guess is None:
+        return text
+    assumed[column] = f"{guess} ({text!r})"
+    return guess
+
+
+_SCHEDULES = re.compile(r"\b(zb-?v|zb-?h[12]|zb-?[12]p|zero.?bubble|dualpipe-?v|dualpipe|gpipe|afab)\b")
+
+
+def schedule_of(text: str, chunks: int, assumed: dict[str, str]) -> str | None:
+    """The pipeline schedule that a source names; None where it names none, and what follows from the chunks holds."""
+    found = _SCHEDULES.search(text.lower())
+    if found is None:
+        return None
+    said = found[1].replace("-", "")
+    named = {"dualpipe": "dualpipe", "dualpipev": "dualpipe-v", "gpipe": "gpipe", "afab": "gpipe"}.get(said)
+    guess = named or ("zb-v" if chunks == 2 else "zb-h1")
+    assumed["schedule"] = f"{guess} ({found[1]!r})"
+    return guess
 
 
 def overlap_of(text: str) -> str:

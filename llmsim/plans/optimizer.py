@@ -193,7 +193,7 @@ OPTIMIZERS = {
         ),
     )
 }
-_ALIASES = {"adam": "adamw", "sgd": "sgd-momentum", "adamw-8bit": "adam-8bit", "distributed-shampoo": "shampoo"}
+ALIASES = {"adam": "adamw", "sgd": "sgd-momentum", "adamw-8bit": "adam-8bit", "distributed-shampoo": "shampoo"}
 
 
 def get_optimizer(name: str) -> Optimizer:
@@ -206,6 +206,6 @@ def get_optimizer(name: str) -> Optimizer:
     """
     wanted = str(name).strip().lower()
     try:
-        return OPTIMIZERS[_ALIASES.get(wanted, wanted)]
+        return OPTIMIZERS[ALIASES.get(wanted, wanted)]
     except KeyError:
-        raise unknown_name("optimizer", name, [*OPTIMIZERS, *_ALIASES]) from None
+        raise unknown_name("optimizer", name, [*OPTIMIZERS, *ALIASES]) from None

@@ -1,0 +1,86 @@
+"""Wordings of others in run tables: taken for the nearest setting and listed, never skipped for their spelling."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmsim.calibration.texts import framework_of, recompute_of, schedule_of, setting_of
+from llmsim.hardware.devices import get_device
+from llmsim.plans.recompute import parse_recompute
+
+
+@pytest.mark.parametrize(
+    ("said", "profile"),
+    [
+        ("Nanotron", "nanotron"),
+        ("NeMo 2.0", "nemo"),
+        ("Primus (Megatron)", "megatron-core"),
+        ("zero-bubble", "megatron-lm"),
+        ("PyTorch FSDP", "torchtitan"),
+        ("AXLearn", "maxtext"),
+        ("something new", "megatron-core"),
+    ],
+)
+def test_frameworks_without_a_profile_are_taken_for_the_likest(said, profile):
+    assumed: dict[str, str] = {}
+    assert framework_of(said, get_device("h100-sxm-80gb"), "zero1", assumed) == profile
+    assert bool(assumed) == (said != "Nanotron")
+
+
+def test_unknown_frameworks_follow_sharding_and_device():
+    h100, tpu = get_device("h100-sxm-80gb"), get_device("tpu-v5p")
+    assert framework_of("something new", h100, "zero3", {}) == "torchtitan"
+    assert framework_of("something new", tpu, "zero3", {}) == "maxtext"
+
+
+@pytest.mark.parametrize(
+    ("said", "setting"),
+    [
+        ("none", "none"),
+        ("no recompute", "none"),
+        ("selective (attention core)", "selective:core_attn"),
+        ("block", "full"),
+        ("full (12 of 32 layers)", "full@3/8"),
+        ("save_dot_except_mlp", "selective:matmuls"),
+        ("words without any sense", "none"),
+    ],
+)
+def test_recomputation_in_other_words(said, setting):
+    assumed: dict[str, str] = {}
+    assert str(parse_recompute(recompute_of(said, "none", assumed))) == setting
+    assert bool(assumed) == (said != "none")
+
+
+@pytest.mark.parametrize(
+    ("column", "said", "setting"),
+    [
+        ("optimizer", "distributed adam", "adamw"),
+        ("optimizer", "AdamW 8-bit", "adam-8bit"),
+        ("precision", "bf16-mixed", "bf16"),
+        ("precision", "FP8 (rowwise)", "fp8-rowwise"),
+        ("sharding", "FSDP2", "zero3"),
+        ("sharding", "distributed optimizer", "zero1"),
+    ],
+)
+def test_settings_in_other_words(column, said, setting):
+    assumed: dict[str, str] = {}
+    assert setting_of(column, said, (), assumed) == setting
+    assert said in assumed[column]
+    assert setting_of(column, setting, (setting,), {}) == setting
+
+
+def test_words_that_mean_nothing_are_left_for_the_plan_to_refuse():
+    assert setting_of("precision", "posit", (), {}) == "posit"
+
+
+@pytest.mark.parametrize(
+    ("said", "chunks", "schedule"),
+    [
+        ("zb/1.5b ZB-H1", 1, "zb-h1"),
+        ("zero-bubble", 2, "zb-v"),
+        ("DualPipe", 1, "dualpipe"),
+        ("interleaved 1f1b", 4, None),
+    ],
+)
+def test_schedules_by_name(said, chunks, schedule):
+    assert schedule_of(said, chunks, {}) == schedule
