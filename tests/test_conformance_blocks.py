@@ -7,8 +7,10 @@ import pytest
 pytest.importorskip("torch", reason="conformance cells run torch: pip install 'llmsim[torch]'")
 
 from llmsim.measure.cells import BLOCK_CELLS, MODEL_CELLS, Cell
+from llmsim.measure.wide_cells import WIDE_GROUPS
 
 pytestmark = pytest.mark.torch
+WIDE = (*WIDE_GROUPS["blocks"], *WIDE_GROUPS["models"])
 
 
 @pytest.mark.parametrize("cell", BLOCK_CELLS, ids=lambda cell: cell.name)
@@ -21,6 +23,14 @@ def test_model(cell: Cell) -> None:
     assert cell.derived() == cell.executed()
 
 
+@pytest.mark.conform
+@pytest.mark.parametrize("cell", WIDE, ids=lambda cell: cell.name)
+def test_wide(cell: Cell) -> None:
+    counts = cell.derived()
+    assert counts == cell.executed()
+    assert min(counts.forward_flops, counts.backward_flops, counts.saved_bytes) > 0
+
+
 def test_every_cell_counts_something() -> None:
     for cell in (*BLOCK_CELLS, *MODEL_CELLS):
         counts = cell.derived()
@@ -31,5 +41,5 @@ def test_every_cell_counts_something() -> None:
 
 
 def test_names_are_unique() -> None:
-    names = [cell.name for cell in (*BLOCK_CELLS, *MODEL_CELLS)]
+    names = [cell.name for cell in (*BLOCK_CELLS, *MODEL_CELLS, *WIDE)]
     assert len(set(names)) == len(names)

@@ -8,9 +8,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="conformance cells run torch: pip install 'llmsim[torch]'")
 
-from llmsim.measure.cells import MESSAGE_CELLS, Cell
+from llmsim.measure.cells import MESSAGE_CELLS, MESSAGE_GROUPS, Cell
+from llmsim.measure.wide_cells import WIDE_GROUPS
 
 pytestmark = pytest.mark.torch
+WIDE = [cell for group in MESSAGE_GROUPS for cell in WIDE_GROUPS[group]]
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("cell", MESSAGE_CELLS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    "cell", [*MESSAGE_CELLS, *(pytest.param(cell, marks=pytest.mark.conform) for cell in WIDE)], ids=str
+)
 def test_messages(cell: Cell) -> None:
     ours, theirs = cell.derived(), cell.executed()
     assert ours == theirs
@@ -31,5 +35,5 @@ def test_messages(cell: Cell) -> None:
 
 
 def test_names_are_unique() -> None:
-    names = [cell.name for cell in MESSAGE_CELLS]
+    names = [cell.name for cell in (*MESSAGE_CELLS, *WIDE)]
     assert len(set(names)) == len(names)

@@ -9,8 +9,9 @@ import pytest
 pytest.importorskip("torch", reason="conformance cells run torch: pip install 'llmsim[torch]'")
 
 from llmsim.hardware.software import kernel_rows
-from llmsim.measure.cells import BLOCK_CELLS, MESSAGE_CELLS, MODEL_CELLS
+from llmsim.measure.cells import BLOCK_CELLS, MESSAGE_GROUPS, MODEL_CELLS
 from llmsim.measure.kernel_rows import CASES, RowCase, derived_row, executed_row, executed_scores
+from llmsim.measure.wide_cells import WIDE_GROUPS
 
 pytestmark = pytest.mark.torch
 
@@ -46,9 +47,14 @@ def test_every_row_says_what_it_was_checked_with() -> None:
 
 def test_the_documented_numbers_of_cells() -> None:
     text = (Path(__file__).parents[1] / "docs" / "conformance.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("|")]
-    documented = {name.strip(): int(number) for name, number in rows if number.strip().isdigit()}
-    assert documented.pop("blocks") == len(BLOCK_CELLS)
-    assert documented.pop("models") == len(MODEL_CELLS)
-    assert documented.pop("kernel rows") == len(CASES) + len(SCORES)
-    assert sum(documented.values()) == len(MESSAGE_CELLS)
+    lines = [[part.strip() for part in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("|")]
+    documented = {name: (int(usual), int(wide)) for name, usual, wide in lines if usual.isdigit()}
+    usual = {
+        "blocks": len(BLOCK_CELLS),
+        "models": len(MODEL_CELLS),
+        **{group: len(cells) for group, cells in MESSAGE_GROUPS.items()},
+        "kernel rows": len(CASES) + len(SCORES),
+    }
+    counted = {group: (number, number + len(WIDE_GROUPS.get(group, ()))) for group, number in usual.items()}
+    counted["all"] = tuple(map(sum, zip(*counted.values(), strict=True)))
+    assert documented == counted

@@ -189,8 +189,12 @@ class Cell:
     derived: Callable[[], Any]
     executed: Callable[[], Any]
 
+    def __str__(self) -> str:
+        return self.name
 
-def _block(spec: BlockSpec, layers: int = 0) -> Cell:
+
+def block(spec: BlockSpec, layers: int = 0) -> Cell:
+    """The cell of a block, or of a model of so many layers."""
     name = describe(spec) + (f"-{layers}layers" if layers else "")
     return Cell(name, partial(conformance.derived, spec, layers), partial(conformance.executed, spec, layers))
 
@@ -237,25 +241,26 @@ def _block_specs() -> Iterator[BlockSpec]:
 def _model_cells() -> Iterator[Cell]:
     for family in FAMILIES:
         for precision in ("bf16", "autocast"):
-            yield _block(BlockSpec(family, "math" if family == "mla" else "flash", precision, SMALL[family]), 2)
-    yield _block(BlockSpec("llama", "flash", "fp32", OTHER["llama"], "block", fused=True), 3)
-    yield _block(BlockSpec("gpt2", "eager", "bf16", SMALL["gpt2"], dropout=True), 2)
+            yield block(BlockSpec(family, "math" if family == "mla" else "flash", precision, SMALL[family]), 2)
+    yield block(BlockSpec("llama", "flash", "fp32", OTHER["llama"], "block", fused=True), 3)
+    yield block(BlockSpec("gpt2", "eager", "bf16", SMALL["gpt2"], dropout=True), 2)
     for family in ("mamba2", "delta_net"):
-        yield _block(BlockSpec(family, "eager", "bf16", SMALL[family], fused=True), 2)
+        yield block(BlockSpec(family, "eager", "bf16", SMALL[family], fused=True), 2)
 
 
-BLOCK_CELLS: tuple[Cell, ...] = tuple(map(_block, _block_specs()))
+BLOCK_CELLS: tuple[Cell, ...] = tuple(map(block, _block_specs()))
 """FLOPs and saved bytes of single blocks."""
 
 MODEL_CELLS: tuple[Cell, ...] = tuple(_model_cells())
 """The same of whole models."""
 
 
-def _tiny(family: Family, precision: Precision = "bf16", recompute: Checkpointed = "none", **sizes: int) -> BlockSpec:
+def tiny(family: Family, precision: Precision = "bf16", recompute: Checkpointed = "none", **sizes: int) -> BlockSpec:
+    """A block for fake worlds."""
     return BlockSpec(family, "flash", precision, {**TINY[family], **sizes}, recompute)
 
 
-def _world(
+def world(
     derived: Callable[..., Any], executed: Callable[..., Any], spec: BlockSpec, *counts: int, **options: Any
 ) -> Cell:
     """A cell of ``derived_<what>`` and ``run_<what>``, both called with the same arguments."""
@@ -269,24 +274,24 @@ def _tensor_cells() -> Iterator[Cell]:
     for family in ("llama", "gpt2"):
         for sequence_parallel in (True, False):
             for shared_input in (True, False):
-                yield _world(
-                    ours.derived_tensor_parallel, parallel.run_tensor_parallel, _tiny(family), 2, 4,
+                yield world(
+                    ours.derived_tensor_parallel, parallel.run_tensor_parallel, tiny(family), 2, 4,
                     sequence_parallel=sequence_parallel, shared_input=shared_input,
                 )  # fmt: skip
     # A vocabulary that does not divide: rank 0 holds the rounded-up share.
-    yield _world(
-        ours.derived_tensor_parallel, parallel.run_tensor_parallel, _tiny("llama", vocab=66), 2, 8,
+    yield world(
+        ours.derived_tensor_parallel, parallel.run_tensor_parallel, tiny("llama", vocab=66), 2, 8,
         sequence_parallel=True, shared_input=True,
     )  # fmt: skip
     for recompute in (*WHOLE[1:], *HALVES):
-        yield _world(
-            ours.derived_tensor_parallel, parallel.run_tensor_parallel, _tiny("llama", "bf16", recompute), 3, 8,
+        yield world(
+            ours.derived_tensor_parallel, parallel.run_tensor_parallel, tiny("llama", "bf16", recompute), 3, 8,
             sequence_parallel=True, shared_input=True,
         )  # fmt: skip
 
 
 def _sharded_cells() -> Iterator[Cell]:
-    llama, gpt2 = _tiny("llama"), _tiny("gpt2")
+    llama, gpt2 = tiny("llama"), tiny("gpt2")
     options: tuple[dict[str, Any], ...] = (
         {"shard": 8},
         {"shard": 8, "reshard_root": True},
@@ -297,40 +302,49 @@ def _sharded_cells() -> Iterator[Cell]:
         {"shard": 4, "replicas": 2, "microbatches": 2},
     )
     for option in options:
-        yield _world(ours.derived_fully_sharded, parallel.run_fully_sharded, llama, 2, **option)
-    yield _world(ours.derived_fully_sharded, parallel.run_fully_sharded, gpt2, 3, shard=3, replicas=8)
+        yield world(ours.derived_fully_sharded, parallel.run_fully_sharded, llama, 2, **option)
+    yield world(ours.derived_fully_sharded, parallel.run_fully_sharded, gpt2, 3, shard=3, replicas=8)
     for spec, shard, degree in ((llama, 4, 2), (gpt2, 24, 4)):
-        yield _world(
+        yield world(
             ours.derived_fully_sharded_tensor_parallel, parallel.run_fully_sharded_tensor_parallel, spec, 2,
             shard=shard, degree=degree,
         )  # fmt: skip
 
 
 def _replicated_cells() -> Iterator[Cell]:
-    wide = _tiny("llama", "fp32", hidden=512, sequence=4)
-    for spec, bucket in ((wide, None), (wide, 1.2), (wide, 2.5), (_tiny("gpt2"), 0.02)):
-        yield _world(
+    wide = tiny("llama", "fp32", hidden=512, sequence=4)
+    for spec, bucket in ((wide, None), (wide, 1.2), (wide, 2.5), (tiny("gpt2"), 0.02)):
+        yield world(
             ours.derived_distributed_data_parallel, parallel.run_distributed_data_parallel, spec, 2,
             degree=8, bucket_mib=bucket,
         )  # fmt: skip
-    for spec, degree in ((_tiny("llama", "fp32"), 8), (_tiny("gpt2"), 3)):
-        yield _world(ours.derived_zero_redundancy_update, parallel.run_zero_redundancy_update, spec, 2, degree=degree)
+    for spec, degree in ((tiny("llama", "fp32"), 8), (tiny("gpt2"), 3)):
+        yield world(ours.derived_zero_redundancy_update, parallel.run_zero_redundancy_update, spec, 2, degree=degree)
 
 
-def _expert_and_pipeline_cells() -> Iterator[Cell]:
+def _expert_cells() -> Iterator[Cell]:
     experts: tuple[tuple[Precision, int], ...] = (("bf16", 4), ("autocast", 8))
     for precision, degree in experts:
-        yield _world(ours.derived_expert_parallel, parallel.run_expert_parallel, _tiny("mixtral", precision), degree)
+        yield world(ours.derived_expert_parallel, parallel.run_expert_parallel, tiny("mixtral", precision), degree)
+
+
+def _pipeline_cells() -> Iterator[Cell]:
     schedules = (("gpipe", 1, 1), ("1f1b", 0, 1), ("1f1b", 1, 1), ("1f1b", 3, 1), ("interleaved", 0, 2),
                  ("interleaved", 1, 3), ("interleaved", 3, 2))  # fmt: skip
     for schedule, rank, chunks in schedules:
-        yield _world(
-            ours.derived_pipeline, parallel.run_pipeline, _tiny("llama"),
+        yield world(
+            ours.derived_pipeline, parallel.run_pipeline, tiny("llama"),
             schedule=schedule, ranks=4, rank=rank, microbatches=8, chunks=chunks,
         )  # fmt: skip
 
 
-MESSAGE_CELLS: tuple[Cell, ...] = tuple(
-    chain(_tensor_cells(), _sharded_cells(), _replicated_cells(), _expert_and_pipeline_cells())
-)
+MESSAGE_GROUPS: Mapping[str, tuple[Cell, ...]] = {
+    "tensor parallelism": tuple(_tensor_cells()),
+    "sharding": tuple(_sharded_cells()),
+    "replication": tuple(_replicated_cells()),
+    "experts": tuple(_expert_cells()),
+    "pipelines": tuple(_pipeline_cells()),
+}
 """Collectives (and what a rank keeps) of small models on fake process groups."""
+
+MESSAGE_CELLS: tuple[Cell, ...] = tuple(chain.from_iterable(MESSAGE_GROUPS.values()))

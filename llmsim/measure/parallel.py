@@ -18,7 +18,14 @@ from torch._subclasses import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B, schedules
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleaved1F1B,
+    ScheduleInterleavedZeroBubble,
+    schedules,
+)
 from torch.distributed.pipelining.stage import InferenceMode
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import (
@@ -198,8 +205,13 @@ def run_expert_parallel(spec: BlockSpec, degree: int) -> tuple[Events, int, int,
         return log.counted(), work.flops["forward"], work.flops["backward"], saved.total_bytes
 
 
-PipelineSchedule: TypeAlias = Literal["gpipe", "1f1b", "interleaved"]
-_SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
+PipelineSchedule: TypeAlias = Literal["gpipe", "1f1b", "interleaved", "interleaved-zb"]
+_SCHEDULES = {
+    "gpipe": ScheduleGPipe,
+    "1f1b": Schedule1F1B,
+    "interleaved": ScheduleInterleaved1F1B,
+    "interleaved-zb": ScheduleInterleavedZeroBubble,
+}
 
 
 @contextmanager
