@@ -27,6 +27,42 @@ def test_an_operator_without_a_formula_fails(monkeypatch: pytest.MonkeyPatch) ->
         left @ right
 
 
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [
+        ("bmm", lambda: torch.zeros(2, 3, 4) @ torch.zeros(2, 4, 5)),
+        ("addmm", lambda: F.linear(torch.zeros(3, 4), torch.zeros(5, 4), torch.zeros(5))),
+        ("bmm", lambda: torch.einsum("ij,jk->ik", torch.zeros(3, 4), torch.zeros(4, 5))),
+        ("baddbmm", lambda: torch.baddbmm(torch.zeros(2, 3, 5), torch.zeros(2, 3, 4), torch.zeros(2, 4, 5))),
+        ("convolution", lambda: F.conv1d(torch.zeros(2, 4, 9), torch.zeros(6, 4, 3))),
+    ],
+)
+def test_every_kind_of_product_needs_its_formula(
+    name: str, run: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with WorkCounter() as counter:
+        run()
+    assert counter.flops["forward"] > 0
+    monkeypatch.delitem(counters.FLOP_FORMULAS, getattr(torch.ops.aten, name))
+    with pytest.raises(UncoveredOperator, match=name), WorkCounter():
+        run()
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda: torch.cdist(torch.zeros(3, 4), torch.zeros(5, 4)),
+        lambda: torch.addbmm(torch.zeros(3, 5), torch.zeros(2, 3, 4), torch.zeros(2, 4, 5)),
+        lambda: torch.zeros(4).dot(torch.zeros(4)),
+        lambda: torch.zeros(3, 4).mv(torch.zeros(4)),
+        lambda: torch.cholesky_solve(torch.zeros(4, 2), torch.eye(4)),
+    ],
+)
+def test_products_that_nothing_here_runs_fail(run: Callable[[], object]) -> None:
+    with FakeTensorMode(), pytest.raises(UncoveredOperator), WorkCounter():
+        run()
+
+
 def _grouped_product() -> None:
     rows, experts = torch.zeros(32, 16, dtype=torch.bfloat16), torch.zeros(4, 16, 24, dtype=torch.bfloat16)
     torch._grouped_mm(rows, experts, offs=torch.zeros(4, dtype=torch.int32))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from ..core.data_parallel import (
     ShardingKind,
@@ -22,14 +23,16 @@ from ..core.layout import home_term
 from ..core.messages import Message, derive_messages, repeated_messages, stage_transfers
 from ..core.operators import Operator
 from ..core.parameters import Parameter, derive_parameters
+from ..core.pipelines import schedule_facts
 from ..core.saved import Savings, derive_saved, saved_terms
 from ..core.sharding import Sharding, mesh_sharding
 from ..core.terms import Sizes
 from ..core.work import derive_work
 from ..layers.base import layer_input
+from ..training.orders import routes
 from .counters import CollectiveEvent, Phase
 from .pairs import CLASSES, BlockSpec, inventory, layer_operators, model_parts, regions
-from .parallel import Events
+from .parallel import Events, PipelineSchedule
 
 
 def events_of(messages: Iterable[Message], values: Sizes, times: int = 1, phase: Phase | None = None) -> Events:
@@ -201,10 +204,15 @@ def derived_expert_parallel(spec: BlockSpec, degree: int) -> tuple[Events, int, 
 
 
 def derived_pipeline(
-    spec: BlockSpec, schedule: str, *, ranks: int, rank: int, microbatches: int, chunks: int = 1
+    spec: BlockSpec, schedule: PipelineSchedule, *, ranks: int, rank: int, microbatches: int, chunks: int = 1
 ) -> Counter[tuple[str, int]]:
     """Sends and receives of one rank, forward and backward: the residual stream, whatever the schedule."""
-    sends, receives = stage_transfers(rank, ranks, chunks)
+    if schedule_facts(schedule).shape == "loop":
+        sends, receives = stage_transfers(rank, ranks, chunks)
+    else:
+        steps = list(pairwise(device for device, _ in routes(schedule, ranks, chunks)[0]))
+        sends = sum(here == rank != there for here, there in steps)
+        receives = sum(here != rank == there for here, there in steps)
     size = spec.values().bytes(home_term(layer_input(), mesh_sharding(sequence_parallel=False)))
     crossings = microbatches * (sends + receives)
     return Counter({("send", size): crossings, ("receive", size): crossings})

@@ -118,12 +118,18 @@ MULTIPLIES_NOTHING = frozenset(
 """Operators of several tensors whose shapes do not broadcast and which move or select without multiplying."""
 
 
+MULTIPLIES_VECTORS = frozenset({aten.mv, aten.addmv, aten.addmv_, aten.dot, aten.vdot, aten.addr})
+"""Products that their shapes do not give away: a vector has no second dimension to disagree in."""
+
+
 def _tensors(values: Any) -> list[torch.Tensor]:
     return [v for v in tree_leaves(values) if isinstance(v, torch.Tensor)]
 
 
 def _refuse_silent_zero(func: Any, inputs: list[torch.Tensor]) -> None:
     """An elementwise operator or a reduction has inputs that broadcast; anything else must be known."""
+    if func._overloadpacket in MULTIPLIES_VECTORS:
+        raise UncoveredOperator(f"{func} has no FLOP formula")
     matrices = [t for t in inputs if t.is_floating_point() and t.dim() >= 2]
     if len(matrices) < 2 or func._overloadpacket in MULTIPLIES_NOTHING:
         return

@@ -21,9 +21,11 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.pipelining import (
     PipelineStage,
     Schedule1F1B,
+    ScheduleDualPipeV,
     ScheduleGPipe,
     ScheduleInterleaved1F1B,
     ScheduleInterleavedZeroBubble,
+    ScheduleZBVZeroBubble,
     schedules,
 )
 from torch.distributed.pipelining.stage import InferenceMode
@@ -40,6 +42,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from ..training.orders import routes
 from . import blocks
 from .counters import CollectiveEvent, CommunicationLog, SavedTensors, WorkCounter
 from .pairs import BlockSpec, block_module, model_module, token_batch
@@ -205,12 +208,14 @@ def run_expert_parallel(spec: BlockSpec, degree: int) -> tuple[Events, int, int,
         return log.counted(), work.flops["forward"], work.flops["backward"], saved.total_bytes
 
 
-PipelineSchedule: TypeAlias = Literal["gpipe", "1f1b", "interleaved", "interleaved-zb"]
+PipelineSchedule: TypeAlias = Literal["gpipe", "1f1b", "interleaved", "interleaved-zb", "zb-v", "dualpipe-v"]
 _SCHEDULES = {
     "gpipe": ScheduleGPipe,
     "1f1b": Schedule1F1B,
     "interleaved": ScheduleInterleaved1F1B,
     "interleaved-zb": ScheduleInterleavedZeroBubble,
+    "zb-v": ScheduleZBVZeroBubble,
+    "dualpipe-v": ScheduleDualPipeV,
 }
 
 
@@ -236,20 +241,22 @@ def run_pipeline(
     """(send or receive, bytes) of one rank in one step; every stage is one block."""
     s = spec.sizes
     shape = (s["batch"], s["sequence"], s["hidden"])
-    first, last = rank == 0, rank == ranks - 1
+    places = [device for device, _ in routes(schedule, ranks, chunks)[0]]
+    mine = [stage for stage, device in enumerate(places) if device == rank]
+    first, last = mine[0] == 0, mine[-1] == len(places) - 1
     with _static_shapes(), fake_world(rank, pp=ranks) as mesh:
         boundary = torch.zeros(shape, dtype=spec.dtype, requires_grad=True)
         stages = [
             PipelineStage(
                 block_module(spec),
-                rank + chunk * ranks,
-                ranks * chunks,
+                stage,
+                len(places),
                 torch.device("cpu"),
                 input_args=(boundary,),
                 output_args=(boundary,),
                 group=mesh.get_group("pp"),
             )
-            for chunk in range(chunks)
+            for stage in mine
         ]
         runner = _SCHEDULES[schedule](
             stages if chunks > 1 else stages[0], microbatches, loss_fn=lambda y, _: y.float().sum()

@@ -127,7 +127,14 @@ def _more_experts() -> Iterator[Cell]:
 
 
 def _more_pipelines() -> Iterator[Cell]:
-    for schedule, chunks in (("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved-zb", 2)):
+    for schedule, chunks in (
+        ("gpipe", 1),
+        ("1f1b", 1),
+        ("interleaved", 2),
+        ("interleaved-zb", 2),
+        ("zb-v", 2),
+        ("dualpipe-v", 2),
+    ):
         for ranks in (2, 4):
             for rank in range(ranks):
                 yield world(
