@@ -85,9 +85,9 @@ _RECOMPUTE = (
 _RECOMPUTE_GUESSES = (
     (r"\b(none|no|off|disabled)\b", "none"),
     (r"selective.*(attn|attention)", "selective"),
-    (r"dot|matmul|mm", "selective:matmuls"),
+    (r"dot|matmul|\bmm\b", "selective:matmuls"),
     (r"selective|partial", "selective"),
-    (r"full|block|uniform|layer|whole|checkpoint|on|yes|true", "full"),
+    (r"full|block|uniform|layer|whole|checkpoint|\b(on|yes|true)\b", "full"),
 )
 _SHARE = re.compile(r"(\d+) of (\d+)")
 

@@ -35,11 +35,6 @@ class Format:
             size = size + ceil_div(elements, self.block) * self.scale_bits // 8
         return size
 
-    @property
-    def bytes_per_element(self) -> float:
-        """Mean bytes of an element in a long row."""
-        return (self.bits + (self.scale_bits / self.block if self.block else 0)) / 8
-
 
 FORMATS = {
     f.name: f

@@ -55,12 +55,6 @@ def kind_of(plan: TrainingPlan) -> tuple[object, ...]:
     )
 
 
-def fastest(found: Candidates, count: int) -> list[int]:
-    """Numbers of the fastest candidates that fit."""
-    order = np.argsort(found.step_s, kind="stable")
-    return [int(i) for i in order[:count] if np.isfinite(found.step_s[i])]
-
-
 def fastest_by_kind(found: Candidates, count: int, each: int) -> list[int]:
     """Numbers of the fastest candidates that fit, at most ``each`` of a kind, until there are ``count`` kinds."""
     seen: dict[tuple[object, ...], int] = {}

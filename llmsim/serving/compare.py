@@ -36,6 +36,8 @@ METRICS = {
     "decode_s_per_token": "decoding, least milliseconds per token",
 }
 LONGEST = 2**27
+USABLE = 0.9
+"""Share of a device's memory for weights and caches, the usual default of serving engines (vLLM)."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,13 @@ def compare(
     found = [m if isinstance(m, Architecture) else Architecture.from_config(m) for m in models]
     _check(found, sequences, devices, batch)
     assumed: dict[str, str] = {"cache": "bf16, states of recurrences fp32", "weights": "bf16"}
+    assumed["memory"] = f"{USABLE:.0%} of a device"
     if device is None:
         device = assumed["device"] = "h100-sxm-80gb"
     profile = get_device(device)
     if devices is None:
         largest = max(m.parameters for m in found)
-        devices = 2 ** max(0, math.ceil(math.log2(2 * largest / (0.9 * profile.memory_bytes.value))))
+        devices = 2 ** max(0, math.ceil(math.log2(2 * largest / (USABLE * profile.memory_bytes.value))))
         assumed["devices"] = f"{devices} (the least power of two that holds the largest model's weights)"
     curves = [_curve(m, list(sequences), profile.name, devices, batch) for m in found]
     return Comparison(
@@ -237,7 +240,7 @@ def longest_context(model: Architecture, cache: Cache, device: str, devices: int
     """Tokens of each of ``batch`` sequences whose caches fit beside the weights on so many devices; None without end,
     0 where the weights alone do not fit."""
     profile = get_device(device)
-    room = devices * 0.9 * profile.memory_bytes.value - 2 * model.parameters
+    room = devices * USABLE * profile.memory_bytes.value - 2 * model.parameters
     room = room / batch - cache.per_sequence
     if room < 0:
         return 0

@@ -11,15 +11,12 @@ import numpy as np
 from ..architecture import Architecture
 from ..core.shim import maximum
 from ..core.units import GIB
-from ..hardware.cluster import Cluster
 from ..hardware.software import Software
 from ..plans.recompute import parse_recompute
-from ..plans.training import TrainingPlan
 from .columns import Columns
-from .constants import Overlay, StepConstants, step_constants
+from .constants import StepConstants
 from .memory import memory_of_stage, model_memory, stage_states
 from .prepare import Problem, kind_parameters
-from .problem import plan_columns, plan_problem
 
 
 def recompute_ladder(architecture: Architecture, software: Software) -> tuple[str, ...]:
@@ -54,22 +51,13 @@ class RecomputeChoice:
     fits: bool = True
 
 
-def lightest_recompute(
-    plan: TrainingPlan, architecture: Architecture, cluster: Cluster, *, overlay: Overlay | None = None
-) -> RecomputeChoice:
-    """The lightest recomputation under which a plan fits; the plan's own setting is not looked at.
+def lightest_recomputes(problem: Problem, columns: Columns, constants: StepConstants) -> list[RecomputeChoice]:
+    """The lightest recomputation under which each plan of a table fits; the plans' own setting is not looked at.
 
     The ladder starts with what the plan's software does by default. What counts is memory as the driver sees it,
     without headroom: a run that somebody has measured was not stopped by a margin. Where nothing fits it is the
     heaviest.
     """
-    problem = plan_problem(architecture, cluster, plan)
-    constants = step_constants(cluster, problem.structure, overlay)
-    return lightest_recomputes(problem, plan_columns(plan), constants)[0]
-
-
-def lightest_recomputes(problem: Problem, columns: Columns, constants: StepConstants) -> list[RecomputeChoice]:
-    """:func:`lightest_recompute` for a table of plans."""
     software = problem.structure.software
     usual = software.defaults.recompute
     ladder = recompute_ladder(problem.architecture, software)

@@ -7,7 +7,7 @@ matrices is not, since a trace does not know what its dimensions mean.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from math import prod
@@ -369,14 +369,3 @@ def _breakdown(step: StepTime, micro_batches: int) -> dict[str, float]:
     once = max(step.stages, key=lambda s: float(s.once_s))
     parts |= {n: float(getattr(once, n)) for n in ("gradients", "parameters", "optimizer")}
     return {**parts, "fixed": float(step.fixed_s)}
-
-
-def compare_counts(traced: TracedModule, analytical: Mapping[str, int]) -> dict[str, tuple[int, int | None]]:
-    """Quantity -> (traced, analytical) of ``parameters``, ``forward`` and ``backward`` FLOPs and ``saved_bytes``."""
-    own = {
-        "parameters": traced.parameters,
-        "forward": traced.flops("forward"),
-        "backward": traced.flops("backward"),
-        "saved_bytes": traced.saved_bytes,
-    }
-    return {name: (value, analytical.get(name)) for name, value in own.items()}
