@@ -15,7 +15,7 @@ COSTED = frozenset(
     {
         "activation", "add", "attention", "bias", "clamped_gate", "combine", "concat", "contract", "convolution",
         "delta_rule", "dispatch", "dropout", "embedding", "gate", "gated_norm", "index_select", "layer_norm", "loss",
-        "norm", "rotary", "route", "selective_scan", "ssm_scan",
+        "norm", "rotary", "route", "scale", "selective_scan", "ssm_scan",
     }
 )  # fmt: skip
 """Operator kinds whose time and memory are modelled."""
@@ -102,7 +102,7 @@ class Architecture:
     def parameters(self) -> int:
         """Elements of all distinct parameters: a tied table counts once; buffers and the multi-token-prediction
         modules do not count."""
-        return self._count(active=False)
+        return self._count()
 
     @cached_property
     def active_parameters(self) -> int:
@@ -115,6 +115,11 @@ class Architecture:
         shared = {**self.embedding.parameter_counts(), **self.head.parameter_counts()}
         own = (n for kind in self.mtp for name, n in kind.parameter_counts().items() if name not in shared)
         return self.parameters + sum(own)
+
+    @cached_property
+    def trained_parameters(self) -> int:
+        """The parameters that have gradients: all of them, unless some are frozen."""
+        return self._count(trained=True)
 
     @cached_property
     def unsupported(self) -> str | None:
@@ -136,9 +141,12 @@ class Architecture:
             found["positions"] = f"{sequence:,} where the model was made for {self.max_positions:,}"
         return found
 
-    def _count(self, *, active: bool) -> int:
-        per_kind = {name: sum(k.parameter_counts(active=active).values()) for name, k in self.kinds.items()}
-        ends = {**self.embedding.parameter_counts(), **self.head.parameter_counts()}
+    def _count(self, *, active: bool = False, trained: bool = False) -> int:
+        def counts(kind: LayerKind) -> dict[str, int]:
+            return kind.parameter_counts(active=active, trained=trained)
+
+        per_kind = {name: sum(counts(kind).values()) for name, kind in self.kinds.items()}
+        ends = {**counts(self.embedding), **counts(self.head)}
         return sum(ends.values()) + sum(n * per_kind[name] for name, n in Counter(self.layers).items())
 
     def __repr__(self) -> str:

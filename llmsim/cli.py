@@ -117,6 +117,7 @@ def plan_train(
     sequence: Annotated[str, typer.Option("--sequence", "-s", help="Tokens of a sequence: 8192 or 8k.")],
     global_batch: Annotated[str, typer.Option("--global-batch", "-b", help="Sequences of a step.")],
     tokens: Annotated[str | None, typer.Option("--tokens", help="Training tokens, 15T is 15e12.")] = None,
+    epochs: Annotated[float, typer.Option(help="How often the job goes through those tokens.")] = 1.0,
     top: Annotated[int, typer.Option(help="Plans that differ in kind to show.")] = 5,
     as_json: Json = False,
     network: Network = None,
@@ -126,6 +127,12 @@ def plan_train(
     optimizer: Annotated[
         str | None,
         typer.Option(help="adamw (by default), sgd-momentum, lion, adam-8bit, adafactor, muon, shampoo, soap."),
+    ] = None,
+    adapter: Annotated[
+        str, typer.Option(help="Fine-tune adapters of a frozen model: lora:16, lora:64:attention, lora:8:q,v.")
+    ] = "none",
+    document_length: Annotated[
+        str | None, typer.Option(help="Tokens of the documents packed into a sequence; by default it is one.")
     ] = None,
     price: Annotated[float | None, typer.Option(help="USD per device-hour; by default the profile's.")] = None,
     imbalance: Annotated[float | None, typer.Option(help="Tokens of the busiest expert rank over the mean.")] = None,
@@ -183,11 +190,14 @@ def plan_train(
         sequence=parse_length(sequence, "sequence"),
         global_batch=_batch(global_batch, "global_batch"),
         tokens=None if tokens is None else parse_count(tokens, "tokens"),
+        epochs=epochs,
         precision=precision,
         framework=framework,
         release=release,
         network=network,
         optimizer=optimizer,
+        adapter=adapter,
+        document_length=None if document_length is None else parse_length(document_length, "document_length"),
         price=price,
         imbalance=imbalance,
         space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, ""),

@@ -19,7 +19,7 @@ def test_the_main_question_in_words():
         "Best plan",
         "tokens/s per device",
         "MFU",
-        "days for 152,588 steps",
+        "for 152,588 steps",
         "USD",
         "Where the time goes",
         "total",

@@ -106,9 +106,9 @@ from command_line import (
         (simulate(optimizer="adamx"), ["optimizer: 'adamx'", "nearest: adam"]),
         (simulate(framework="torchtitn"), ["framework: 'torchtitn'", "nearest: torchtitan"]),
         (simulate(schedule="1f2b"), ["schedule: '1f2b'", "nearest: 1f1b"]),
-        (simulate(schedule="interleaved"), ["schedule interleaved needs virtual_pipeline"]),
+        (simulate(schedule="interleaved"), ["virtual_pipeline: 1", "interleaved runs several chunks", "nearest: 2"]),
         (simulate(sharding="zero9"), ["sharding: 'zero9'", "nearest: zero"]),
-        (simulate(shard_group=3), ["shard_group is for sharding hsdp"]),
+        (simulate(shard_group=3), ["shard_group: 3", "only with hsdp"]),
         # names
         (["models", "llama-3.2-1c"], ["model: 'llama-3.2-1c'", "nearest: llama-3.2-1b"]),
         (["hardware", "h100-sxm-80gig"], ["profile: 'h100-sxm-80gig'", "nearest: h100-sxm-80gb"]),

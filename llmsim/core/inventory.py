@@ -38,6 +38,8 @@ class Keep:
         How many such tensors.
     renamed
         (dimension, dimension in its place) pairs of the copy: keys repeated for every query head.
+    for_weights
+        Needed for the gradient of the operator's parameter alone: not kept where that is frozen.
     """
 
     source: str
@@ -46,6 +48,7 @@ class Keep:
     per_step: bool = False
     copies: int = 1
     renamed: tuple[tuple[str, str], ...] = ()
+    for_weights: bool = False
 
     @property
     def read(self) -> int | None:
@@ -97,13 +100,13 @@ class KernelRow:
 
 _KEEP = re.compile(
     r"(?:(?P<copies>[1-9]) )?(?P<new>new )?(?P<source>[a-z_0-9 ]+?)(?:\[(?P<renamed>[a-z_=, ]+)\])?"
-    r"(?: as (?P<format>[a-z_0-9-]+))?(?P<per_step> per step)?"
+    r"(?: as (?P<format>[a-z_0-9-]+))?(?P<per_step> per step)?(?P<for_weights> for weights)?"
 )
 
 
 def parse_keep(text: str) -> Keep:
     """``read0``, ``write as fp32``, ``new read0 as fp32``, ``2 rows as fp32``, ``batch sequence heads as fp32``,
-    ``new read1[kv_heads=heads] as fp32``, ``read1 as activation per step``.
+    ``new read1[kv_heads=heads] as fp32``, ``read1 as activation per step``, ``read0 for weights``.
 
     Raises
     ------
@@ -119,7 +122,10 @@ def parse_keep(text: str) -> Keep:
     names(source)
     pairs = [pair.split("=") for pair in (match["renamed"] or "").split(",") if pair]
     renamed = tuple((old.strip(), new.strip()) for old, new in pairs)
-    return Keep(source, format, bool(match["new"]), bool(match["per_step"]), int(match["copies"] or 1), renamed)
+    copies = int(match["copies"] or 1)
+    flags = (bool(match[name]) for name in ("new", "per_step", "for_weights"))
+    new, per_step, for_weights = flags
+    return Keep(source, format, new, per_step, copies, renamed, for_weights)
 
 
 def parse_row(data: Mapping[str, Any]) -> KernelRow:

@@ -71,6 +71,8 @@ class Tensor:
         Kept per token during decoding (the key/value cache).
     leading
         Of a weight: how many of its dimensions make up dimension 0 of the stored parameter, which FSDP shards.
+    frozen
+        Of a weight: it is not trained, so that it has no gradient.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Tensor:
     format: str = "activation"
     state: bool = False
     leading: tuple[str, ...] = ()
+    frozen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +174,11 @@ class Operator:
     def weights(self) -> tuple[Read, ...]:
         """The reads that are parameters."""
         return tuple(r for r in self.reads if r.tensor.role == "weight")
+
+    @property
+    def trained(self) -> tuple[Read, ...]:
+        """The parameters that have a gradient."""
+        return tuple(r for r in self.weights if not r.tensor.frozen)
 
 
 def weight(

@@ -30,6 +30,8 @@ class Parameter:
         Whether it belongs to the expert factorisation of the ranks.
     format
         Storage class: ``weight`` (the precision recipe's matrix format applies) or ``weight_high``.
+    frozen
+        Whether it is not trained.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Parameter:
     gradient_axes: tuple[str, ...]
     expert: bool
     format: str
+    frozen: bool = False
 
 
 def derive_parameters(operators: Sequence[Operator], sharding: Sharding) -> tuple[Parameter, ...]:
@@ -62,5 +65,6 @@ def derive_parameters(operators: Sequence[Operator], sharding: Sharding) -> tupl
                 read_view(read, op, sharding).missing,
                 "experts" in tensor.dims,
                 tensor.format,
+                tensor.frozen,
             )
     return tuple(found.values())

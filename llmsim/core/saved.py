@@ -201,7 +201,7 @@ def derive_saved(
                 storage, terms = ledger.own(read.tensor)
                 note(again if storage in dropped else kept, storage, terms, op)
         for keep in row.keeps:
-            if not ledger.is_parameter(keep, op):
+            if not ledger.is_parameter(keep, op) and not (keep.for_weights and op.weights and not op.trained):
                 storage, terms = ledger.of(keep, op)
                 # What a kept operator made beside its result (a log-sum-exp) is kept with it.
                 beside = region is not None and keep.read is None and op.name in region.keep_outputs
@@ -259,7 +259,7 @@ def weight_operands(
     inputs: dict[str, Terms] = {}
     gradients: list[Term] = []
     for op in operators:
-        if op.kind != "contract" or op.reads[1].tensor.role != "weight":
+        if op.kind != "contract" or op.reads[1].tensor.role != "weight" or op.reads[1].tensor.frozen:
             continue
         gradients.append(result_term(op, sharding))
         for keep in inventory.row(op.kernel).keeps:

@@ -43,7 +43,7 @@ def _alive(group: Sequence[Operator], sharding: Sharding, weight_gradients: bool
         need_term(r, op, sharding, "gradient")
         for op in group
         if weight_gradients and op.kind == "contract"
-        for r in op.weights[:1]
+        for r in op.trained[:1]
     ]
     return (*written, *read, *matrices)
 

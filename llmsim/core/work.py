@@ -30,6 +30,8 @@ RATED_AS: Mapping[str, WorkKind] = {
 attention without values. A depthwise convolution has so few that its memory traffic decides."""
 
 LOOKUPS = frozenset({"embedding"})
+BIASES = frozenset({"bias"})
+"""Kinds that pass a gradient on as it is: their backward is the sum that makes the gradient of the parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,8 @@ def _contraction(group: Sequence[Operator], sharding: Sharding, row: KernelRow) 
     add("forward", (rows,), columns, (depth,), (read, *weights, *written), row.forward_launches)
     if first.reads[0].tensor.role == "activation":
         add("input_gradient", (rows,), (depth,), columns, (*written, *weights, read), 1)
-    add("weight_gradient", (depth,), columns, (rows,), (read, *written, *gradient, *gradient), 1)
+    if any(not op.reads[1].tensor.frozen for op in group):
+        add("weight_gradient", (depth,), columns, (rows,), (read, *written, *gradient, *gradient), 1)
     return products
 
 
@@ -223,9 +226,9 @@ def _other(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
         if k.read is not None and op.reads[k.read].tensor.role == "activation"
     )
     # The gradient of a table is dense: zeroed as a whole, then added to where rows were looked up.
-    tables = tuple(need_term(r, op, sharding, "gradient") for r in op.weights) if op.kind in LOOKUPS else ()
+    tables = tuple(need_term(r, op, sharding, "gradient") for r in op.trained) if op.kind in LOOKUPS else ()
     scattered = (written.stored("gradient"), *tables) if tables else ()
-    if not activations and not scattered:
+    if (not activations and not scattered) or (op.kind in BIASES and not op.trained):
         return [forward]
     backward = Work(
         op.name, (op.name,), kind, op.kind, "input_gradient", _products(op, sharding, "backward"), _is_masked(op),

@@ -107,6 +107,7 @@ def as_input_error(error: ValidationError, model: type[BaseModel], where: str) -
     context = first.get("ctx", {})
     own = getattr(context.get("error"), "__cause__", None)
     if isinstance(own, InputError):
+        field = field if path else ": ".join(part for part in (where, own.field) if part)
         return InputError(field, own.value, own.allowed, own.nearest, own.why)
     message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not path:  # a rule between fields

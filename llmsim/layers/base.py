@@ -52,13 +52,14 @@ class LayerKind:
     window: int | None = None
     causal: bool = True
 
-    def parameter_counts(self, *, active: bool = False) -> dict[str, int]:
-        """Elements of each distinct parameter, by name; with ``active``, of ``top_k`` experts instead of all."""
+    def parameter_counts(self, *, active: bool = False, trained: bool = False) -> dict[str, int]:
+        """Elements of each distinct parameter, by name; with ``active``, of ``top_k`` experts instead of all; with
+        ``trained``, of those that are not frozen."""
         sizes = {**self.sizes, "experts": self.sizes["top_k"]} if active and self.is_moe else self.sizes
         return {
             read.tensor.name: math.prod(sizes[dim] for dim in read.tensor.dims)
             for op in self.operators
-            for read in op.weights
+            for read in (op.trained if trained else op.weights)
         }
 
     @property

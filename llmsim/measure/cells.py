@@ -10,7 +10,7 @@ from typing import Any
 
 from . import conformance, parallel
 from . import conformance_messages as ours
-from .blocks import Checkpointed
+from .blocks import AttentionKernel, Checkpointed
 from .pairs import BlockSpec, Family, Precision
 
 FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "mixtral", "mla")
@@ -170,7 +170,9 @@ def describe(spec: BlockSpec) -> str:
     norm = "" if spec.family == "gpt2" or spec.norm == "eager" else spec.norm
     shape = f"h{spec.sizes['hidden']}v{spec.sizes['vocab']}"
     recompute = "" if spec.recompute == "none" else f"recompute:{spec.recompute}"
-    return "-".join(p for p in (spec.family, kernel, spec.precision, "fused" * spec.fused, norm, recompute, shape) if p)
+    adapter = "" if spec.adapter == "none" else spec.adapter
+    parts = (spec.family, kernel, spec.precision, "fused" * spec.fused, norm, recompute, adapter, shape)
+    return "-".join(p for p in parts if p)
 
 
 @dataclass(frozen=True)
@@ -238,6 +240,18 @@ def _block_specs() -> Iterator[BlockSpec]:
         yield BlockSpec("gpt2", "eager", "bf16", SMALL["gpt2"], recompute, dropout=True)
 
 
+def _adapter_specs() -> Iterator[BlockSpec]:
+    """Frozen blocks with low-rank adapters."""
+    for family in FAMILIES:
+        kernel: AttentionKernel = "math" if family == "mla" else "flash"
+        for adapter in ("lora:8", "lora:4:attention"):
+            for recompute in WHOLE:
+                yield BlockSpec(family, kernel, "bf16", SMALL[family], recompute, adapter=adapter)
+    for precision in PRECISIONS:
+        yield BlockSpec("llama", "math", precision, OTHER["llama"], norm="eager_fp32", adapter="lora:16:q,v")
+        yield BlockSpec("gpt2", "flash", precision, OTHER["gpt2"], "mlp", adapter="lora:16:mlp")
+
+
 def _model_cells() -> Iterator[Cell]:
     for family in FAMILIES:
         for precision in ("bf16", "autocast"):
@@ -248,7 +262,7 @@ def _model_cells() -> Iterator[Cell]:
         yield block(BlockSpec(family, "eager", "bf16", SMALL[family], fused=True), 2)
 
 
-BLOCK_CELLS: tuple[Cell, ...] = tuple(map(block, _block_specs()))
+BLOCK_CELLS: tuple[Cell, ...] = tuple(map(block, chain(_block_specs(), _adapter_specs())))
 """FLOPs and saved bytes of single blocks."""
 
 MODEL_CELLS: tuple[Cell, ...] = tuple(_model_cells())

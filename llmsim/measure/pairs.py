@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,9 +24,11 @@ from ..layers.mla import LatentAttention
 from ..layers.mlp import Mlp
 from ..layers.moe import MixtureOfExperts
 from ..layers.recurrent import GatedDeltaNet, Mamba1, Mamba2
+from ..plans.adapters import RANK, adapted_operators, parse_adapter
 from ..plans.recompute import parse_recompute
 from ..plans.recompute import regions as recompute_regions
 from . import blocks, encoders, mixers, sparse
+from .low_rank import adapt
 
 Family = Literal["llama", "gpt2", "mixtral", "mla", "mamba2", "mamba1", "delta_net", "bert", "t5", "dsa"]
 Precision = Literal["bf16", "autocast", "fp32"]
@@ -67,6 +69,8 @@ class BlockSpec:
         values).
     dropout
         Behind the embedding and both branches, and on the attention weights of the eager kernel.
+    adapter
+        As plans say it: low-rank adapters of a frozen block.
     """
 
     family: Family
@@ -77,6 +81,7 @@ class BlockSpec:
     norm: Literal["eager", "eager_fp32"] = "eager"
     fused: bool = False
     dropout: bool = False
+    adapter: str = "none"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,6 +110,8 @@ class BlockSpec:
         if "ssm_heads" in s:
             s |= {"scan_heads": s["ssm_heads"], "steps": s["sequence"]}
             s["conv_span"] = s["sequence"] + s["conv_kernel"] - 1
+        if adapters := parse_adapter(self.adapter):
+            s[RANK] = adapters.rank
         if "chunk_context" in s:
             s |= {"chunk": s["chunk_context"], "chunks": s["sequence"] // s["chunk_context"]}
         return s
@@ -143,7 +150,7 @@ _FUSED: Mapping[Family, tuple[tuple[str, ...], ...]] = {
 def inventory(spec: BlockSpec, **implementations: str) -> Inventory:
     """The kernels that the torch block of this specification runs on a CPU."""
     chosen = {
-        **dict.fromkeys(("add", "concat", "embedding", "activation", "dropout"), "plain"),
+        **dict.fromkeys(("add", "concat", "embedding", "activation", "dropout", "scale"), "plain"),
         "contract": "autocast" if spec.precision == "autocast" else "plain",
         "norm": spec.norm,
         "layer_norm": "native_cpu",
@@ -189,7 +196,8 @@ def layer_operators(spec: BlockSpec) -> tuple[Operator, ...]:
     if spec.family == "t5":
         x = residual(b, x, "cross", CrossAttention(), norm)
     residual(b, x, "mlp", mlp, norm, where, dropout=spec.dropout)
-    return tuple(b.operators)
+    adapters = parse_adapter(spec.adapter)
+    return tuple(b.operators) if adapters is None else adapted_operators(b.operators, adapters)
 
 
 def model_parts(spec: BlockSpec, layers: int) -> list[tuple[Sequence[Operator], int, bool]]:
@@ -309,8 +317,13 @@ def block_module(spec: BlockSpec, group: ProcessGroup | None = None) -> blocks.B
     attention, mlp = _attention_module(spec, norm), _mlp_module(spec, group)
     if spec.family == "t5":
         return _decoder_block(spec, norm, attention, mlp)
-    block = encoders.EncoderBlock if spec.family == "bert" else blocks.Block
-    return block(norm, attention, mlp, checkpointed=spec.recompute, dropout=DROPOUT * spec.dropout)
+    kind = encoders.EncoderBlock if spec.family == "bert" else blocks.Block
+    block = kind(norm, attention, mlp, checkpointed=spec.recompute, dropout=DROPOUT * spec.dropout)
+    adapters = parse_adapter(spec.adapter)
+    if adapters is not None:
+        plain = layer_operators(replace(spec, adapter="none"))
+        adapt(block, adapters, frozenset(op.name for op in plain if adapters.adapts(op)))
+    return block
 
 
 def _decoder_block(

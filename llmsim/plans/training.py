@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +16,7 @@ from ..core.pipelines import SCHEDULES, ScheduleName, fewest_micro_batches, sche
 from ..hardware.profiles import Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
 from ..layers.base import LayerKind
+from .adapters import parse_adapter
 from .optimizer import get_optimizer
 from .precision import get_precision
 from .recompute import parse_recompute
@@ -34,6 +36,9 @@ class TrainingPlan(BaseModel):
     ----------
     sequence_length, global_batch_size, micro_batch_size
         Tokens of a sequence; sequences per step; sequences per data-parallel rank and micro-step.
+    document_length
+        Tokens of the documents that a sequence packs and that attention does not cross: one number for equal ones, of
+        which the last may be cut short, or all of them; None where a sequence is one document.
     tensor_parallel, context_parallel, data_parallel, pipeline_parallel, virtual_pipeline
         Degrees, and model chunks per pipeline stage.
     expert_parallel, expert_tensor_parallel
@@ -55,6 +60,9 @@ class TrainingPlan(BaseModel):
         :func:`llmsim.plans.recompute.parse_recompute`.
     precision, optimizer
         Recipe and optimizer.
+    adapter
+        ``none`` trains every parameter; ``lora:16`` or ``lora:16:q,v`` trains low-rank adapters of a frozen model, see
+        :func:`llmsim.plans.adapters.parse_adapter`.
     overlap
         ``profile`` (what the stack hides by default), ``none``, or besides ``tensor`` or ``expert`` transfers.
     imbalance
@@ -69,6 +77,7 @@ class TrainingPlan(BaseModel):
     sequence_length: Count
     global_batch_size: Count
     micro_batch_size: Count = 1
+    document_length: Count | Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     tensor_parallel: Degree = 1
     context_parallel: Degree = 1
     data_parallel: Degree = 1
@@ -85,6 +94,7 @@ class TrainingPlan(BaseModel):
     recompute: str = "none"
     precision: str = "bf16"
     optimizer: str = "adamw"
+    adapter: str = "none"
     overlap: Literal["profile", "none", "tensor", "expert"] = "profile"
     imbalance: Real | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
     framework: str = "megatron-core"
@@ -110,6 +120,11 @@ class TrainingPlan(BaseModel):
     def _optimizer(cls, value: str) -> str:
         return str(_own_error(get_optimizer, value).name)
 
+    @field_validator("adapter")
+    @classmethod
+    def _adapter(cls, value: str) -> str:
+        return str(_own_error(parse_adapter, value) or "none")
+
     @field_validator("framework")
     @classmethod
     def _framework(cls, value: str) -> str:
@@ -117,17 +132,24 @@ class TrainingPlan(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingPlan:
-        if self.schedule is not None:
-            chunks = schedule_facts(self.schedule).chunks
-            if chunks == "several" and self.virtual_pipeline == 1:
-                raise ValueError(f"schedule {self.schedule} needs virtual_pipeline above 1")
-            if chunks == "two" and self.virtual_pipeline != 2:
-                raise ValueError(f"schedule {self.schedule} runs two chunks per stage: virtual_pipeline must be 2")
-            if chunks == "one" and self.virtual_pipeline > 1:
-                raise ValueError(f"schedule {self.schedule} runs one chunk per stage: virtual_pipeline must be 1")
+        error = _chunk_error(self) or _document_error(self)
         if self.shard_group is not None and self.sharding != "hsdp":
-            raise ValueError(f"shard_group is for sharding hsdp, not {self.sharding}")
+            error = InputError(
+                "shard_group", self.shard_group, f"nothing with sharding {self.sharding}, only with hsdp"
+            )
+        if error is not None:
+            raise ValueError(str(error)) from error
         return self
+
+    @property
+    def documents(self) -> tuple[tuple[int, int], ...]:
+        """(length, how many) of the documents packed into a sequence; none where it is one."""
+        if self.document_length is None:
+            return ()
+        if isinstance(self.document_length, int):
+            whole, rest = divmod(self.sequence_length, self.document_length)
+            return ((self.document_length, whole), *([(rest, 1)] if rest else []))
+        return tuple(sorted(Counter(self.document_length).items()))
 
     @property
     def n_devices(self) -> int:
@@ -180,7 +202,33 @@ class TrainingPlan(BaseModel):
             own = self.layers_per_stage
             chunks += f" layers {own if isinstance(own, str) else '/'.join(map(str, own))}"
         sp = " SP" if self.sequence_parallel and self.tensor_parallel > 1 else ""
-        return f"{text}{sp}{chunks} {self.sharding} micro-batch {self.micro_batch_size} recompute {self.recompute}"
+        tail = f" {self.adapter}" if self.adapter != "none" else ""
+        size = self.micro_batch_size
+        return f"{text}{sp}{chunks} {self.sharding} micro-batch {size} recompute {self.recompute}{tail}"
+
+
+def _chunk_error(plan: TrainingPlan) -> InputError | None:
+    """Where the schedule that was named does not run with the plan's chunks."""
+    if plan.schedule is None:
+        return None
+    chunks, own = schedule_facts(plan.schedule).chunks, plan.virtual_pipeline
+    if chunks == "several" and own == 1:
+        return InputError("virtual_pipeline", own, f"2 or more: {plan.schedule} runs several chunks per stage", 2)
+    if chunks == "two" and own != 2:
+        return InputError("virtual_pipeline", own, f"2: schedule {plan.schedule} runs two chunks per stage", 2)
+    if chunks == "one" and own > 1:
+        return InputError("virtual_pipeline", own, f"1: schedule {plan.schedule} runs one chunk per stage", 1)
+    return None
+
+
+def _document_error(plan: TrainingPlan) -> InputError | None:
+    """Where documents do not fill the sequence."""
+    own, length = plan.document_length, plan.sequence_length
+    if isinstance(own, tuple) and sum(own) != length:
+        return InputError("document_length", own, f"lengths that sum to the sequence's {length}", why="is not valid")
+    if isinstance(own, int) and own > length:
+        return InputError("document_length", own, f"at most the sequence's {length}", length)
+    return None
 
 
 def schedule_name(name: object) -> ScheduleName:
@@ -256,6 +304,8 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
             f"pipeline_parallel x virtual_pipeline: {p * v} parts for {slots - 2} layers, embedding and head; "
             f"allowed: at most {slots}; nearest: pipeline_parallel {max(1, slots // v)}"
         )
+    if plan.document_length is not None and architecture.is_encoder_decoder:
+        found.append("document_length: packed sequences of an encoder-decoder model are not modelled; allowed: none")
     if p > 1 and architecture.is_encoder_decoder:
         found.append(f"pipeline_parallel: {p} stages of an encoder-decoder model are not modelled; allowed: 1")
     if v > 1 and p == 1:

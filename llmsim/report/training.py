@@ -7,7 +7,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..core.units import GIB, TERA, gib, large, seconds
+from ..core.units import DAY_S, GIB, TERA, gib, large, seconds
 from ..economics.job import JobCost
 from ..search.plan import PlannedJob, TrainingPlanning
 from ..training.result import TrainingResult
@@ -73,15 +73,19 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
     if job is not None:
         price = "; ".join(filter(None, (job.price_source, job.price_date)))
         rows += [
-            ("time", f"{job.days:,.1f} days for {job.steps:,} steps, stops and restarts not counted"),
+            ("time", f"{seconds(job.days * DAY_S)} for {job.steps:,} steps, stops and restarts not counted"),
             (
                 "cost",
                 f"{job.cost_usd:,.0f} USD = {job.device_hours:,.0f} device-hours at "
                 f"{job.price_usd_per_device_hour:.2f} USD ({price})",
             ),
-            ("energy", f"{job.energy_kwh / 1000:,.0f} MWh ({job.energy_basis})"),
+            ("energy", f"{_energy(job.energy_kwh)} ({job.energy_basis})"),
         ]
     return _grid(rows)
+
+
+def _energy(kwh: float) -> str:
+    return f"{kwh / 1000:,.0f} MWh" if kwh >= 10_000 else f"{kwh:,.3g} kWh"
 
 
 def _interval(result: TrainingResult) -> str:

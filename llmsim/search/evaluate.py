@@ -28,7 +28,7 @@ from ..training.memory import KindMemory, memory_limit, memory_of_stage, model_m
 from ..training.prepare import Problem, keyed, kind_parameters, model_rates, model_seconds, recomputed_layers, step_load
 from ..training.recompute import recompute_ladder
 from ..training.seconds import Keyed, KindRates, KindSeconds
-from ..training.sharding import LocalParameters
+from ..training.sharding import FrozenParameters, LocalParameters
 from ..training.stages import Stage, stage_table
 from ..training.structure import Structure
 from ..training.update import ElementCost
@@ -372,14 +372,16 @@ class _Evaluator:
         return compose_step(load, self.constants, times).seconds
 
 
-Record = TypeVar("Record", LocalParameters, KindMemory, ElementCost)
+Record = TypeVar("Record", LocalParameters, FrozenParameters, KindMemory, ElementCost)
 
 
 def _rows(record: Record, rows: np.ndarray) -> Record:
     """Some rows of every number in a record, and in the records that it holds."""
 
     def some(value: Any) -> Any:
-        return tuple(_rows(v, rows) for v in value) if isinstance(value, tuple) else take(value, rows)
+        if isinstance(value, tuple):
+            return tuple(_rows(v, rows) for v in value)
+        return _rows(value, rows) if isinstance(value, FrozenParameters) else take(value, rows)
 
     return replace(record, **{f.name: some(getattr(record, f.name)) for f in fields(record)})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -16,6 +16,7 @@ from ..economics.job import JobCost, device_price, job_cost
 from ..hardware.cluster import Cluster
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
+from ..plans.adapters import adapted
 from ..plans.training import TrainingPlan
 from ..training.problem import plan_problem
 from ..training.result import TrainingResult
@@ -134,11 +135,14 @@ def plan_training(
     sequence: int,
     global_batch: int,
     tokens: float | None = None,
+    epochs: float = 1.0,
     precision: str | None = None,
     framework: str | None = None,
     release: str = "",
     network: str | None = None,
     optimizer: str | None = None,
+    adapter: str = "none",
+    document_length: int | tuple[int, ...] | None = None,
     price: float | None = None,
     imbalance: float | None = None,
     space: SearchSpace | None = None,
@@ -154,12 +158,16 @@ def plan_training(
         A cluster, text such as ``64x8xh100-sxm-80gb`` or the path of a YAML file.
     sequence, global_batch
         Tokens of a sequence, sequences of a step.
-    tokens
-        Training tokens, for days and cost.
+    tokens, epochs
+        Training tokens and how often the job goes through them, for days and cost.
     precision, framework, release, network
         Recipe, software profile and fabric; blank ones are taken from profiles and listed.
     optimizer
         Its name; None takes AdamW. All take equal tokens: how many reach equal loss is another question.
+    adapter
+        ``lora:16`` fine-tunes low-rank adapters of a frozen model; ``none`` trains every parameter.
+    document_length
+        Tokens of the documents packed into a sequence, one number or all of them; None: a sequence is one document.
     price
         USD per device-hour; None takes the cluster's, else the dated one of the device's profile.
     imbalance
@@ -190,6 +198,10 @@ def plan_training(
     _check_batch(sequence, global_batch)
     if tokens is not None and not 0 < tokens <= 1e18:  # so that NaN is refused
         raise InputError("tokens", tokens, "a number above 0 and up to 1e18", "15T")
+    if not 0 < epochs <= 1e6:
+        raise InputError("epochs", epochs, "a number above 0 and up to 1e6", 1)
+    if tokens is None and epochs != 1:
+        raise InputError("epochs", epochs, "with tokens only: the size of the data set", why="says nothing alone")
     assumed = {**machine.assumed(), **architecture.assumed(sequence)}
     if tokens and machine.price_usd_per_device_hour is None:
         usd, _, date = device_price(machine)
@@ -201,15 +213,17 @@ def plan_training(
     if optimizer is None:
         optimizer = "adamw"
         assumed["optimizer"] = "adamw"
+    job = {"adapter": adapter, "document_length": document_length}
     template = _template(
-        sequence, global_batch, precision, optimizer, software, release, imbalance, assumed, architecture
+        sequence, global_batch, precision, optimizer, software, release, imbalance, assumed, architecture, job
     )
+    costed = adapted(architecture, template.adapter)
     chosen = space or SearchSpace()
     assumed.update(software.assumed(*(chosen.schedule or ())))
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
-    base = plan_problem(architecture, machine, template).structure
+    base = plan_problem(costed, machine, template).structure
     found = evaluate_space(
-        architecture,
+        costed,
         machine,
         base,
         table,
@@ -223,7 +237,8 @@ def plan_training(
     finalists = _finalists(found, template, architecture, machine, top, chosen.layers_per_stage)
     best = _differing(finalists, top)
     jobs = [
-        PlannedJob(r, job_cost(r.step_time_s, r.tokens_per_step, tokens, machine) if tokens else None) for r in best
+        PlannedJob(r, job_cost(r.step_time_s, r.tokens_per_step, tokens * epochs, machine) if tokens else None)
+        for r in best
     ]
     near = [(r.step_time_s, r.plan) for r in finalists if r.step_time_s <= 1.01 * best[0].step_time_s]
     return TrainingPlanning(
@@ -269,6 +284,7 @@ def _template(
     imbalance: float | None,
     assumed: dict[str, str],
     architecture: Architecture,
+    job: Mapping[str, Any],
 ) -> TrainingPlan:
     routed = any(k.is_moe for k in architecture.kinds.values())
     if imbalance is not None and not routed:
@@ -285,6 +301,7 @@ def _template(
         "framework": software.name,
         "release": release,
         "imbalance": imbalance,
+        **job,
     }
     return build(TrainingPlan, values, "")
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ..core.shim import Number, ceil_div, minimum
+from ..core.shim import Number, ceil_div, minimum, total
 from ..core.symbolic import Symbolic
 from ..core.terms import Sizes
 from ..layers.base import LayerKind
-from .structure import Structure
+from .structure import Documents, Structure
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,22 @@ def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes
     return Sizes(dims, degrees, structure.formats())
 
 
-def visible_sizes(kind: LayerKind, sizes: Sizes) -> Sizes:
-    """The same sizes with the mean number of positions that a query attends to, and that an indexer scores."""
+def visible_sizes(kind: LayerKind, sizes: Sizes, documents: Documents = ()) -> Sizes:
+    """The same sizes with the mean number of positions that a query attends to, and that an indexer scores.
+
+    Parameters
+    ----------
+    documents
+        (length, how many) of those packed into a sequence; none where it is one document.
+    """
     sequence = sizes.dims["sequence"]
-    scored = visible_positions(replace(kind, window=None), sequence)
-    return sizes.with_dims(context=visible_positions(kind, sequence), index_context=scored)
+
+    def mean(kind: LayerKind) -> Number:
+        if not documents:
+            return visible_positions(kind, sequence)
+        return total(n * length * visible_positions(kind, length) for length, n in documents) / sequence
+
+    return sizes.with_dims(context=mean(kind), index_context=mean(replace(kind, window=None)))
 
 
 def visible_positions(kind: LayerKind, sequence: Number) -> Number:

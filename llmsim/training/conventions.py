@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 
 from ..architecture import Architecture
 from ..core.operators import Operator
-from ..core.shim import Number, minimum
+from ..core.shim import Number, minimum, total
 from ..core.work import contraction_parts
 from ..layers.base import LayerKind
+from .structure import Documents
 
 
 @dataclass(frozen=True)
@@ -60,23 +61,23 @@ def layer_flops(kind: LayerKind, sequence: Number, convention: Convention) -> Nu
     Causal attention counts half of the square, as publications do (exact is half of s + 1); a window w < s counts
     ``w - w**2 / (2 s)`` positions.
     """
-    total: Number = 0
+    found: Number = 0
     for op in kind.operators:
         if op.kind == "contract":
             if "router_experts" in op.write.dims and not convention.router:
                 continue
             every = {"sequence", "steps", "slots"} & {*op.write.dims}  # a pooler sees one position of the sequence
-            total = total + (2 * _per_token(op, kind) if every else 2 * _per_token(op, kind) / sequence)
+            found = found + (2 * _per_token(op, kind) if every else 2 * _per_token(op, kind) / sequence)
         elif op.kind == "attention" and convention.attention != "none":
             width = _head_width(op, kind)
             seen = sequence if "memory" in op.over else _positions(kind, sequence, convention.attention)
-            total = total + 2 * kind.sizes["heads"] * width * seen
+            found = found + 2 * kind.sizes["heads"] * width * seen
         elif op.kind == "index_select" and convention.attention != "none":
             seen = _positions(replace(kind, window=None), sequence, convention.attention)
-            total = total + seen * sum(p.forward * _sizes(p.dims, kind) for p in op.products)
+            found = found + seen * sum(p.forward * _sizes(p.dims, kind) for p in op.products)
         elif op.kind != "index_select" and convention.scan:
-            total = total + sum(p.forward * _sizes(p.dims, kind) for p in op.products)
-    return total
+            found = found + sum(p.forward * _sizes(p.dims, kind) for p in op.products)
+    return found
 
 
 def _per_token(op: Operator, kind: LayerKind) -> Number:
@@ -108,26 +109,34 @@ def _positions(kind: LayerKind, sequence: Number, attention: str) -> Number:
 
 
 def flops_per_token(architecture: Architecture, sequence: Number, convention: Convention | str) -> Number:
-    """FLOPs per token, forward and backward (three times forward), under one convention."""
+    """FLOPs per token, forward and backward (three times forward, twice for products with frozen parameters), under one
+    convention."""
     chosen = CONVENTIONS[convention] if isinstance(convention, str) else convention
-    counts = Counter(architecture.layers)
-    total: Number = 0
-    for name, count in counts.items():
-        total = total + count * layer_flops(architecture.kinds[name], sequence, chosen)
-    if chosen.head:
-        total = total + layer_flops(architecture.head, sequence, chosen)
-    if chosen.mtp:
-        for kind in architecture.mtp:
-            total = total + layer_flops(kind, sequence, chosen)
-    return 3 * total
+    counts = [(architecture.kinds[name], n) for name, n in Counter(architecture.layers).items()]
+    counts += [(architecture.head, 1)] if chosen.head else []
+    counts += [(kind, 1) for kind in architecture.mtp] if chosen.mtp else []
+    return total(
+        count * (3 * layer_flops(kind, sequence, chosen) - _frozen_flops(kind, sequence, chosen))
+        for kind, count in counts
+    )
 
 
-def published_flops(architecture: Architecture, sequence: Number, recompute: str = "none") -> dict[str, Number]:
+def _frozen_flops(kind: LayerKind, sequence: Number, convention: Convention) -> Number:
+    """Forward FLOPs per token of the products whose parameters have no gradient."""
+    frozen = tuple(op for op in kind.operators if op.kind == "contract" and not op.trained)
+    return layer_flops(replace(kind, operators=frozen), sequence, replace(convention, attention="none", scan=False))
+
+
+def published_flops(
+    architecture: Architecture, sequence: Number, recompute: str = "none", documents: Documents = ()
+) -> dict[str, Number]:
     """FLOPs per token under every published convention, by name.
 
     ``hardware`` is model-full with what the plan computes again: a third of the layers' forward for full recomputation,
     the attention core for selective. ``6nd-plus`` is ``6 N + 12 L h s`` with all parameters N (llm-foundry); ``palm``
-    is ``6 N + 12 L a d s`` with the parameters in matrices; ``6nd`` is ``6 N`` of the parameters a token uses.
+    is ``6 N + 12 L a d s`` with the parameters in matrices; ``6nd`` is ``6 N`` of the parameters a token uses. Frozen
+    parameters count 4 instead of 6. ``model-packed``, with documents in the sequence, is the mean of ``model-causal``
+    over their tokens.
     """
     found: dict[str, Number] = {name: flops_per_token(architecture, sequence, name) for name in CONVENTIONS}
     head = 3 * layer_flops(architecture.head, sequence, Convention())
@@ -135,8 +144,12 @@ def published_flops(architecture: Architecture, sequence: Number, recompute: str
     core = full - flops_per_token(architecture, sequence, Convention(attention="none"))
     again = {"full": (full - head) / 3, "selective": core / 3}.get(recompute.partition(":")[0].partition("@")[0], 0)
     found["hardware"] = full + again
+    if documents:
+        each = (n * length * flops_per_token(architecture, length, "model-causal") for length, n in documents)
+        found["model-packed"] = total(each) / sequence
     layers = len(architecture.layers)
-    found["6nd"] = 6 * architecture.active_parameters
-    found["6nd-plus"] = 6 * architecture.parameters + 12 * layers * architecture.hidden * sequence
+    frozen = 2 * (architecture.parameters - architecture.trained_parameters)
+    found["6nd"] = 6 * architecture.active_parameters - frozen
+    found["6nd-plus"] = 6 * architecture.parameters - frozen + 12 * layers * architecture.hidden * sequence
     found["palm"] = flops_per_token(architecture, sequence, Convention(attention="none")) + core
     return found

@@ -156,20 +156,25 @@ def stage_states(
     """
     software, formats = problem.structure.software, problem.structure.formats()
     columns = state_columns(problem, columns)
-    everything = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
+    trained = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
+    frozen = total((p.frozen.dense + p.frozen.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
     shares = updated_shares(problem.sharding, parameters, columns)
     share = updated_elements(shares, stage.counts)
     sharded = problem.fully_sharded
     unsharded: Number = 0
     if sharded:
-        largest = maximum(
+        largest = maximum(*(p.held * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True)))
+        with_gradient = maximum(
             *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
         )
-        unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(largest)
+        unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(with_gradient)
+        frozen = total(
+            (p.frozen.dense_shard + p.frozen.expert_shard) * n for p, n in zip(parameters, stage.counts, strict=True)
+        )
     update = stage_update(shares, stage.counts, software.formats, problem.structure.recipe.compute)
     return {
-        "parameters": formats["weight"].bytes(share if sharded else everything),
-        "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else everything),
+        "parameters": formats["weight"].bytes((share if sharded else trained) + frozen),
+        "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else trained),
         "optimizer": update.state_bytes,
         "unsharded": unsharded,
     }

@@ -21,7 +21,7 @@ from .columns import Columns, distinct, kind_sizes, take
 from .compose import StageLoad, StepLoad, UnitTraffic
 from .constants import StepConstants
 from .seconds import Keyed, KindRates, KindSeconds
-from .sharding import LocalParameters, exchange, local_parameters, updated_shares
+from .sharding import NOTHING_FROZEN, Exchange, LocalParameters, exchange, local_parameters, updated_shares
 from .split import PartLoad
 from .stages import Layout, Stage, body_kinds, model_kinds, part_table, stage_table
 from .structure import Structure, kind_terms
@@ -240,15 +240,16 @@ def _unit(problem: Problem, p: LocalParameters, columns: Columns, c: StepConstan
     if not problem.fully_sharded:
         return UnitTraffic()
     formats = problem.structure.formats()
-    moved = exchange(
-        problem.sharding,
-        p.dense_shard * columns.shard,
-        p.expert_shard * columns.edp,
-        columns,
-        c.tiers,
-        parameter=formats["activation"],
-        reduce=formats["reduce"],
-    )
+
+    def exchanged(dense: Number, expert: Number) -> Exchange:
+        both = dense * columns.shard, expert * columns.edp
+        parameter, reduce = formats["activation"], formats["reduce"]
+        return exchange(problem.sharding, *both, columns, c.tiers, parameter=parameter, reduce=reduce)
+
+    moved = exchanged(p.dense_shard, p.expert_shard)
+    if p.frozen is not NOTHING_FROZEN:
+        gathered = exchanged(p.dense_shard + p.frozen.dense_shard, p.expert_shard + p.frozen.expert_shard).gather
+        moved = replace(moved, gather=gathered)
     each = problem.structure.software.defaults.data_parallel_reduce == "microbatch"
     reduce = moved.scatter if each else moved.scatter.scaled(1 / columns.micro_batches)
     return UnitTraffic(moved.gather, moved.gather + reduce)

@@ -26,6 +26,7 @@ def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPla
         plan.context_kind,
         parse_recompute(plan.recompute),
         plan.overlap,
+        plan.documents,
     )
     return Problem(architecture, cluster, structure, plan.sharding, plan.schedule_name, plan.optimizer, plan.layout)
 

@@ -109,7 +109,7 @@ class _Values:
     def __init__(self, kind: LayerKind, structure: Structure, keyed: Keyed):
         self.columns, self.rows = keyed.columns, keyed.rows
         self.sizes = kind_sizes(kind, keyed.columns, structure)
-        self.seen = visible_sizes(kind, self.sizes)
+        self.seen = visible_sizes(kind, self.sizes, structure.documents)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..core.data_parallel import (
 )
 from ..core.formats import Format
 from ..core.parameters import Parameter
-from ..core.shim import Number, where
+from ..core.shim import Number, total, where
 from ..core.terms import Sizes
 from ..hardware.network import NO_TRAFFIC, Tier, WireTime, collective_time
 from ..hardware.software import Software
@@ -27,8 +27,29 @@ from .update import ElementCost, Shares, element_costs
 
 
 @dataclass(frozen=True)
+class FrozenParameters:
+    """Parameters without gradients of one layer kind on one rank, elements; the fields are those of
+    :class:`LocalParameters`."""
+
+    dense: Number = 0
+    expert: Number = 0
+    dense_shard: Number = 0
+    expert_shard: Number = 0
+
+    def where(self, condition: Number, otherwise: FrozenParameters) -> FrozenParameters:
+        """These where a condition holds, else others."""
+        if self is otherwise:
+            return self
+        own = (f.name for f in fields(self))
+        return FrozenParameters(**{n: where(condition, getattr(self, n), getattr(otherwise, n)) for n in own})
+
+
+NOTHING_FROZEN = FrozenParameters()
+
+
+@dataclass(frozen=True)
 class LocalParameters:
-    """Parameters of one layer kind on one rank, before data-parallel sharding, elements.
+    """Trained parameters of one layer kind on one rank, before data-parallel sharding, elements; frozen ones apart.
 
     Attributes
     ----------
@@ -41,6 +62,8 @@ class LocalParameters:
         What one rank keeps of them under full sharding, padding included.
     costs
         What updating a dense and an expert element costs.
+    frozen
+        What is not trained.
     """
 
     dense: Number
@@ -49,13 +72,20 @@ class LocalParameters:
     dense_shard: Number
     expert_shard: Number
     costs: tuple[ElementCost, ElementCost]
+    frozen: FrozenParameters = NOTHING_FROZEN
+
+    @property
+    def held(self) -> Number:
+        """All elements on a rank before data-parallel sharding."""
+        return self.dense + self.expert + self.frozen.dense + self.frozen.expert
 
     def where(self, condition: Number, otherwise: LocalParameters) -> LocalParameters:
         """These where a condition holds, else others."""
-        own = (f.name for f in fields(self) if f.name != "costs")
+        own = (f.name for f in fields(self) if f.name not in ("costs", "frozen"))
         dense, expert = (mine.where(condition, other) for mine, other in zip(self.costs, otherwise.costs, strict=True))
         numbers = {name: where(condition, getattr(self, name), getattr(otherwise, name)) for name in own}
-        return LocalParameters(**numbers, costs=(dense, expert))
+        frozen = self.frozen.where(condition, otherwise.frozen)
+        return LocalParameters(**numbers, costs=(dense, expert), frozen=frozen)
 
 
 def local_parameters(
@@ -71,24 +101,36 @@ def local_parameters(
     compute
         The recipe's 16-bit format.
     """
-    dense: Number = 0
-    expert: Number = 0
-    replicated: Number = 0
+    trained = [p for p in parameters if not p.frozen]
+    frozen = NOTHING_FROZEN
+    if len(trained) < len(parameters):
+        rest = [p for p in parameters if p.frozen]
+        frozen = FrozenParameters(*_elements(rest, sizes), *_shards(rest, sizes, columns, software))
+    dense, expert = _elements(trained, sizes)
+    replicated = total(sizes.elements(p.local) for p in trained if not p.expert and "tp" in p.gradient_axes)
+    costs = element_costs(get_optimizer(optimizer), trained, sizes, software.formats, compute)
+    shards = _shards(trained, sizes, columns, software)
+    return LocalParameters(dense, expert, replicated, *shards, costs, frozen)
+
+
+def _elements(parameters: Sequence[Parameter], sizes: Sizes) -> tuple[Number, Number]:
+    """Dense and expert elements on a rank."""
+    dense = total(sizes.elements(p.local) for p in parameters if not p.expert)
+    return dense, total(sizes.elements(p.local) for p in parameters if p.expert)
+
+
+def _shards(
+    parameters: Sequence[Parameter], sizes: Sizes, columns: Columns, software: Software
+) -> tuple[Number, Number]:
+    """Dense and expert elements that a rank keeps under full sharding, padding included."""
     stored: tuple[list[Stored], list[Stored]] = ([], [])
     for p in parameters:
-        count = sizes.elements(p.local)
         stored[p.expert].append(Stored(sizes.elements(p.leading), sizes.elements(p.rest)))
-        if p.expert:
-            expert = expert + count
-        else:
-            dense = dense + count
-            if "tp" in p.gradient_axes:
-                replicated = replicated + count
     padding: Padding = "rows" if software.padded_shards else "flat"
-    units = zip(stored, (columns.shard, columns.edp), strict=True)
-    dense_shard, expert_shard = (shard_elements(Unit(tuple(u)), n, padding) for u, n in units)
-    costs = element_costs(get_optimizer(optimizer), parameters, sizes, software.formats, compute)
-    return LocalParameters(dense, expert, replicated, dense_shard, expert_shard, costs)
+    dense, expert = (
+        shard_elements(Unit(tuple(u)), n, padding) for u, n in zip(stored, (columns.shard, columns.edp), strict=True)
+    )
+    return dense, expert
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from ..architecture import Architecture
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
+from ..plans.adapters import adapted
 from ..plans.training import TrainingPlan, violations
 from .balance import balanced_layout
 from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time
@@ -67,7 +68,7 @@ def simulate_training(
     broken = violations(plan, model, machine.n_devices)
     if broken:
         raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
-    problem = plan_problem(model, machine, plan)
+    problem = plan_problem(adapted(model, plan.adapter), machine, plan)
     constants = step_constants(machine, problem.structure, overlay)
     columns = plan_columns(plan)
     if plan.layers_per_stage == "balanced":
@@ -87,9 +88,9 @@ def _report(
     breakdown = step_breakdown(prepared, time, seconds)
     step = sum(breakdown.values())
     memories = stage_memory(problem, prepared, constants)
-    flops = {
-        k: float(v) for k, v in published_flops(problem.architecture, plan.sequence_length, plan.recompute).items()
-    }
+    published = published_flops(problem.architecture, plan.sequence_length, plan.recompute, plan.documents)
+    flops = {k: float(v) for k, v in published.items()}
+    convention = "model-packed" if plan.documents else "model-causal"
     tokens = plan.global_batch_size * plan.sequence_length
     per_device = tokens / step / plan.n_devices
     device, recipe = problem.cluster.profile, problem.structure.recipe
@@ -101,13 +102,13 @@ def _report(
         cluster=f"{problem.cluster.nodes}x{problem.cluster.devices_per_node}x{device.name}",
         n_devices=plan.n_devices,
         step_time_s=step,
-        step_interval_s=step_interval(step, problem),
+        step_interval_s=None if plan.adapter != "none" else step_interval(step, problem),
         breakdown_s=breakdown,
         tokens_per_step=tokens,
         tokens_per_s_per_device=per_device,
         flops_per_token=flops,
-        mfu=per_device * flops["model-causal"] / peak,
-        mfu_convention="model-causal",
+        mfu=per_device * flops[convention] / peak,
+        mfu_convention=convention,
         peak_flops_per_s=peak,
         peak_format=format,
         stages=[_stage_report(problem, prepared, i, time, memory) for i, memory in enumerate(memories)],
@@ -196,7 +197,7 @@ def _stage_report(problem: Problem, prepared: Prepared, index: int, time: StepTi
     stage: Stage = prepared.stages[index]
     names = [k.name for k in model_kinds(problem.architecture)]
     own = time.stages[index]
-    count: Number = sum((p.dense + p.expert) * n for p, n in zip(prepared.parameters, stage.counts, strict=True))
+    count: Number = sum(p.held * n for p, n in zip(prepared.parameters, stage.counts, strict=True))
     return StageReport(
         first=stage.first,
         repeats=stage.repeats,

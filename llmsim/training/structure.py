@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TypeAlias
 
 from ..core.formats import Format
 from ..core.inventory import Inventory
@@ -24,6 +25,8 @@ from ..hardware.software import Software, get_software
 from ..layers.base import LayerKind
 from ..plans.precision import Precision, get_precision, storage_classes
 from ..plans.recompute import NONE, Recompute, regions
+
+Documents: TypeAlias = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Structure:
     overlap
         What is hidden behind compute: as the software ``profile`` says, ``none``, or besides ``tensor`` (parallel
         tiles) or ``expert`` (beside the other half of a batch).
+    documents
+        (length, how many) of those packed into a sequence, which attention does not cross; none where it is one.
     """
 
     framework: str
@@ -54,6 +59,7 @@ class Structure:
     context_kind: str = "ring"
     recompute: Recompute = field(default=NONE)
     overlap: str = "profile"
+    documents: Documents = ()
 
     @property
     def software(self) -> Software:
