@@ -157,6 +157,12 @@ def plan_train(
             help=f"Allowed of {', '.join(SCHEDULES)}; by default 1f1b and interleaved.", rich_help_panel=SEARCHED
         ),
     ] = None,
+    offload_activations: Annotated[
+        str | None, typer.Option(help="Allowed shares on the host, such as 0,0.5,1.", rich_help_panel=SEARCHED)
+    ] = None,
+    offload_optimizer: Annotated[
+        str | None, typer.Option(help="Allowed shares on the host, such as 0,1.", rich_help_panel=SEARCHED)
+    ] = None,
     layers_per_stage: Annotated[
         str | None, typer.Option(help="Allowed of even, balanced; by default even.", rich_help_panel=SEARCHED)
     ] = None,
@@ -182,6 +188,8 @@ def plan_train(
         "sharding": _names(sharding),
         "context_kind": _names(context_kind),
         "schedule": _names(schedule),
+        "offload_activations": _names(offload_activations),
+        "offload_optimizer": _names(offload_optimizer),
         "layers_per_stage": _names(layers_per_stage),
     }
     answer = plan_training(

@@ -75,7 +75,7 @@ def test_a_plan_that_is_written_simulates_to_the_same_step(tmp_path):
 
 
 def test_a_step_that_does_not_fit_says_so():
-    assert "DOES NOT FIT by" in run(*simulate(sequence_length=131072))
+    assert "DOES NOT FIT the device by" in run(*simulate(sequence_length=131072))
 
 
 def test_a_cluster_file_and_a_fabric(tmp_path):

@@ -67,6 +67,8 @@ def _key(problem: Problem) -> Hashable:
         problem.sharding,
         problem.schedule,
         problem.optimizer,
+        problem.offload,
+        structure.documents,
     )
 
 

@@ -16,6 +16,7 @@ from ..core.shim import Number, maximum
 from ..hardware.network import WireTime
 from ..training.compose import StageLoad, StepLoad, UnitTraffic
 from ..training.constants import Overlay, StepConstants, step_constants
+from ..training.kept import KeptTransfers
 from ..training.memory import stage_memory
 from ..training.prepare import Prepared, prepare
 from ..training.problem import plan_problem
@@ -118,7 +119,21 @@ def side_by_side(prepared: Sequence[tuple[Batch, Prepared]], size: int) -> StepL
         sheet.gather((rows, load.pp) for rows, load in loads),
         sheet.gather((rows, load.chunks) for rows, load in loads),
         "1f1b",
+        kept=_kept(sheet, loads, len(kinds)),
     )
+
+
+def _kept(sheet: _Sheet, loads: Sequence[tuple[np.ndarray, StepLoad]], kinds: int) -> KeptTransfers | None:
+    """What runs send to the host, nothing for those that do not; None where none does."""
+    own = [(rows, load.kept) for rows, load in loads if load.kept is not None]
+    if not own:
+        return None
+
+    def columns(name: str) -> list[np.ndarray]:
+        every = [(rows, getattr(kept, name)) for rows, kept in own]
+        return [sheet.gather((rows, v[k]) for rows, v in every if k < len(v)) for k in range(kinds)]
+
+    return KeptTransfers(columns("plain"), columns("recomputing"), sheet.gather((rows, k.hidden) for rows, k in own))
 
 
 def _kind(sheet: _Sheet, parts: Sequence[tuple[np.ndarray, KindSeconds]]) -> KindSeconds:
@@ -153,4 +168,5 @@ def _stage(sheet: _Sheet, parts: Sequence[tuple[np.ndarray, StageLoad]], kinds: 
         sheet.gather((r, s.update_s) for r, s in parts),
         {c: sheet.gather((r, s.products_s[c]) for r, s in parts if c in s.products_s) for c in sorted(classes)},
         sheet.wire([(r, s.whole) for r, s in parts]),
+        sheet.gather((r, s.host_s) for r, s in parts),
     )

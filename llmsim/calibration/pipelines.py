@@ -10,6 +10,7 @@ import numpy as np
 from ..core.pipelines import ScheduleName
 from ..core.shim import Number
 from ..training.compose import KindTime, StepLoad, StepTime
+from ..training.kept import KeptTransfers
 from ..training.longest_path import longest_path
 from ..training.stages import chunk_counts
 from .runs import RunPlan
@@ -45,7 +46,7 @@ def exact_seconds(
     shares = _recomputed_shares(load)
     for (schedule, _, _, micro_batches), numbers in shapes.items():
         own = np.asarray(numbers)
-        forward, backward, weight = _chunk_seconds([items[n] for n in numbers], times, shares, own)
+        forward, backward, weight = _chunk_seconds([items[n] for n in numbers], times, shares, own, load.kept)
         path = longest_path(schedule, forward, backward, micro_batches, hop[own], weight)
         seconds[own] += path.seconds - closed[own]
     return np.asarray(seconds[rows])
@@ -62,7 +63,11 @@ def _recomputed_shares(load: StepLoad) -> list[np.ndarray]:
 
 
 def _chunk_seconds(
-    items: Sequence[RunPlan], times: Sequence[KindTime], shares: Sequence[np.ndarray], rows: np.ndarray
+    items: Sequence[RunPlan],
+    times: Sequence[KindTime],
+    shares: Sequence[np.ndarray],
+    rows: np.ndarray,
+    kept: KeptTransfers | None,
 ) -> tuple[list[list[Number]], ...]:
     """Forward and backward seconds of each chunk, and of the latter those of the gradients of weights,
     ``[device][chunk]``, one array entry a run."""
@@ -78,4 +83,12 @@ def _chunk_seconds(
         return [list(device) for device in np.einsum("npck,kn->pcn", counts, each)]
 
     back = [t.backward.seconds + s * t.recompute.seconds for t, s in zip(times, shares, strict=True)]
-    return chosen([t.forward.seconds for t in times]), chosen(back), chosen([t.weight_s for t in times])
+    forward, backward = chosen([t.forward.seconds for t in times]), chosen(back)
+    if kept is not None:
+        mine = kept.map(lambda v: np.broadcast_to(v, shares[0].shape)[rows])
+        for p, c in np.ndindex(*counts.shape[1:3]):
+            layers = list(counts[:, p, c].T)
+            again = [n * s[rows] for n, s in zip(layers, shares, strict=True)]
+            for passes in (forward, backward):
+                passes[p][c] = passes[p][c] + mine.exposed(passes[p][c], layers, again)
+    return forward, backward, chosen([t.weight_s for t in times])

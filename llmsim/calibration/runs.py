@@ -25,6 +25,7 @@ from .texts import (
     domain_of,
     framework_of,
     network_of,
+    offload_of,
     overlap_of,
     recompute_of,
     release_of,
@@ -104,7 +105,7 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
         assumed["framework_release"] = release or "the newest in the profile"
     data = {
         **_degrees(run),
-        **_settings(run, software, cluster, assumed),
+        **_settings(run, software, cluster, len(architecture.layers), assumed),
         **_expert_settings(run, architecture, software, assumed),
     }
     plan = build(TrainingPlan, data, "plan")
@@ -165,16 +166,17 @@ def _taken(run: MeasuredRun, column: str, default: object, software: Software, a
     return run[column] or str(default).lower()
 
 
-def _settings(run: MeasuredRun, software: Software, cluster: Cluster, assumed: dict[str, str]) -> dict[str, Any]:
+def _settings(
+    run: MeasuredRun, software: Software, cluster: Cluster, layers: int, assumed: dict[str, str]
+) -> dict[str, Any]:
     """Settings that hold for any model."""
     defaults = software.defaults
     sharding = run["sharding"] or "ddp"
     if run.count("data_parallel") * run.count("context_parallel") > 1:
         sharding = _taken(run, "sharding", defaults.sharding, software, assumed)
     sharding = setting_of("sharding", sharding, get_args(ShardingName), assumed)
-    if run["offload"] not in ("", "none"):
-        assumed["offload"] = f"transfers hidden behind compute: {run['offload']}"
     return {
+        "offload_activations": offload_of(run["offload"], run["notes"], layers, assumed),
         "sharding": sharding,
         "shard_group": _shard_group(run, cluster, assumed) if sharding == "hsdp" else None,
         "context_kind": defaults.context_kind,

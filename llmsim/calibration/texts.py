@@ -113,6 +113,34 @@ def recompute_of(text: str, default: str, assumed: dict[str, str]) -> str:
         return guess
 
 
+_OFFLOADED_LAYERS = (re.compile(r"offloading_num_layers=(\d+)"), re.compile(r"\b(\d+)\b.*\bof \d+ layers"))
+
+
+def offload_of(text: str, notes: str, layers: int, assumed: dict[str, str]) -> float:
+    """Share of the layers whose activations go to the host.
+
+    A number of layers is taken from the setting that the notes quote, else from the text. What is named by operators
+    and kept by a checkpoint policy is all that its layers keep. A text that is neither is listed, and what it moves is
+    taken to cost nothing.
+    """
+    said = text.strip().lower()
+    if said in ("", "none"):
+        return 0.0
+    found = next(
+        (m for pattern, where in zip(_OFFLOADED_LAYERS, (notes, said), strict=True) if (m := pattern.search(where))),
+        None,
+    )
+    if found:
+        share = min(1.0, int(found[1]) / layers)
+        assumed["offload"] = f"activations of {found[1]} of {layers} layers ({text!r})"
+        return share
+    if said.startswith("host offload"):
+        assumed["offload"] = f"all that layers keep ({text!r})"
+        return 1.0
+    assumed["offload"] = f"transfers hidden behind compute, memory as without: {text!r}"
+    return 0.0
+
+
 def first_match(text: str, table: Iterable[tuple[str, str]]) -> str | None:
     """The name beside the first pattern that occurs in a text."""
     return next((name for pattern, name in table if re.search(pattern, text.lower())), None)

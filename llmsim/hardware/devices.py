@@ -159,6 +159,8 @@ class Device(BaseModel):
         The fast domain; the name of the fabric profile taken unless the user names one.
     host_bandwidth
         To host memory, one way, bytes/s.
+    host_memory_bandwidth, host_memory_bytes
+        The device's share of the host's memory, bytes/s and bytes.
     power_w
         Board power limit, W.
     price
@@ -183,6 +185,8 @@ class Device(BaseModel):
     scale_up: ScaleUp
     network: str
     host_bandwidth: Quantity
+    host_memory_bandwidth: Quantity
+    host_memory_bytes: Quantity
     power_w: Quantity
     price: Quantity
     in_situ: Quantity

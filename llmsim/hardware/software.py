@@ -49,6 +49,7 @@ class Formats(BaseModel):
 class Overlap(BaseModel):
     """What is hidden behind compute: fractions of the transfer that may run beside it, each in [0, 1].
 
+    ``offload`` is of transfers between device and host;
     ``tensor_on`` and ``expert_on`` hold where a plan asks for that overlap.
     """
 
@@ -60,6 +61,7 @@ class Overlap(BaseModel):
     context: Quantity
     expert: Quantity
     pipeline: Quantity
+    offload: Quantity
     tensor_on: Quantity
     expert_on: Quantity
 

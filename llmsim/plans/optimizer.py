@@ -132,6 +132,11 @@ class Optimizer:
         return {"matrix": self.matrix, "table": self.table, "vector": self.vector}[tensor]
 
     @property
+    def elementwise(self) -> bool:
+        """Whether an update multiplies no matrices."""
+        return not any(rule.whole for rule in (self.matrix, self.table, self.vector))
+
+    @property
     def uniform(self) -> bool:
         """Whether an element costs the same wherever it stands."""
         plain = Rule(moments=self.vector.moments, flops=self.vector.flops)

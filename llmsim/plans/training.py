@@ -23,6 +23,7 @@ from .recompute import parse_recompute
 
 Degree = Annotated[Whole, Field(ge=1, le=1_000_000)]
 Count = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
+Share = Annotated[Real, Field(ge=0, le=1, allow_inf_nan=False)]
 Layers = Annotated[Whole, Field(ge=0, le=1_000_000)]
 
 
@@ -63,6 +64,9 @@ class TrainingPlan(BaseModel):
     adapter
         ``none`` trains every parameter; ``lora:16`` or ``lora:16:q,v`` trains low-rank adapters of a frozen model, see
         :func:`llmsim.plans.adapters.parse_adapter`.
+    offload_activations, offload_optimizer
+        Share of each stage's layers whose kept tensors go to the host's memory and come back for backward; share of the
+        optimizer states that live there and are updated there.
     overlap
         ``profile`` (what the stack hides by default), ``none``, or besides ``tensor`` or ``expert`` transfers.
     imbalance
@@ -95,6 +99,8 @@ class TrainingPlan(BaseModel):
     precision: str = "bf16"
     optimizer: str = "adamw"
     adapter: str = "none"
+    offload_activations: Share = 0.0
+    offload_optimizer: Share = 0.0
     overlap: Literal["profile", "none", "tensor", "expert"] = "profile"
     imbalance: Real | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
     framework: str = "megatron-core"
@@ -203,6 +209,9 @@ class TrainingPlan(BaseModel):
             chunks += f" layers {own if isinstance(own, str) else '/'.join(map(str, own))}"
         sp = " SP" if self.sequence_parallel and self.tensor_parallel > 1 else ""
         tail = f" {self.adapter}" if self.adapter != "none" else ""
+        for name in ("activations", "optimizer"):
+            share = getattr(self, f"offload_{name}")
+            tail += f" offload {name} {share:.0%}" if share else ""
         size = self.micro_batch_size
         return f"{text}{sp}{chunks} {self.sharding} micro-batch {size} recompute {self.recompute}{tail}"
 
@@ -331,6 +340,10 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
                 f"shard_group: {group} does not divide the {whole} data-parallel ranks; "
                 f"nearest: {nearest_divisor(whole, group)}"
             )
+    if plan.offload_optimizer and not get_optimizer(plan.optimizer).elementwise:
+        found.append(
+            f"offload_optimizer: {plan.optimizer} multiplies matrices, which a host is too slow for; allowed: 0"
+        )
     if plan.sharding in ("zero3", "hsdp") and p > 1 and plan.schedule_name == "interleaved":
         found.append(
             "sharding: fully sharded parameters with an interleaved pipeline are not modelled; allowed: 1f1b or gpipe"

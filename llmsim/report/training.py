@@ -10,7 +10,7 @@ from rich.text import Text
 from ..core.units import DAY_S, GIB, TERA, gib, large, seconds
 from ..economics.job import JobCost
 from ..search.plan import PlannedJob, TrainingPlanning
-from ..training.result import TrainingResult
+from ..training.result import OffloadReport, TrainingResult
 
 PART_NAMES = {
     "gemm": "matrix products",
@@ -25,6 +25,7 @@ PART_NAMES = {
     "cp": "context-parallel transfers, exposed",
     "ep": "expert all-to-all, exposed",
     "fsdp": "sharded parameters, exposed",
+    "offload": "copies to and from the host, exposed",
     "host": "waiting for the host",
     "bubble": "pipeline bubble and hops",
     "gradients": "gradient reduction, exposed",
@@ -70,6 +71,8 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
         ),
         ("memory", f"{gib(result.device_bytes)} of {gib(result.memory_limit_bytes)} usable per device"),
     ]
+    if result.offload is not None:
+        rows += _offload_rows(result.offload)
     if job is not None:
         price = "; ".join(filter(None, (job.price_source, job.price_date)))
         rows += [
@@ -82,6 +85,23 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
             ("energy", f"{_energy(job.energy_kwh)} ({job.energy_basis})"),
         ]
     return _grid(rows)
+
+
+def _offload_rows(own: OffloadReport) -> list[tuple[str, str]]:
+    rows = [("host memory", f"{gib(own.host_bytes)} of {gib(own.host_limit_bytes)} per device")]
+    if own.activation_bytes:
+        enough = "hidden" if own.required_bytes_per_s <= own.available_bytes_per_s else "not hidden"
+        rows.append(
+            (
+                "offload",
+                f"{gib(own.activation_bytes)} each way per micro-batch: {own.required_bytes_per_s / 1e9:,.1f} GB/s "
+                f"would hide it, {own.available_bytes_per_s / 1e9:,.1f} GB/s there are ({enough}); "
+                f"{seconds(own.exposed_s)} exposed",
+            )
+        )
+    if own.update_s:
+        rows.append(("host update", f"{seconds(own.update_s)} per step, beside the device's own"))
+    return rows
 
 
 def _energy(kwh: float) -> str:
@@ -138,7 +158,10 @@ def notes(assumed: dict[str, str], provenance: dict[str, float]) -> Group:
 
 def result_report(result: TrainingResult) -> Group:
     """One simulated step."""
-    fit = "" if result.fits else f"  DOES NOT FIT by {gib(result.device_bytes - result.memory_limit_bytes)}"
+    over = {"device": result.device_bytes - result.memory_limit_bytes}
+    if result.offload is not None:
+        over["host"] = result.offload.host_bytes - result.offload.host_limit_bytes
+    fit = "".join(f"  DOES NOT FIT the {where} by {gib(lacks)}" for where, lacks in over.items() if lacks > 0)
     return Group(
         Text(f"{result.model} on {result.cluster} ({result.n_devices:,} devices){fit}", style="bold"),
         result_headline(result),

@@ -41,6 +41,8 @@ def candidate_plan(found: Candidates, index: int, template: TrainingPlan) -> Tra
         sharding=problem.sharding,
         shard_group=group,
         schedule=problem.schedule,
+        offload_activations=problem.offload.activations,
+        offload_optimizer=problem.offload.optimizer,
     )
 
 
@@ -52,6 +54,8 @@ def kind_of(plan: TrainingPlan) -> tuple[object, ...]:
         plan.context_parallel,
         plan.expert_parallel,
         plan.sharding,
+        plan.offload_activations,
+        plan.offload_optimizer,
     )
 
 
@@ -78,8 +82,8 @@ def _by_time(found: Candidates) -> Iterator[int]:
 
 def _kind_key(found: Candidates, index: int) -> tuple[object, ...]:
     row = int(found.row[index])
-    sharding = found.variants[int(found.variant[index])].problem.sharding
-    return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), sharding)
+    problem = found.variants[int(found.variant[index])].problem
+    return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), problem.sharding, problem.offload)
 
 
 def pareto(found: Candidates, limit: int = 12) -> list[int]:
@@ -142,6 +146,7 @@ def simplest(plans: Sequence[tuple[Number, TrainingPlan]]) -> TrainingPlan:
             plan.expert_parallel,
             plan.virtual_pipeline,
         )
-        return sum(d > 1 for d in degrees) + (plan.recompute != "none")
+        offloads = (plan.offload_activations > 0) + (plan.offload_optimizer > 0)
+        return sum(d > 1 for d in degrees) + (plan.recompute != "none") + offloads
 
     return min(plans, key=lambda item: (mechanisms(item[1]), item[0]))[1]

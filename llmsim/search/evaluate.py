@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import product
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,12 +21,24 @@ from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
+from ..plans.offload import NO_OFFLOAD, Offload
+from ..plans.optimizer import get_optimizer
 from ..plans.recompute import NONE, parse_recompute
 from ..training.columns import Columns, take
 from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
 from ..training.constants import StepConstants, step_constants
-from ..training.memory import KindMemory, memory_limit, memory_of_stage, model_memory, stage_states
-from ..training.prepare import Problem, keyed, kind_parameters, model_rates, model_seconds, recomputed_layers, step_load
+from ..training.kept import KindMemory, model_memory
+from ..training.memory import memory_limit, memory_of_stage, stage_states
+from ..training.prepare import (
+    Problem,
+    keyed,
+    kind_parameters,
+    model_rates,
+    model_seconds,
+    offloading,
+    recomputed_layers,
+    step_load,
+)
 from ..training.recompute import recompute_ladder
 from ..training.seconds import Keyed, KindRates, KindSeconds
 from ..training.sharding import FrozenParameters, LocalParameters
@@ -120,7 +133,16 @@ def evaluate_space(
     """
     evaluator = _Evaluator(architecture, cluster, base, table, sequence, imbalance)
     every = variants(architecture, cluster, base, table, space, sequence)
-    chosen = [replace(v, problem=replace(v.problem, optimizer=optimizer)) for v in every]
+    if any(space.offload_optimizer) and not get_optimizer(optimizer).elementwise:
+        raise InputError(
+            "offload_optimizer", space.offload_optimizer, f"0 with {optimizer}, which multiplies matrices", 0
+        )
+    offloads = [Offload(*shares) for shares in product(space.offload_activations, space.offload_optimizer)]
+    chosen = [
+        replace(v, problem=replace(v.problem, optimizer=optimizer, offload=offload))
+        for v in every
+        for offload in offloads
+    ]
     if not chosen:
         raise _nothing_allowed(space, base.software, cluster)
     found = [evaluator.evaluate(variant) for variant in chosen]
@@ -332,7 +354,7 @@ class _Evaluator:
         """What variants have in common that differ in recomputation only."""
         problem, rows = variant.problem, variant.rows
         alike = replace(problem, structure=replace(problem.structure, recompute=NONE))
-        key = (alike.structure, alike.sharding, alike.schedule, variant.shard_group)
+        key = (alike.structure, alike.sharding, alike.schedule, alike.offload, variant.shard_group)
         if key not in self._shared:
             columns = self.columns(variant.shard_group).take(rows)
             if problem.facts.shape == "loop":
@@ -352,14 +374,20 @@ class _Evaluator:
         kinds, own = self.kinds(problem), self.shared(variant)
         kept = [_rows(m, own.keys) for m in kinds.memories]
         each = [
-            memory_of_stage(problem, own.columns, stage, states, kept, self.constants).device_bytes
+            memory_of_stage(problem, own.columns, stage, states, kept, self.constants)
             for stage, states in zip(own.stages, own.states, strict=True)
         ]
-        memory = np.broadcast_to(maximum(*each), shape)
+        memory = np.broadcast_to(maximum(*(m.device_bytes for m in each)), shape)
+        if problem.offload != NO_OFFLOAD:
+            host = np.broadcast_to(maximum(*(m.host_bytes for m in each)), shape)
+            memory = np.where(host <= self.cluster.profile.host_memory_bytes.value, memory, np.inf)
         step = np.full(shape, np.inf)
         fit = np.flatnonzero(memory <= self.limit)
         if len(fit):
-            step[fit] = self._time(problem, own.load.map(lambda v: take(v, fit)), kinds, own.keys[fit])
+            load = own.load.map(lambda v: take(v, fit))
+            if problem.offload.activations:
+                load = offloading(problem, load, [_rows(m, own.keys[fit]) for m in kinds.memories], self.constants)
+            step[fit] = self._time(problem, load, kinds, own.keys[fit])
         return step, memory
 
     def _time(self, problem: Problem, load: StepLoad, kinds: _Kinds, keys: np.ndarray) -> Number:

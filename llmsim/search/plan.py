@@ -16,7 +16,6 @@ from ..economics.job import JobCost, device_price, job_cost
 from ..hardware.cluster import Cluster
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
-from ..plans.adapters import adapted
 from ..plans.training import TrainingPlan
 from ..training.problem import plan_problem
 from ..training.result import TrainingResult
@@ -217,15 +216,14 @@ def plan_training(
     template = _template(
         sequence, global_batch, precision, optimizer, software, release, imbalance, assumed, architecture, job
     )
-    costed = adapted(architecture, template.adapter)
     chosen = space or SearchSpace()
     assumed.update(software.assumed(*(chosen.schedule or ())))
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
-    base = plan_problem(costed, machine, template).structure
+    problem = plan_problem(architecture, machine, template)
     found = evaluate_space(
-        costed,
+        problem.architecture,
         machine,
-        base,
+        problem.structure,
         table,
         chosen,
         sequence=sequence,

@@ -14,7 +14,7 @@ from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
 from ..core.pipelines import ScheduleName
 from ..plans.recompute import parse_recompute
-from ..plans.training import Count, Degree, nearest_divisor, schedule_name
+from ..plans.training import Count, Degree, Share, nearest_divisor, schedule_name
 
 Degrees = Annotated[tuple[Degree, ...], Field(min_length=1)]
 
@@ -37,6 +37,8 @@ class SearchSpace(BaseModel):
         Allowed settings.
     schedule
         Allowed pipeline schedules; None takes 1F1B, and interleaving where there are chunks.
+    offload_activations, offload_optimizer
+        Allowed shares on the host; nothing unless it is asked for.
     layers_per_stage
         Allowed ways to spread layers over stages: with ``balanced`` the finalists are tried that way too.
     """
@@ -55,6 +57,8 @@ class SearchSpace(BaseModel):
     context_kind: Annotated[tuple[ContextKind, ...], Field(min_length=1)] | None = None
     sequence_parallel: Annotated[tuple[bool, ...], Field(min_length=1)] | None = None
     schedule: Annotated[tuple[ScheduleName, ...], Field(min_length=1)] | None = None
+    offload_activations: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.0,)
+    offload_optimizer: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.0,)
     layers_per_stage: Annotated[tuple[Literal["even", "balanced"], ...], Field(min_length=1)] = ("even",)
 
     @field_validator("schedule", mode="before")

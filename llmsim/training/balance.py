@@ -12,7 +12,8 @@ from ..architecture import Architecture
 from .columns import Columns
 from .compose import kind_time
 from .constants import StepConstants
-from .memory import memory_limit, memory_of_stage, model_memory, stage_memory, stage_states
+from .kept import model_memory
+from .memory import memory_limit, memory_of_stage, stage_memory, stage_states
 from .orders import Route, routes
 from .prepare import Problem, prepare
 from .split import pass_seconds
@@ -59,7 +60,7 @@ def _layer_seconds(problem: Problem, columns: Columns, constants: StepConstants)
     each = []
     for i in range(len(times)):
         again = [share * (i == k and k < body) for k in range(len(times))]
-        each.append(float(sum(pass_seconds([i == k for k in range(len(times))], again, times))))
+        each.append(float(sum(pass_seconds([i == k for k in range(len(times))], again, times, load.kept))))
     names = list(problem.architecture.kinds)
     return [each[names.index(n)] for n in problem.architecture.layers], each[body], sum(each[body + 1 :])
 

@@ -15,6 +15,7 @@ from ..core.shim import Number, maximum, minimum, soft_maximum, total
 from ..hardware.network import NO_TRAFFIC, WireTime
 from .closed_forms import StageTimes, closed_form
 from .constants import StepConstants
+from .kept import KeptTransfers
 from .seconds import KindSeconds, PhaseSeconds
 from .split import PartLoad, split_pipeline
 
@@ -23,9 +24,9 @@ MOE_FORWARD_SHARE = 0.4
 """Share of an MoE layer's host work that its forward pass does."""
 
 LAYER_PARTS = (
-    "gemm", "grouped", "attention", "scan", "memory", "permute", "convert", "tp", "cp", "ep", "fsdp", "host",
+    "gemm", "grouped", "attention", "scan", "memory", "permute", "convert", "tp", "cp", "ep", "fsdp", "offload", "host",
 )  # fmt: skip
-"""Parts of a layer's pass: compute by class, exposed transfers by axis, waiting for the host."""
+"""Parts of a layer's pass: compute by class, exposed transfers by axis and to the host, waiting for the host."""
 
 STEP_PARTS = (*LAYER_PARTS, "recompute", "bubble", "gradients", "parameters", "optimizer", "fixed")
 """Parts of a step: those of the layers of the busiest stage, what it computes again, the rest of the pipeline's time,
@@ -66,6 +67,8 @@ class StageLoad:
         Class -> seconds of its matrix products alone.
     whole
         What it gathers so that matrices are whole.
+    host_s
+        Of the part of the update that the host does, beside the device's.
     """
 
     counts: Sequence[Number]
@@ -76,6 +79,7 @@ class StageLoad:
     update_s: Number
     products_s: Mapping[str, Number]
     whole: WireTime
+    host_s: Number = 0
 
     def map(self, change: Callable[[Number], Number]) -> StageLoad:
         """The same with every number changed (a selection of rows)."""
@@ -83,7 +87,8 @@ class StageLoad:
         wires = self.gather.map(change), self.reduce.map(change)
         products = {name: change(v) for name, v in self.products_s.items()}
         whole = self.whole.map(change)
-        return StageLoad(counts, recomputed, change(self.repeats), *wires, change(self.update_s), products, whole)
+        repeats, update, host = (change(v) for v in (self.repeats, self.update_s, self.host_s))
+        return StageLoad(counts, recomputed, repeats, *wires, update, products, whole, host)
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,8 @@ class StepLoad:
         Of the pipeline.
     parts
         Of the model in order, where the schedule splits backward passes.
+    kept
+        Activations that go to the host and come back.
     """
 
     kinds: Sequence[KindSeconds]
@@ -113,6 +120,7 @@ class StepLoad:
     chunks: Number
     schedule: ScheduleName
     parts: Sequence[PartLoad] = ()
+    kept: KeptTransfers | None = None
 
     def map(self, change: Callable[[Number], Number]) -> StepLoad:
         """The same with every number changed (a selection of rows)."""
@@ -126,6 +134,7 @@ class StepLoad:
             change(self.chunks),
             self.schedule,
             [part.map(change) for part in self.parts],
+            self.kept and self.kept.map(change),
         )
 
     def recomputing(self, of: Callable[[Sequence[Number]], Sequence[Number]]) -> StepLoad:
@@ -338,7 +347,7 @@ def compose_step(load: StepLoad, c: StepConstants, times: Sequence[KindTime] | N
     if times is None:
         times = [kind_time(kind, unit, c) for kind, unit in zip(load.kinds, load.units, strict=True)]
     facts = schedule_facts(load.schedule)
-    found = [_stage_time(stage, times, c) for stage in load.stages]
+    found = [_stage_time(stage, times, c, load.kept) for stage in load.stages]
     hop = wire_seconds(load.hop, c) * (1 - c.overlap["pipeline"])
     fixed = c.step_s + load.micro_batches * c.microbatch_s
     if facts.split:
@@ -346,7 +355,9 @@ def compose_step(load: StepLoad, c: StepConstants, times: Sequence[KindTime] | N
             found = [replace(s, saved_s=_saved(s, c)) for s in found]
         saved = maximum(*(s.saved_s for s in found))
         numbers = load.micro_batches, load.pp, load.chunks
-        return StepTime(found, hop, split_pipeline(load.schedule, load.parts, times, numbers, hop, saved), fixed)
+        return StepTime(
+            found, hop, split_pipeline(load.schedule, load.parts, times, numbers, hop, saved, load.kept), fixed
+        )
     shape = StageTimes([s.forward_s for s in found], [s.backward_s for s in found], [s.repeats for s in load.stages])
     pipeline = closed_form(load.schedule, shape, load.micro_batches, load.pp, load.chunks, hop)
     return StepTime(found, hop, pipeline, fixed)
@@ -361,7 +372,9 @@ def _saved(stage: StageTime, c: StepConstants) -> Number:
     return transfer - exposed(beside, transfer, fraction, c.contention)
 
 
-def _stage_time(stage: StageLoad, times: Sequence[KindTime], c: StepConstants) -> StageTime:
+def _stage_time(
+    stage: StageLoad, times: Sequence[KindTime], c: StepConstants, kept: KeptTransfers | None = None
+) -> StageTime:
     forward: dict[str, Number] = {}
     backward: dict[str, Number] = {"recompute": 0}
     for kind, count, again in zip(times, stage.counts, stage.recomputed, strict=True):
@@ -372,12 +385,14 @@ def _stage_time(stage: StageLoad, times: Sequence[KindTime], c: StepConstants) -
                 into[name] = into.get(name, 0) + count * seconds
         backward["recompute"] = backward["recompute"] + again * kind.recompute.seconds
     beside_forward, beside_backward = total(forward.values()), total(backward.values())
+    if kept is not None:
+        forward["offload"] = kept.exposed(beside_forward, stage.counts, stage.recomputed)
+        backward["offload"] = kept.exposed(beside_backward, stage.counts, stage.recomputed)
+    here = stage.update_s / c.in_situ["memory"] + total(s / c.in_situ[n] for n, s in stage.products_s.items())
     return StageTime(
         forward,
         backward,
         exposed(beside_backward, wire_seconds(stage.reduce, c), c.overlap["gradient"], c.contention),
         exposed(beside_forward, wire_seconds(stage.gather, c), c.overlap["parameter"], c.contention),
-        stage.update_s / c.in_situ["memory"]
-        + total(seconds / c.in_situ[name] for name, seconds in stage.products_s.items())
-        + wire_seconds(stage.whole, c),
+        maximum(here, stage.host_s) + wire_seconds(stage.whole, c),
     )

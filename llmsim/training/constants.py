@@ -36,8 +36,10 @@ class StepConstants:
         Classes of the products (``gemm_16bit``, ``gemm_8bit`` ...).
     tiers, inner_efficiency, outer_efficiency
         The network, and the fractions of its bandwidth that large collectives reach in the scale-up domain and outside.
+    host_bandwidth, host_memory_bandwidth
+        To the host's memory, one way, and of that memory, bytes/s for one device.
     overlap
-        gradient, parameter, tensor, context, expert, pipeline -> fraction of a transfer that may be hidden.
+        gradient, parameter, tensor, context, expert, pipeline, offload -> fraction of a transfer that may be hidden.
     contention
         Slow-down while compute and communication run together.
     launch_s, moe_layer_s, graphed, microbatch_s, step_s
@@ -53,6 +55,8 @@ class StepConstants:
     high_class: str
     low_class: str
     tiers: tuple[Tier, ...]
+    host_bandwidth: Number
+    host_memory_bandwidth: Number
     inner_efficiency: Number
     outer_efficiency: Number
     overlap: Mapping[str, Number]
@@ -108,6 +112,8 @@ def _build(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepCons
         high_class=product_class(recipe.product),
         low_class=product_class(recipe.matmul),
         tiers=cluster.tiers(),
+        host_bandwidth=device.host_bandwidth.value,
+        host_memory_bandwidth=device.host_memory_bandwidth.value,
         inner_efficiency=overlay.get(f"devices/{device.name}/scale_up/efficiency", device.scale_up.efficiency.value),
         outer_efficiency=overlay.get(f"networks/{cluster.fabric.name}/efficiency", cluster.fabric.efficiency.value),
         overlap=_overlap(structure.overlap, stack),

@@ -16,19 +16,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.saved import saved_terms
 from ..core.shim import Number, maximum, minimum, total, where
-from ..core.terms import Sizes
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
 from .closed_forms import in_flight
-from .columns import Columns, distinct_rows, kind_sizes
+from .columns import Columns, distinct_rows
 from .constants import StepConstants
+from .kept import KindMemory, model_memory
 from .orders import held
 from .prepare import Prepared, Problem, recomputed_layers, state_columns
 from .sharding import LocalParameters, updated_shares
-from .stages import Stage, body_kinds, model_kinds
-from .structure import KindTerms, kind_terms
+from .stages import Stage, body_kinds
 from .update import stage_update, updated_elements
 
 MEMORY_PARTS = (
@@ -45,48 +43,6 @@ def memory_limit(cluster: Cluster, software: Software) -> float:
     return cluster.profile.memory_bytes.value * (1 - software.memory.headroom.value)
 
 
-@dataclass(frozen=True)
-class KindMemory:
-    """Activations of one layer and one micro-batch, bytes.
-
-    Attributes
-    ----------
-    plain, recomputing
-        Kept from forward to backward by a layer that recomputes nothing, and by one that recomputes.
-    again
-        Made anew while a recomputing layer's backward runs.
-    per_step
-        Kept once a step, however many micro-batches there are.
-    transients
-        The most that is alive beside that while one of its kernels runs backward.
-    holds
-        New tensors that its kernels say are alive while they run backward (a loss and its gradient in 32 bits).
-    operands
-        Kept between the gradients of inputs and those of weights.
-    """
-
-    plain: Number
-    recomputing: Number
-    again: Number
-    per_step: Number
-    transients: Number
-    holds: Number
-    operands: Number = 0
-
-
-def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
-    """What one layer keeps."""
-    return KindMemory(
-        sizes.size(saved_terms(terms.plain.kept)),
-        sizes.size(saved_terms(terms.recomputing.kept)),
-        sizes.size(saved_terms(terms.recomputing.again)),
-        sizes.size(saved_terms(terms.plain.kept, per_step=True)),
-        maximum(0, *(sizes.size(t) for t in terms.transients)),
-        sizes.size(terms.holds),
-        sizes.size(terms.operands),
-    )
-
-
 @dataclass
 class StageMemory:
     """Memory of a stage at its peak (of a run of equal ones: of the one that holds the most).
@@ -97,11 +53,14 @@ class StageMemory:
         Part -> bytes allocated.
     reserved_bytes, device_bytes
         What the caching allocator holds, and what the driver sees.
+    host_bytes
+        What is offloaded.
     """
 
     parts: dict[str, Number]
     reserved_bytes: Number
     device_bytes: Number
+    host_bytes: Number = 0
 
     @property
     def allocated_bytes(self) -> Number:
@@ -117,15 +76,6 @@ class StageMemory:
     def moment(self) -> str:
         """When the peak is (of a single plan): at the loss where the head holds something, else in backward."""
         return "at the loss" if float(self.parts["head"]) > 0 else "start of the first backward pass"
-
-
-def model_memory(problem: Problem, columns: Columns) -> list[KindMemory]:
-    """What one layer of each kind keeps."""
-    body = body_kinds(problem.architecture)
-    return [
-        kind_memory(kind_terms(k, problem.structure, recomputes=i < body), kind_sizes(k, columns, problem.structure))
-        for i, k in enumerate(model_kinds(problem.architecture))
-    ]
 
 
 def stage_memory(problem: Problem, prepared: Prepared, constants: StepConstants) -> list[StageMemory]:
@@ -147,7 +97,8 @@ def stage_memory(problem: Problem, prepared: Prepared, constants: StepConstants)
 def stage_states(
     problem: Problem, columns: Columns, stage: Stage, parameters: Sequence[LocalParameters]
 ) -> dict[str, Number]:
-    """What a stage holds whatever is kept for backward, bytes by part: model states, and whole units at work.
+    """What a stage holds whatever is kept for backward, bytes by part: model states, and whole units at work; under
+    ``host`` what the host holds of the optimizer's states, with the gradients that it takes.
 
     Parameters
     ----------
@@ -175,8 +126,9 @@ def stage_states(
     return {
         "parameters": formats["weight"].bytes((share if sharded else trained) + frozen),
         "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else trained),
-        "optimizer": update.state_bytes,
+        "optimizer": update.state_bytes * (1 - problem.offload.optimizer),
         "unsharded": unsharded,
+        "host": problem.offload.optimizer * (update.state_bytes + formats["gradient"].bytes(share)),
     }
 
 
@@ -204,6 +156,9 @@ def memory_of_stage(
     else:
         flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
         kept, ends, again = _activations(kinds, stage.counts, recomputed, flying / columns.chunks, head)
+    away: Number = 0
+    if problem.offload.activations:
+        kept, away = _offloaded(problem, kinds[:head], stage.counts, recomputed, kept)
     present = [(k, minimum(n, 1)) for k, n in zip(kinds, stage.counts, strict=True)]
     transients = maximum(*(k.transients * some for k, some in present[:head]))
     holds = maximum(*(k.holds * some for k, some in present[head:]))
@@ -218,7 +173,22 @@ def memory_of_stage(
     }
     parts = {name: found[name] for name in MEMORY_PARTS}
     reserved = total(parts.values()) * constants.reserved_factor
-    return StageMemory(parts, reserved, reserved + constants.context_bytes)
+    return StageMemory(parts, reserved, reserved + constants.context_bytes, states["host"] + away)
+
+
+def _offloaded(
+    problem: Problem,
+    kinds: Sequence[KindMemory],
+    counts: Sequence[Number],
+    recomputed: Sequence[Number],
+    kept: Number,
+) -> tuple[Number, Number]:
+    """Activations in flight that stay on the device, and those on the host, bytes. Of the latter two layers are on the
+    device too: one that leaves or comes back, and its neighbour at work."""
+    layers = list(zip(kinds, counts, recomputed, strict=False))
+    moving = problem.offload.activations * (kept - total(n * k.per_step for k, n, _ in layers))
+    means = (((n - some) * k.plain + some * k.recomputing) / maximum(n, 1) for k, n, some in layers)
+    return kept - moving + minimum(moving, 2 * maximum(*means)), moving
 
 
 def _activations(

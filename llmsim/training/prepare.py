@@ -12,20 +12,22 @@ from functools import lru_cache, partial
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.pipelines import Schedule, ScheduleName, schedule_facts
-from ..core.shim import Number, total
+from ..core.shim import Number, maximum, total
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
+from ..plans.offload import NO_OFFLOAD, Offload
 from ..plans.optimizer import get_optimizer
 from ..plans.recompute import NONE
 from .columns import Columns, distinct, kind_sizes, take
 from .compose import StageLoad, StepLoad, UnitTraffic
 from .constants import StepConstants
+from .kept import KindMemory, kept_transfers, model_memory
 from .seconds import Keyed, KindRates, KindSeconds
 from .sharding import NOTHING_FROZEN, Exchange, LocalParameters, exchange, local_parameters, updated_shares
 from .split import PartLoad
 from .stages import Layout, Stage, body_kinds, model_kinds, part_table, stage_table
 from .structure import Structure, kind_terms
-from .update import WHOLE_BYTES, Update, stage_update
+from .update import WHOLE_BYTES, Update, stage_update, updated_elements
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Problem:
         Its name.
     layout
         Layers in each part of the model, where they are not spread evenly.
+    offload
+        What lives on the host.
     """
 
     architecture: Architecture
@@ -53,6 +57,7 @@ class Problem:
     schedule: ScheduleName = "1f1b"
     optimizer: str = "adamw"
     layout: Layout = None
+    offload: Offload = NO_OFFLOAD
 
     @property
     def facts(self) -> Schedule:
@@ -96,7 +101,10 @@ def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Pre
     runs = problem.stages(columns)
     parameters = kind_parameters(problem, columns)
     seconds = model_seconds(problem, _known_rates(problem, columns, constants))
-    return Prepared(columns, runs, parameters, step_load(problem, columns, runs, parameters, seconds, constants))
+    load = step_load(problem, columns, runs, parameters, seconds, constants)
+    if problem.offload.activations:
+        load = offloading(problem, load, model_memory(problem, columns), constants)
+    return Prepared(columns, runs, parameters, load)
 
 
 def step_load(
@@ -118,6 +126,17 @@ def step_load(
         columns.chunks,
         problem.schedule,
         _parts(problem, columns) if problem.facts.split else (),
+    )
+
+
+def offloading(problem: Problem, load: StepLoad, memories: Sequence[KindMemory], constants: StepConstants) -> StepLoad:
+    """The same step with the transfers of activations that live on the host."""
+    share = problem.offload.activations
+    if not share:
+        return load
+    hidden = constants.overlap["offload"]
+    return replace(
+        load, kept=kept_transfers(memories[: body_kinds(problem.architecture)], share, constants.host_bandwidth, hidden)
     )
 
 
@@ -276,24 +295,38 @@ def _stage(
         gather, reduce = moved.gather, moved.scatter + moved.replicate
         if problem.fully_sharded:
             gather, reduce = NO_TRAFFIC, moved.replicate
+    shares = updated_shares(problem.sharding, parameters, columns)
     update = stage_update(
-        updated_shares(problem.sharding, parameters, columns),
+        shares,
         stage.counts,
         problem.structure.software.formats,
         problem.structure.recipe.compute,
     )
     if copies > 1:  # each copy takes its share of the micro-batches
         counts = tuple(n / copies for n in counts)
+    here = 1 - problem.offload.optimizer
     return StageLoad(
         counts,
         recomputed_layers(problem, counts),
         stage.repeats,
         gather,
         reduce,
-        update.traffic_bytes / (c.high.bandwidth * c.high.memory_efficiency),
-        {c.high_class: update.flops / (c.high.peak * c.high.gemm_efficiency)},
+        here * update.traffic_bytes / (c.high.bandwidth * c.high.memory_efficiency),
+        {c.high_class: here * update.flops / (c.high.peak * c.high.gemm_efficiency)},
         _whole_matrices(problem, update, columns, c),
+        _host_update(problem, update, updated_elements(shares, stage.counts), c),
     )
+
+
+def _host_update(problem: Problem, update: Update, elements: Number, c: StepConstants) -> Number:
+    """Seconds of the update on the host: gradients come down, states pass through its memory, parameters go up, tensor
+    by tensor, so that the slowest of the three decides (Ren 2021, arXiv:2101.06840, section 4)."""
+    share, formats = problem.offload.optimizer, problem.structure.formats()
+    if not share:
+        return 0
+    down = formats["gradient"].bytes(elements) / c.host_bandwidth
+    up = formats["weight"].bytes(elements) / c.host_bandwidth
+    return share * maximum(down, up, update.traffic_bytes / c.host_memory_bandwidth)
 
 
 def _whole_matrices(problem: Problem, update: Update, columns: Columns, c: StepConstants) -> WireTime:

@@ -9,6 +9,8 @@ import numpy as np
 
 from ..architecture import Architecture
 from ..hardware.cluster import Cluster
+from ..plans.adapters import adapted
+from ..plans.offload import Offload
 from ..plans.recompute import parse_recompute
 from ..plans.training import TrainingPlan
 from .columns import Columns
@@ -17,7 +19,7 @@ from .structure import Structure
 
 
 def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPlan) -> Problem:
-    """The structural half of a plan."""
+    """The structural half of a plan; its architecture has the plan's adapters."""
     structure = Structure(
         plan.framework,
         plan.release,
@@ -28,7 +30,17 @@ def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPla
         plan.overlap,
         plan.documents,
     )
-    return Problem(architecture, cluster, structure, plan.sharding, plan.schedule_name, plan.optimizer, plan.layout)
+    offload = Offload(plan.offload_activations, plan.offload_optimizer)
+    return Problem(
+        adapted(architecture, plan.adapter),
+        cluster,
+        structure,
+        plan.sharding,
+        plan.schedule_name,
+        plan.optimizer,
+        plan.layout,
+        offload,
+    )
 
 
 def plan_columns(plan: TrainingPlan) -> Columns:

@@ -33,6 +33,7 @@ def rate_origins(cluster: Cluster, structure: Structure) -> dict[str, str]:
     found["tp"] = inner
     for part in ("cp", "ep", "fsdp", "gradients", "parameters"):
         found[part] = outer if cluster.n_devices > cluster.domain else inner
+    found["offload"] = device.host_bandwidth.provenance
     found["host"] = origin(f"{stack}/host/launch_s", software.host.launch_s.provenance)
     found["fixed"] = origin(f"{stack}/host/step_s", software.host.step_s.provenance)
     return found

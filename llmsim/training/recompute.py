@@ -15,7 +15,8 @@ from ..hardware.software import Software
 from ..plans.recompute import parse_recompute
 from .columns import Columns
 from .constants import StepConstants
-from .memory import memory_of_stage, model_memory, stage_states
+from .kept import model_memory
+from .memory import memory_of_stage, stage_states
 from .prepare import Problem, kind_parameters
 
 

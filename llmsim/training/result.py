@@ -30,6 +30,8 @@ class StageReport:
         The largest part, and when the peak is.
     parameters
         Elements on one rank before data-parallel sharding.
+    host_bytes
+        Offloaded to the host's memory by one rank.
     """
 
     first: int
@@ -44,6 +46,34 @@ class StageReport:
     owner: str
     moment: str
     parameters: int
+    host_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class OffloadReport:
+    """What offloading moves, whether it is hidden, and what the host holds.
+
+    Attributes
+    ----------
+    activation_bytes
+        One way, one micro-batch, of the stage that sends the most.
+    required_bytes_per_s, available_bytes_per_s
+        Bandwidth between device and host at which activations would be hidden on every stage, and what there is.
+    exposed_s
+        What a step waits for activations.
+    update_s
+        The host's part of the update, beside the device's.
+    host_bytes, host_limit_bytes
+        Of the rank that offloads the most, and the device's share of the host's memory.
+    """
+
+    activation_bytes: float
+    required_bytes_per_s: float
+    available_bytes_per_s: float
+    exposed_s: float
+    update_s: float
+    host_bytes: float
+    host_limit_bytes: float
 
 
 @dataclass(frozen=True)
@@ -81,6 +111,8 @@ class TrainingResult:
         What the caller did not say: field -> what was taken, and from where.
     provenance
         Kind of origin -> share of the step that rests on rates of that origin.
+    offload
+        Of a plan that offloads.
     """
 
     plan: TrainingPlan
@@ -101,6 +133,7 @@ class TrainingResult:
     memory_limit_bytes: float
     assumed: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, float] = field(default_factory=dict)
+    offload: OffloadReport | None = None
 
     @property
     def fullest(self) -> StageReport:
@@ -114,8 +147,9 @@ class TrainingResult:
 
     @property
     def fits(self) -> bool:
-        """Whether the fullest stage stays below the limit."""
-        return self.device_bytes <= self.memory_limit_bytes
+        """Whether the fullest stage stays below the limit, and what is offloaded below the host's."""
+        host = self.offload is None or self.offload.host_bytes <= self.offload.host_limit_bytes
+        return host and self.device_bytes <= self.memory_limit_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON wants it, with a schema version."""

@@ -12,7 +12,7 @@ from ..architecture import Architecture
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
-from ..plans.adapters import adapted
+from ..plans.offload import NO_OFFLOAD
 from ..plans.training import TrainingPlan, violations
 from .balance import balanced_layout
 from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time
@@ -25,8 +25,8 @@ from .orders import paired_passes
 from .prepare import Prepared, Problem, prepare
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
-from .result import StageReport, TrainingResult
-from .split import pair_share
+from .result import OffloadReport, StageReport, TrainingResult
+from .split import pair_share, pass_seconds
 from .stages import Stage, chunk_counts, model_kinds
 
 
@@ -68,7 +68,7 @@ def simulate_training(
     broken = violations(plan, model, machine.n_devices)
     if broken:
         raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
-    problem = plan_problem(adapted(model, plan.adapter), machine, plan)
+    problem = plan_problem(model, machine, plan)
     constants = step_constants(machine, problem.structure, overlay)
     columns = plan_columns(plan)
     if plan.layers_per_stage == "balanced":
@@ -115,6 +115,36 @@ def _report(
         memory_limit_bytes=memory_limit(problem.cluster, problem.structure.software),
         assumed=assumed,
         provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure)),
+        offload=_offload_report(problem, prepared, time, memories, breakdown["offload"], constants),
+    )
+
+
+def _offload_report(
+    problem: Problem,
+    prepared: Prepared,
+    time: StepTime,
+    memories: list[StageMemory],
+    exposed_s: float,
+    constants: StepConstants,
+) -> OffloadReport | None:
+    if problem.offload == NO_OFFLOAD:
+        return None
+    link, kept = float(constants.host_bandwidth), prepared.load.kept
+    sent, required = 0.0, 0.0
+    for stage, own in zip(prepared.load.stages, time.stages, strict=True):
+        seconds = 0.0 if kept is None else float(kept.seconds(stage.counts, stage.recomputed))
+        beside = min(float(own.forward_s - own.forward.get("offload", 0)),
+                     float(own.backward_s - own.backward.get("offload", 0)))  # fmt: skip
+        sent = max(sent, seconds * link)
+        required = max(required, seconds * link / beside)
+    return OffloadReport(
+        activation_bytes=sent,
+        required_bytes_per_s=required,
+        available_bytes_per_s=link,
+        exposed_s=exposed_s,
+        update_s=max(float(s.host_s) for s in prepared.load.stages),
+        host_bytes=max(float(m.host_bytes) for m in memories),
+        host_limit_bytes=problem.cluster.profile.host_memory_bytes.value,
     )
 
 
@@ -151,20 +181,16 @@ def _chunk_times(
 ) -> Callable[[tuple[int, ...]], tuple[float, float, float]]:
     """Seconds of a chunk from its layer counts: forward, backward, and of this the gradients of weights."""
     times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
-    each = [
-        (float(t.forward.seconds), float(t.backward.seconds), float(t.recompute.seconds), float(t.weight_s))
-        for t in times
-    ]
-    shares = [0.0] * len(each)
+    shares = [0.0] * len(times)
     for stage in prepared.load.stages:
         for i, (n, r) in enumerate(zip(stage.counts, stage.recomputed, strict=True)):
             if n:
                 shares[i] = float(r) / n
 
     def of(counts: tuple[int, ...]) -> tuple[float, float, float]:
-        ahead = sum(n * f for n, (f, _, _, _) in zip(counts, each, strict=True))
-        back = sum(n * (b + s * r) for n, (_, b, r, _), s in zip(counts, each, shares, strict=True))
-        return ahead, back, sum(n * w for n, (_, _, _, w) in zip(counts, each, strict=True))
+        again = [n * share for n, share in zip(counts, shares, strict=True)]
+        forward, inputs, weights = map(float, pass_seconds(counts, again, times, prepared.load.kept))
+        return forward, inputs + weights, weights
 
     return of
 
@@ -211,4 +237,5 @@ def _stage_report(problem: Problem, prepared: Prepared, index: int, time: StepTi
         owner=memory.owner,
         moment=memory.moment,
         parameters=int(count),
+        host_bytes=float(memory.host_bytes),
     )

@@ -12,6 +12,7 @@ from .closed_forms import Line, PartTimes, split_bound
 
 if TYPE_CHECKING:
     from .compose import KindTime
+    from .kept import KeptTransfers
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def split_pipeline(
     shape: tuple[Number, Number, Number],
     hop_s: Number,
     saved_s: Number,
+    kept: KeptTransfers | None = None,
 ) -> Number:
     """Time of the pipeline by :func:`~llmsim.training.closed_forms.split_bound`, seconds.
 
@@ -58,15 +60,20 @@ def split_pipeline(
         Micro-batches, stages, chunks.
     saved_s
         What the passes of one micro-batch take less side by side, on the stage where that is most.
+    kept
+        Activations that go to the host and come back.
     """
     first, repeats = [p.first for p in parts], [p.repeats for p in parts]
-    each = [pass_seconds(p.counts, p.recomputed, times) for p in parts]
+    each = [pass_seconds(p.counts, p.recomputed, times, kept) for p in parts]
     lines = (Line(values, first, repeats) for values in zip(*each, strict=True))
     return split_bound(schedule, PartTimes(*lines), *shape, hop_s, saved_s * pair_share(schedule))
 
 
 def pass_seconds(
-    counts: Sequence[Number], recomputed: Sequence[Number], times: Sequence[KindTime]
+    counts: Sequence[Number],
+    recomputed: Sequence[Number],
+    times: Sequence[KindTime],
+    kept: KeptTransfers | None = None,
 ) -> tuple[Number, Number, Number]:
     """Seconds of the forward pass, of the gradients of inputs and of those of weights of some layers."""
     forward: Number = 0
@@ -76,4 +83,7 @@ def pass_seconds(
         forward = forward + count * kind.forward.seconds
         inputs = inputs + count * (kind.backward.seconds - kind.weight_s) + again * kind.recompute.seconds
         weights = weights + count * kind.weight_s
+    if kept is not None:
+        backward = kept.exposed(inputs + weights, counts, recomputed)
+        forward, inputs = forward + kept.exposed(forward, counts, recomputed), inputs + backward
     return forward, inputs, weights

@@ -1,0 +1,120 @@
+"""Activations of one layer and one micro-batch: what it keeps on the device, and the transfers of what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..core.saved import saved_terms
+from ..core.shim import Number, maximum, total
+from ..core.terms import Sizes
+from .columns import Columns, kind_sizes
+from .stages import body_kinds, model_kinds
+from .structure import KindTerms, kind_terms
+
+if TYPE_CHECKING:
+    from .prepare import Problem
+
+
+@dataclass(frozen=True)
+class KindMemory:
+    """Activations of one layer and one micro-batch, bytes.
+
+    Attributes
+    ----------
+    plain, recomputing
+        Kept from forward to backward by a layer that recomputes nothing, and by one that recomputes.
+    again
+        Made anew while a recomputing layer's backward runs.
+    per_step
+        Kept once a step, however many micro-batches there are.
+    transients
+        The most that is alive beside that while one of its kernels runs backward.
+    holds
+        New tensors that its kernels say are alive while they run backward (a loss and its gradient in 32 bits).
+    operands
+        Kept between the gradients of inputs and those of weights.
+    """
+
+    plain: Number
+    recomputing: Number
+    again: Number
+    per_step: Number
+    transients: Number
+    holds: Number
+    operands: Number = 0
+
+
+def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
+    """What one layer keeps."""
+    return KindMemory(
+        sizes.size(saved_terms(terms.plain.kept)),
+        sizes.size(saved_terms(terms.recomputing.kept)),
+        sizes.size(saved_terms(terms.recomputing.again)),
+        sizes.size(saved_terms(terms.plain.kept, per_step=True)),
+        maximum(0, *(sizes.size(t) for t in terms.transients)),
+        sizes.size(terms.holds),
+        sizes.size(terms.operands),
+    )
+
+
+def model_memory(problem: Problem, columns: Columns) -> list[KindMemory]:
+    """What one layer of each kind keeps."""
+    body = body_kinds(problem.architecture)
+    return [
+        kind_memory(kind_terms(k, problem.structure, recomputes=i < body), kind_sizes(k, columns, problem.structure))
+        for i, k in enumerate(model_kinds(problem.architecture))
+    ]
+
+
+@dataclass(frozen=True)
+class KeptTransfers:
+    """What layers of the body send to the host in forward, and fetch in backward.
+
+    Attributes
+    ----------
+    plain, recomputing
+        Seconds, one way, of a mean layer of each kind that recomputes nothing, and of one that recomputes.
+    hidden
+        Fraction of a transfer that may run beside compute.
+    """
+
+    plain: Sequence[Number]
+    recomputing: Sequence[Number]
+    hidden: Number
+
+    def seconds(self, counts: Sequence[Number], recomputed: Sequence[Number]) -> Number:
+        """One way, of some layers, how many of which recompute."""
+        each = zip(self.plain, self.recomputing, counts, recomputed, strict=False)  # the ends send nothing
+        return total((n - again) * plain + again * other for plain, other, n, again in each)
+
+    def exposed(self, beside_s: Number, counts: Sequence[Number], recomputed: Sequence[Number]) -> Number:
+        """What of that is not hidden under the layers' own pass. Copies have engines of their own and take little of
+        the device's bandwidth, so that nothing slows down."""
+        transfer = self.seconds(counts, recomputed)
+        return maximum(transfer - beside_s, (1 - self.hidden) * transfer)
+
+    def map(self, change: Callable[[Number], Number]) -> KeptTransfers:
+        """The same with every number changed (a selection of rows)."""
+        plain, recomputing = ([change(v) for v in own] for own in (self.plain, self.recomputing))
+        hidden = change(self.hidden) if np.ndim(self.hidden) else self.hidden
+        return KeptTransfers(plain, recomputing, hidden)
+
+
+def kept_transfers(memories: Sequence[KindMemory], share: float, bandwidth: Number, hidden: Number) -> KeptTransfers:
+    """The transfers of the body's layers, of which a share sends all that it keeps.
+
+    Parameters
+    ----------
+    memories
+        Of the body's kinds.
+    bandwidth
+        Between device and host, one way, bytes/s.
+    """
+    plain, recomputing = (
+        [share * v / bandwidth for v in own] for own in ([m.plain for m in memories], [m.recomputing for m in memories])
+    )
+    return KeptTransfers(plain, recomputing, hidden)
