@@ -166,6 +166,9 @@ def plan_train(
     layers_per_stage: Annotated[
         str | None, typer.Option(help="Allowed of even, balanced; by default even.", rich_help_panel=SEARCHED)
     ] = None,
+    recompute_layers: Annotated[
+        str | None, typer.Option(help="Allowed of uniform, fitted; by default uniform.", rich_help_panel=SEARCHED)
+    ] = None,
     ignore_key: IgnoreKeys = None,
     out: Annotated[Path | None, typer.Option(help="Write the best plan to this YAML file.")] = None,
 ) -> None:
@@ -191,6 +194,7 @@ def plan_train(
         "offload_activations": _names(offload_activations),
         "offload_optimizer": _names(offload_optimizer),
         "layers_per_stage": _names(layers_per_stage),
+        "recompute_layers": _names(recompute_layers),
     }
     answer = plan_training(
         Architecture.from_config(model, ignore=ignore_key or ()),

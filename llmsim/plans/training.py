@@ -59,6 +59,9 @@ class TrainingPlan(BaseModel):
     recompute
         ``none``, ``full``, ``selective``, ``selective:layernorm,moe_act`` ...; see
         :func:`llmsim.plans.recompute.parse_recompute`.
+    recompute_layers
+        Layers of each stage that recompute, ``uniform`` (the share that ``recompute`` says), or ``fitted``: in every
+        stage the fewest under which it fits.
     precision, optimizer
         Recipe and optimizer.
     adapter
@@ -96,6 +99,7 @@ class TrainingPlan(BaseModel):
     schedule: ScheduleName | None = None
     layers_per_stage: Literal["even", "balanced"] | tuple[Layers, ...] = "even"
     recompute: str = "none"
+    recompute_layers: Literal["uniform", "fitted"] | tuple[Layers, ...] = "uniform"
     precision: str = "bf16"
     optimizer: str = "adamw"
     adapter: str = "none"
@@ -138,7 +142,7 @@ class TrainingPlan(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingPlan:
-        error = _chunk_error(self) or _document_error(self)
+        error = _chunk_error(self) or _document_error(self) or _depth_error(self)
         if self.shard_group is not None and self.sharding != "hsdp":
             error = InputError(
                 "shard_group", self.shard_group, f"nothing with sharding {self.sharding}, only with hsdp"
@@ -178,6 +182,11 @@ class TrainingPlan(BaseModel):
         return None if isinstance(self.layers_per_stage, str) else self.layers_per_stage
 
     @property
+    def depths(self) -> tuple[int, ...] | None:
+        """Layers of each stage that recompute, where the plan lists them."""
+        return None if isinstance(self.recompute_layers, str) else self.recompute_layers
+
+    @property
     def software(self) -> Software:
         """The profile of its framework."""
         return get_software(self.framework, self.release)
@@ -206,14 +215,21 @@ class TrainingPlan(BaseModel):
             chunks = f" {self.schedule_name}{chunks}"
         if self.layers_per_stage != "even":
             own = self.layers_per_stage
-            chunks += f" layers {own if isinstance(own, str) else '/'.join(map(str, own))}"
+            chunks += f" layers {_listed(own)}"
         sp = " SP" if self.sequence_parallel and self.tensor_parallel > 1 else ""
         tail = f" {self.adapter}" if self.adapter != "none" else ""
         for name in ("activations", "optimizer"):
             share = getattr(self, f"offload_{name}")
             tail += f" offload {name} {share:.0%}" if share else ""
         size = self.micro_batch_size
-        return f"{text}{sp}{chunks} {self.sharding} micro-batch {size} recompute {self.recompute}{tail}"
+        again = self.recompute
+        if self.recompute_layers != "uniform":
+            again += f" layers {_listed(self.recompute_layers)}"
+        return f"{text}{sp}{chunks} {self.sharding} micro-batch {size} recompute {again}{tail}"
+
+
+def _listed(layers: str | tuple[int, ...]) -> str:
+    return layers if isinstance(layers, str) else "/".join(map(str, layers))
 
 
 def _chunk_error(plan: TrainingPlan) -> InputError | None:
@@ -237,6 +253,20 @@ def _document_error(plan: TrainingPlan) -> InputError | None:
         return InputError("document_length", own, f"lengths that sum to the sequence's {length}", why="is not valid")
     if isinstance(own, int) and own > length:
         return InputError("document_length", own, f"at most the sequence's {length}", length)
+    return None
+
+
+def _depth_error(plan: TrainingPlan) -> InputError | None:
+    """Where stages of their own say what the recompute setting says otherwise."""
+    own, setting = plan.recompute_layers, parse_recompute(plan.recompute)
+    if own == "uniform":
+        return None
+    if setting.mode == "none":
+        return InputError("recompute_layers", own, "uniform with recompute none; or a setting such as full", "uniform")
+    if setting.layers != 1:
+        return InputError("recompute_layers", own, f"uniform with a share of the layers ({plan.recompute})", "uniform")
+    if schedule_facts(plan.schedule_name).shape == "both":
+        return InputError("recompute_layers", own, f"uniform with schedule {plan.schedule_name}", "uniform")
     return None
 
 
@@ -374,6 +404,8 @@ def _schedule_violations(plan: TrainingPlan, architecture: Architecture) -> list
             found.append(f"layers_per_stage: {len(plan.layout)} numbers for {parts} parts; allowed: {parts} of them")
         elif sum(plan.layout) != layers:
             found.append(f"layers_per_stage: {sum(plan.layout)} layers in all; allowed: {layers}, all of the model's")
+    if plan.depths is not None and len(plan.depths) != p:
+        found.append(f"recompute_layers: {len(plan.depths)} numbers for {p} stages; allowed: {p} of them")
     return found
 
 

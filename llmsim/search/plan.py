@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 from .._version import __version__
 from ..architecture import Architecture
 from ..core.errors import InfeasibleError, InputError, UnsupportedError
+from ..core.pipelines import schedule_facts
 from ..core.units import gib
 from ..economics.job import JobCost, device_price, job_cost
 from ..hardware.cluster import Cluster
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
+from ..plans.recompute import FULL, parse_recompute
 from ..plans.training import TrainingPlan
 from ..training.problem import plan_problem
 from ..training.result import TrainingResult
@@ -232,7 +234,7 @@ def plan_training(
     )
     if not found.fits.any():
         raise _nothing_fits(found, template, architecture, machine)
-    finalists = _finalists(found, template, architecture, machine, top, chosen.layers_per_stage)
+    finalists = _finalists(found, template, architecture, machine, top, chosen)
     best = _differing(finalists, top)
     jobs = [
         PlannedJob(r, job_cost(r.step_time_s, r.tokens_per_step, tokens * epochs, machine) if tokens else None)
@@ -310,20 +312,32 @@ def _finalists(
     architecture: Architecture,
     cluster: Cluster,
     top: int,
-    spreads: Sequence[Literal["even", "balanced"]],
+    space: SearchSpace,
 ) -> list[TrainingResult]:
     """The best few of each kind with their exact schedules, fastest first.
 
     Closed forms know an even spread of layers over stages only: plans that are near with it are tried with others.
     """
-    plans = [candidate_plan(found, i, template) for i in fastest_by_kind(found, top + 3, FINALISTS_PER_KIND)]
-    results = [simulate_training(p, architecture, cluster) for p in dict.fromkeys(plans)]
-    if "balanced" in spreads:
-        again = [p.replace(layers_per_stage="balanced") for p in dict.fromkeys(plans) if p.pipeline_parallel > 1]
-        other = [r for p in again if (r := simulate_training(p, architecture, cluster)).fits]
-        kept = [r for r in results if "even" in spreads or r.plan.pipeline_parallel == 1]
-        results = kept + other or results
+    usual = [candidate_plan(found, i, template) for i in fastest_by_kind(found, top + 3, FINALISTS_PER_KIND)]
+    plans = dict.fromkeys(p for plan in usual for p in _spreads(plan, space))
+    results = [r for p in plans if (r := simulate_training(p, architecture, cluster)).fits]
+    results = results or [simulate_training(p, architecture, cluster) for p in dict.fromkeys(usual)]
     return sorted(results, key=lambda r: r.step_time_s)
+
+
+def _spreads(plan: TrainingPlan, space: SearchSpace) -> Iterator[TrainingPlan]:
+    """A plan with every allowed spread of layers and of recomputation over its stages."""
+    if plan.pipeline_parallel == 1:
+        yield plan
+        return
+    setting = parse_recompute(plan.recompute)
+    for layers in space.layers_per_stage:
+        for depths in space.recompute_layers:
+            if depths == "uniform":
+                yield plan.replace(layers_per_stage=layers)
+            elif schedule_facts(plan.schedule_name).shape != "both":
+                whole = replace(setting, layers=FULL.layers) if setting.mode != "none" else FULL
+                yield plan.replace(layers_per_stage=layers, recompute=str(whole), recompute_layers=depths)
 
 
 def _differing(results: Sequence[TrainingResult], count: int) -> list[TrainingResult]:

@@ -39,8 +39,9 @@ class SearchSpace(BaseModel):
         Allowed pipeline schedules; None takes 1F1B, and interleaving where there are chunks.
     offload_activations, offload_optimizer
         Allowed shares on the host; nothing unless it is asked for.
-    layers_per_stage
-        Allowed ways to spread layers over stages: with ``balanced`` the finalists are tried that way too.
+    layers_per_stage, recompute_layers
+        Allowed ways to spread layers, and recomputation, over stages: with ``balanced`` and ``fitted`` the finalists
+        are tried that way too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +61,7 @@ class SearchSpace(BaseModel):
     offload_activations: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.0,)
     offload_optimizer: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.0,)
     layers_per_stage: Annotated[tuple[Literal["even", "balanced"], ...], Field(min_length=1)] = ("even",)
+    recompute_layers: Annotated[tuple[Literal["uniform", "fitted"], ...], Field(min_length=1)] = ("uniform",)
 
     @field_validator("schedule", mode="before")
     @classmethod

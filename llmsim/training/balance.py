@@ -23,13 +23,24 @@ Fits = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 """Whether a part holds the layers between two bounds: (part, first layers, ends) -> one truth each."""
 
 
-def balanced_layout(problem: Problem, columns: Columns, constants: StepConstants) -> tuple[int, ...]:
+Extra = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+"""Seconds that a part takes besides for the layers between two bounds; infinite where they do not fit."""
+
+
+def balanced_layout(
+    problem: Problem, columns: Columns, constants: StepConstants, *, fitted: bool = False
+) -> tuple[int, ...]:
     """Layers in each part of one plan's model, in model order, embedding and head counted by their own seconds.
 
     With one chunk a stage the slowest stage is the fastest of all splits under which every stage fits its device, and
     of those the split that is most even; where none fits, memory is not looked at. With several chunks a stage, or two
     copies of the model, it is a local optimum: no layer that moves from the slowest stage to another makes it
     faster; if that does not fit and an even spread does, it is the even one.
+
+    Parameters
+    ----------
+    fitted
+        Stages recompute as few layers as they can: with one chunk a stage, layers and depths are chosen together.
 
     Returns
     -------
@@ -38,11 +49,14 @@ def balanced_layout(problem: Problem, columns: Columns, constants: StepConstants
     """
     architecture = problem.architecture
     pp, chunks = int(columns.pp), int(columns.chunks)
-    layers, first, last = _layer_seconds(problem, columns, constants)
+    layers, first, last, again = _layer_seconds(problem, columns, constants, fitted=fitted)
     ways = routes(problem.schedule, pp, chunks)
     count = len(ways[0])
     even = tuple(sum(own[: len(architecture.kinds)]) for own in part_counts(architecture, count))
     if len(ways) == 1 and count == pp:
+        if fitted:
+            extra = _recomputing(problem, columns, constants, again)
+            return split_layers(layers, first, last, pp, extra=extra) or split_layers(layers, first, last, pp) or even
         fits = _memory_check(problem, columns, constants)
         return split_layers(layers, first, last, pp, fits) or split_layers(layers, first, last, pp) or even
     found = spread_layers(layers, first, last, ways, even)
@@ -50,23 +64,32 @@ def balanced_layout(problem: Problem, columns: Columns, constants: StepConstants
     return even if usual and not spread else found
 
 
-def _layer_seconds(problem: Problem, columns: Columns, constants: StepConstants) -> tuple[list[float], float, float]:
-    """Seconds of one micro-batch in each layer, in the embedding and in all behind the last layer."""
+def _layer_seconds(
+    problem: Problem, columns: Columns, constants: StepConstants, *, fitted: bool
+) -> tuple[list[float], float, float, list[float]]:
+    """Seconds of one micro-batch in each layer, in the embedding and in all behind the last layer; where recomputation
+    is to be fitted it is left out of them. Besides, seconds that each layer takes to recompute."""
     load = prepare(problem, columns, constants).load
     times = [kind_time(k, u, constants) for k, u in zip(load.kinds, load.units, strict=True)]
     recompute = problem.structure.recompute
-    share = float(recompute.layers) if recompute.mode != "none" else 0.0
+    share = float(recompute.layers) if recompute.mode != "none" and not fitted else 0.0
     body = len(problem.architecture.kinds)
     each = []
     for i in range(len(times)):
         again = [share * (i == k and k < body) for k in range(len(times))]
         each.append(float(sum(pass_seconds([i == k for k in range(len(times))], again, times, load.kept))))
     names = list(problem.architecture.kinds)
-    return [each[names.index(n)] for n in problem.architecture.layers], each[body], sum(each[body + 1 :])
+    again = [float(times[names.index(n)].recompute.seconds) for n in problem.architecture.layers]
+    return [each[names.index(n)] for n in problem.architecture.layers], each[body], sum(each[body + 1 :]), again
 
 
 def split_layers(
-    layers: Sequence[float], first: float, last: float, parts: int, fits: Fits | None = None
+    layers: Sequence[float],
+    first: float,
+    last: float,
+    parts: int,
+    fits: Fits | None = None,
+    extra: Extra | None = None,
 ) -> tuple[int, ...] | None:
     """Layers in each of several parts so that the longest part is shortest, and of such splits the one with the least
     sum of squares; None where no split fits.
@@ -79,6 +102,8 @@ def split_layers(
         Seconds besides in the first and the last part.
     fits
         Which spans of layers a part may hold; any by default. Only the ends of the model may go without layers.
+    extra
+        What a span takes besides in a part.
     """
     size = len(layers)
     sums = np.concatenate([[0.0], np.cumsum(layers)])
@@ -89,6 +114,8 @@ def split_layers(
         allowed = (ends > starts) | ((ends == starts) & (part in (0, parts - 1)))
         if fits is not None:
             allowed = allowed & fits(part, starts, ends)
+        if extra is not None:
+            own = own + extra(part, starts, ends)
         seconds[part] = np.where(allowed, own, np.inf).reshape(size + 1, size + 1)
     slowest = np.full(size + 1, np.inf)
     slowest[0] = 0.0
@@ -154,24 +181,50 @@ def spread_layers(
     return tuple(map(int, counts))
 
 
+def _recomputing(problem: Problem, columns: Columns, constants: StepConstants, again: Sequence[float]) -> Extra:
+    """Seconds that a stage of its own takes to recompute as few of its layers as it must; infinite where it does not
+    fit with all of them."""
+    memory, limit = _memory_of_spans(problem, columns, constants)
+    sums = np.concatenate([[0.0], np.cumsum(again)])
+
+    def extra(part: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+        layers = np.maximum(ends - starts, 0)
+        low, high = np.zeros_like(layers), layers.copy()
+        for _ in range(int(layers.max()).bit_length() + 1):  # memory falls with every layer that recomputes
+            middle = (low + high) // 2
+            fits = memory(part, starts, ends, middle / np.maximum(layers, 1)) <= limit
+            low, high = np.where(fits, low, np.minimum(middle + 1, high)), np.where(fits, middle, high)
+        fits = memory(part, starts, ends, high / np.maximum(layers, 1)) <= limit
+        return np.where(fits, (sums[ends] - sums[starts]) * high / np.maximum(layers, 1), np.inf)
+
+    return extra
+
+
 def _memory_check(problem: Problem, columns: Columns, constants: StepConstants) -> Fits:
     """Whether spans of layers fit a stage of their own."""
+    memory, limit = _memory_of_spans(problem, columns, constants)
+    return lambda part, starts, ends: memory(part, starts, ends, None) <= limit
+
+
+def _memory_of_spans(
+    problem: Problem, columns: Columns, constants: StepConstants
+) -> tuple[Callable[[int, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray], float]:
+    """Memory of spans of layers as a stage of their own, by the share of them that recomputes, and what it may be."""
     architecture = problem.architecture
     kinds, limit = model_memory(problem, columns), memory_limit(problem.cluster, problem.structure.software)
     parameters = prepare(problem, columns, constants).parameters
     before = _layers_before(architecture)
     pp, body = int(columns.pp), len(architecture.kinds)
 
-    def fits(part: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    def memory(part: int, starts: np.ndarray, ends: np.ndarray, share: np.ndarray | None) -> np.ndarray:
         counts = list(np.maximum(before[ends] - before[starts], 0).T)
         counts += [np.full(len(starts), int(part == 0))]
         counts += [np.full(len(starts), int(part == pp - 1))] * (len(model_kinds(architecture)) - body - 1)
-        stage = Stage(tuple(counts), part, 1)
+        stage = Stage(tuple(counts), part, 1, share)
         states = stage_states(problem, columns, stage, parameters)
-        memory = memory_of_stage(problem, columns, stage, states, kinds, constants)
-        return np.asarray(memory.device_bytes <= limit)
+        return np.asarray(memory_of_stage(problem, columns, stage, states, kinds, constants).device_bytes)
 
-    return fits
+    return memory, limit
 
 
 def _layers_before(architecture: Architecture) -> np.ndarray:

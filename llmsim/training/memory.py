@@ -150,7 +150,7 @@ def memory_of_stage(
         Activations of one layer of each kind on one rank.
     """
     head = body_kinds(problem.architecture) + 1
-    recomputed = recomputed_layers(problem, stage.counts)
+    recomputed = recomputed_layers(problem, stage.counts, stage.share)
     if problem.facts.split:
         kept, ends, again = _split_activations(problem, columns, stage, kinds, recomputed, head)
     else:

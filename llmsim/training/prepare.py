@@ -25,7 +25,7 @@ from .kept import KindMemory, kept_transfers, model_memory
 from .seconds import Keyed, KindRates, KindSeconds
 from .sharding import NOTHING_FROZEN, Exchange, LocalParameters, exchange, local_parameters, updated_shares
 from .split import PartLoad
-from .stages import Layout, Stage, body_kinds, model_kinds, part_table, stage_table
+from .stages import Depths, Layout, Stage, body_kinds, model_kinds, part_table, stage_table
 from .structure import Structure, kind_terms
 from .update import WHOLE_BYTES, Update, stage_update, updated_elements
 
@@ -48,6 +48,8 @@ class Problem:
         Layers in each part of the model, where they are not spread evenly.
     offload
         What lives on the host.
+    depths
+        Layers of each stage that recompute, where stages differ in it.
     """
 
     architecture: Architecture
@@ -58,6 +60,7 @@ class Problem:
     optimizer: str = "adamw"
     layout: Layout = None
     offload: Offload = NO_OFFLOAD
+    depths: Depths = None
 
     @property
     def facts(self) -> Schedule:
@@ -66,7 +69,7 @@ class Problem:
 
     def stages(self, columns: Columns) -> tuple[Stage, ...]:
         """The stages of its pipelines in runs."""
-        return stage_table(self.architecture, columns.pp, columns.chunks, self.schedule, self.layout)
+        return stage_table(self.architecture, columns.pp, columns.chunks, self.schedule, self.layout, self.depths)
 
     @property
     def fully_sharded(self) -> bool:
@@ -141,8 +144,9 @@ def offloading(problem: Problem, load: StepLoad, memories: Sequence[KindMemory],
 
 
 def _parts(problem: Problem, columns: Columns) -> list[PartLoad]:
-    runs = part_table(problem.architecture, columns.pp, columns.chunks, problem.layout)
-    return [PartLoad(r.counts, recomputed_layers(problem, r.counts), r.first, r.repeats) for r in runs]
+    shape = columns.pp, columns.chunks
+    runs = part_table(problem.architecture, *shape, problem.schedule, problem.layout, problem.depths)
+    return [PartLoad(r.counts, recomputed_layers(problem, r.counts, r.share), r.first, r.repeats) for r in runs]
 
 
 def state_columns(problem: Problem, columns: Columns) -> Columns:
@@ -155,10 +159,17 @@ def state_columns(problem: Problem, columns: Columns) -> Columns:
     return columns if copies == 1 else replace(columns, dp=columns.dp * copies, shard=columns.shard * copies)
 
 
-def recomputed_layers(problem: Problem, counts: Sequence[Number]) -> list[Number]:
-    """How many of a stage's layers of each kind compute their forward again; the ends never do."""
+def recomputed_layers(problem: Problem, counts: Sequence[Number], share: Number | None = None) -> list[Number]:
+    """How many of a stage's layers of each kind compute their forward again; the ends never do.
+
+    Parameters
+    ----------
+    share
+        Of the stage's layers, where it has one of its own.
+    """
     recompute, body = problem.structure.recompute, body_kinds(problem.architecture)
-    share = float(recompute.layers) if recompute.mode != "none" else 0.0
+    if share is None:
+        share = float(recompute.layers) if recompute.mode != "none" else 0.0
     return [n * share if i < body else n * 0.0 for i, n in enumerate(counts)]
 
 
@@ -307,7 +318,7 @@ def _stage(
     here = 1 - problem.offload.optimizer
     return StageLoad(
         counts,
-        recomputed_layers(problem, counts),
+        recomputed_layers(problem, counts, stage.share),
         stage.repeats,
         gather,
         reduce,

@@ -40,6 +40,7 @@ def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPla
         plan.optimizer,
         plan.layout,
         offload,
+        plan.depths,
     )
 
 

@@ -18,16 +18,17 @@ from .balance import balanced_layout
 from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time
 from .constants import Overlay, StepConstants, step_constants
 from .conventions import published_flops
+from .depths import check_depths, fitted_depths
 from .intervals import log_width
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
 from .orders import paired_passes
-from .prepare import Prepared, Problem, prepare
+from .prepare import Prepared, Problem, prepare, recomputed_layers
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
 from .result import OffloadReport, StageReport, TrainingResult
 from .split import pair_share, pass_seconds
-from .stages import Stage, chunk_counts, model_kinds
+from .stages import Stage, chunk_counts, model_kinds, stage_shares
 
 
 def simulate_training(
@@ -43,8 +44,8 @@ def simulate_training(
     Parameters
     ----------
     plan
-        How the step runs; its degrees multiply to the devices of the cluster. Balanced layers are written out in the
-        plan of the answer.
+        How the step runs; its degrees multiply to the devices of the cluster. Balanced layers and fitted recomputation
+        are written out in the plan of the answer.
     architecture, cluster
         Objects, or what :meth:`Architecture.from_config` and :meth:`Cluster.parse` take.
     overlay
@@ -72,8 +73,13 @@ def simulate_training(
     constants = step_constants(machine, problem.structure, overlay)
     columns = plan_columns(plan)
     if plan.layers_per_stage == "balanced":
-        problem = replace(problem, layout=balanced_layout(problem, columns, constants))
+        fitted = plan.recompute_layers == "fitted"
+        problem = replace(problem, layout=balanced_layout(problem, columns, constants, fitted=fitted))
         plan = plan.replace(layers_per_stage=problem.layout)
+    if plan.recompute_layers == "fitted":
+        problem = replace(problem, depths=fitted_depths(problem, columns, constants))
+        plan = plan.replace(recompute_layers=problem.depths)
+    check_depths(problem, columns)
     prepared = prepare(problem, columns, constants)
     software = plan.software.assumed(plan.schedule_name)
     taken = {**(assumed or {}), **machine.assumed(), **model.assumed(plan.sequence_length), **software}
@@ -159,9 +165,10 @@ def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, constant
     forward: list[list[float]] = []
     backward: list[list[float]] = []
     weight: list[list[float]] = []
-    chunk_times, load = _chunk_times(prepared, constants), prepared.load
-    for chunks in chunk_counts(problem.architecture, int(load.pp), int(load.chunks), problem.schedule, problem.layout):
-        own = [chunk_times(counts) for counts in chunks]
+    chunk_times, load = _chunk_times(problem, prepared, constants), prepared.load
+    each = chunk_counts(problem.architecture, int(load.pp), int(load.chunks), problem.schedule, problem.layout)
+    for chunks, share in zip(each, stage_shares(problem.architecture, each, problem.depths), strict=True):
+        own = [chunk_times(counts, share) for counts in chunks]
         forward.append([f for f, _, _ in own])
         backward.append([b for _, b, _ in own])
         weight.append([w for _, _, w in own])
@@ -177,18 +184,14 @@ def _each_stage(prepared: Prepared, time: StepTime) -> list[StageTime]:
 
 
 def _chunk_times(
-    prepared: Prepared, constants: StepConstants
-) -> Callable[[tuple[int, ...]], tuple[float, float, float]]:
-    """Seconds of a chunk from its layer counts: forward, backward, and of this the gradients of weights."""
+    problem: Problem, prepared: Prepared, constants: StepConstants
+) -> Callable[[tuple[int, ...], float | None], tuple[float, float, float]]:
+    """Seconds of a chunk from its layer counts and the share of them that recomputes: forward, backward, and of this
+    the gradients of weights."""
     times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
-    shares = [0.0] * len(times)
-    for stage in prepared.load.stages:
-        for i, (n, r) in enumerate(zip(stage.counts, stage.recomputed, strict=True)):
-            if n:
-                shares[i] = float(r) / n
 
-    def of(counts: tuple[int, ...]) -> tuple[float, float, float]:
-        again = [n * share for n, share in zip(counts, shares, strict=True)]
+    def of(counts: tuple[int, ...], share: float | None) -> tuple[float, float, float]:
+        again = recomputed_layers(problem, counts, share)
         forward, inputs, weights = map(float, pass_seconds(counts, again, times, prepared.load.kept))
         return forward, inputs + weights, weights
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -18,6 +18,9 @@ from .orders import routes
 Layout: TypeAlias = tuple[int, ...] | None
 """Layers in each part of a model, in model order; None where they are spread evenly."""
 
+Depths: TypeAlias = tuple[int, ...] | None
+"""Layers of each stage that recompute; None where every stage recomputes the same share."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -29,11 +32,14 @@ class Stage:
         Layers of each kind in one stage, in the order of :func:`model_kinds`; the ends of the model are kinds too.
     first, repeats
         Index of the first stage of the run, and how many there are (0 where a plan has fewer runs).
+    share
+        Of its layers, how many recompute; None where the plan says it for all stages at once.
     """
 
     counts: tuple[Number, ...]
     first: Number
     repeats: Number
+    share: Number | None = None
 
 
 def model_kinds(architecture: Architecture) -> tuple[LayerKind, ...]:
@@ -109,44 +115,86 @@ def chunk_counts(
 
 @lru_cache(maxsize=4096)
 def stages(
-    architecture: Architecture, pp: int, chunks: int, schedule: ScheduleName = "1f1b", layout: Layout = None
+    architecture: Architecture,
+    pp: int,
+    chunks: int,
+    schedule: ScheduleName = "1f1b",
+    layout: Layout = None,
+    depths: Depths = None,
 ) -> tuple[Stage, ...]:
     """The stages of one pipeline in order, runs of equal ones merged."""
-    return _merged(chunk_counts(architecture, pp, chunks, schedule, layout))
+    each = chunk_counts(architecture, pp, chunks, schedule, layout)
+    return _merged(each, stage_shares(architecture, each, depths))
+
+
+def stage_shares(
+    architecture: Architecture, each: Sequence[tuple[tuple[int, ...], ...]], depths: Depths
+) -> Sequence[float | None]:
+    """Share of the layers of each stage that recompute, where stages differ in it.
+
+    Parameters
+    ----------
+    each
+        Of :func:`chunk_counts`.
+    """
+    if depths is None:
+        return [None] * len(each)
+    body = body_kinds(architecture)
+    layers = [sum(sum(chunk[:body]) for chunk in own) for own in each]
+    return [depth / max(n, 1) for depth, n in zip(depths, layers, strict=True)]
 
 
 @lru_cache(maxsize=4096)
-def parts(architecture: Architecture, count: int, layout: Layout = None) -> tuple[Stage, ...]:
-    """The parts of a model in order, runs of equal ones merged."""
-    return _merged(tuple((own,) for own in part_counts(architecture, count, layout)))
+def parts(
+    architecture: Architecture, count: int, layout: Layout = None, shares: tuple[float | None, ...] | None = None
+) -> tuple[Stage, ...]:
+    """The parts of a model in order, runs of equal ones merged; ``shares`` of them recompute."""
+    return _merged([(own,) for own in part_counts(architecture, count, layout)], shares or [None] * count)
 
 
-def _merged(each: Sequence[tuple[tuple[int, ...], ...]]) -> tuple[Stage, ...]:
+def _merged(each: Sequence[tuple[tuple[int, ...], ...]], shares: Sequence[float | None]) -> tuple[Stage, ...]:
     found: list[Stage] = []
     before: object = None
-    for i, own in enumerate(each):
-        if own == before:
+    for i, (own, share) in enumerate(zip(each, shares, strict=True)):
+        if (own, share) == before:
             last = found[-1]
-            found[-1] = Stage(last.counts, last.first, last.repeats + 1)
+            found[-1] = replace(last, repeats=last.repeats + 1)
         else:
-            found.append(Stage(tuple(sum(c) for c in zip(*own, strict=True)), i, 1))
-        before = own
+            found.append(Stage(tuple(sum(c) for c in zip(*own, strict=True)), i, 1, share))
+        before = own, share
     return tuple(found)
 
 
 def stage_table(
-    architecture: Architecture, pp: Number, chunks: Number, schedule: ScheduleName = "1f1b", layout: Layout = None
+    architecture: Architecture,
+    pp: Number,
+    chunks: Number,
+    schedule: ScheduleName = "1f1b",
+    layout: Layout = None,
+    depths: Depths = None,
 ) -> tuple[Stage, ...]:
     """The stages of many pipelines side by side; plans with fewer runs are padded with runs of no stages."""
     if not isinstance(pp, np.ndarray) and not isinstance(chunks, np.ndarray):
-        return stages(architecture, int(pp), int(chunks), schedule, layout)
+        return stages(architecture, int(pp), int(chunks), schedule, layout, depths)
     return _table(architecture, pp, chunks, lambda p, v: stages(architecture, p, v, schedule, layout))
 
 
-def part_table(architecture: Architecture, pp: Number, chunks: Number, layout: Layout = None) -> tuple[Stage, ...]:
+def part_table(
+    architecture: Architecture,
+    pp: Number,
+    chunks: Number,
+    schedule: ScheduleName = "1f1b",
+    layout: Layout = None,
+    depths: Depths = None,
+) -> tuple[Stage, ...]:
     """The parts of the models of many pipelines side by side, as :func:`stage_table` has their stages."""
     if not isinstance(pp, np.ndarray) and not isinstance(chunks, np.ndarray):
-        return parts(architecture, int(pp * chunks), layout)
+        shares = None
+        if depths is not None:
+            each = chunk_counts(architecture, int(pp), int(chunks), schedule, layout)
+            own = stage_shares(architecture, each, depths)
+            shares = tuple(own[device] for device, _ in routes(schedule, int(pp), int(chunks))[0])
+        return parts(architecture, int(pp * chunks), layout, shares)
     return _table(architecture, pp, chunks, lambda p, v: parts(architecture, p * v, layout))
 
 
