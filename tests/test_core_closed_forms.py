@@ -163,6 +163,21 @@ def test_context_parallel_volumes(
     assert sympy.expand(sent_elements(messages, "backward", ("cp",)) - expected) == 0
 
 
+def test_combined_context_parallel_volumes() -> None:
+    """Heads spread over u near ranks, a ring over c groups of them (arXiv:2405.07719): each carries its share."""
+    u = Symbol("u", positive=True)
+    sizes = Sizes(SYMBOLS.dims, {"tp": t, "cp": c, "ulysses": u}, FORMATS)
+    messages = context_messages("ulysses+ring", "stream")
+
+    def sent(axis: str) -> sympy.Expr:
+        own = [m for m in messages if m.phase == "forward" and m.axes == (axis,)]
+        return sum(sizes.elements(m.payload) * wire_share(m.collective, sizes.degree(m.axes)) for m in own)
+
+    assert sympy.simplify(sent("cp") - (c - 1) * 2 * (s / c) * b * k * d / (t * u)) == 0
+    assert sympy.simplify(sent("ulysses") - (2 * a + 2 * k) * d * b * s / (c * u) * (u - 1) / u / t) == 0
+    assert {m.axes for m in messages} == {("cp",), ("ulysses",), ("tp",)}
+
+
 def test_tensor_parallel_volumes() -> None:
     """8bsh(t-1)/t elements a layer with either collective, of which sequence parallelism gathers once more unless the
     copy is kept."""

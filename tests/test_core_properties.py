@@ -22,10 +22,10 @@ from llmsim.core.sharding import Sharding, mesh_sharding
 from llmsim.core.terms import Sizes, Term
 from llmsim.core.work import derive_work
 
-AXES = ("dp", "tp", "cp", "ep", "edp", "etp")
+AXES = ("dp", "tp", "ulysses", "cp", "ep", "edp", "etp")
 names = st.sampled_from(sorted(LAYERS))
 degrees = st.fixed_dictionaries({axis: st.sampled_from([1, 2, 4, 8]) for axis in AXES})
-context_kinds = st.sampled_from(["all_gather", "ring", "ulysses"])
+context_kinds = st.sampled_from(["all_gather", "ring", "ulysses", "ulysses+ring"])
 
 
 @st.composite

@@ -54,6 +54,15 @@ CASES = {
             sharding=("ddp", "zero2", "zero3", "hsdp"),
         ),
     ),
+    "combined": (
+        DENSE,
+        NODE,
+        SearchSpace(
+            **{**FEW, "recompute": ("none", "full"), "context_parallel": (1, 4, 8)},
+            context_kind=("ring", "ulysses+ring"),
+            sharding=("zero1", "zero3"),
+        ),
+    ),
     "experts": (
         MOE,
         NODE,
@@ -89,7 +98,8 @@ def allowed_plans(architecture, cluster, space):
         ranks, parts = dp * cp, pp * chunks
         if tp * pp * cp * dp != cluster.n_devices or (chunks > 1 and layers % parts and (layers + 2) % parts):
             continue
-        for kind, sharding, together in product(kinds[: 1 if cp == 1 else None], shardings, {True, False}):
+        ways = [(k, u) for k in kinds for u in ((2, 4) if k == "ulysses+ring" else (None,)) if u is None or u < cp]
+        for (kind, ulysses), sharding, together in product(ways[: 1 if cp == 1 else None], shardings, {True, False}):
             if sharding in ("zero3", "hsdp") and (pp > 1 or ranks == 1):
                 continue
             if sharding == "hsdp" and (ranks <= cluster.domain or ranks % cluster.domain):
@@ -99,6 +109,7 @@ def allowed_plans(architecture, cluster, space):
                 global_batch_size=16,
                 data_parallel=dp,
                 context_kind=kind,
+                ulysses_parallel=ulysses,
                 sharding=sharding,
                 shard_group=cluster.domain if sharding == "hsdp" else None,
                 sequence_parallel=together and tp > 1,

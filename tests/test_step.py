@@ -58,6 +58,12 @@ VARIETY = [
     (NANO, plan(context_parallel=4, data_parallel=2, expert_parallel=2)),
     (SPARSE, plan(context_parallel=2, data_parallel=4, expert_parallel=8, recompute="full")),
     (LLAMA, plan(context_kind="ulysses", context_parallel=4, tensor_parallel=2, pipeline_parallel=1)),
+    (
+        LLAMA,
+        plan(
+            context_kind="ulysses+ring", ulysses_parallel=2, context_parallel=4, tensor_parallel=2, pipeline_parallel=1
+        ),
+    ),
 ]
 
 
@@ -235,3 +241,26 @@ def test_nearest_divisor(value, wanted):
     found = nearest_divisor(value, wanted)
     assert value % found == 0
     assert all(value % d or abs(d - wanted) >= abs(found - wanted) for d in range(max(1, wanted - 3), wanted + 4))
+
+
+def test_combined_context_parallelism_lies_between_its_parts() -> None:
+    """Groups of one rank are a ring, and a group of all ranks is Ulysses; bytes and FLOPs of the ends agree."""
+
+    def step(kind, ulysses=None):
+        own = plan(context_kind=kind, ulysses_parallel=ulysses, context_parallel=8, tensor_parallel=1,
+                   pipeline_parallel=1, data_parallel=1, sequence_length=65536)  # fmt: skip
+        return simulate_training(own, LLAMA, "1x8xh100-sxm-80gb")
+
+    ring, ulysses = step("ring"), step("ulysses")
+    assert step("ulysses+ring", 1).step_time_s == pytest.approx(ring.step_time_s, rel=1e-12)
+    assert step("ulysses+ring", 8).step_time_s == pytest.approx(ulysses.step_time_s, rel=0.01)
+    for degree in (2, 4):
+        both = step("ulysses+ring", degree)
+        assert both.breakdown_s["attention"] == pytest.approx(ring.breakdown_s["attention"], rel=0.05)
+        assert sum(both.breakdown_s.values()) == pytest.approx(both.step_time_s, rel=1e-12)
+    with pytest.raises(ValueError, match="a degree with context_kind"):
+        step("ulysses+ring")
+    with pytest.raises(ValueError, match="only with context_kind"):
+        step("ring", 2)
+    with pytest.raises(InputError, match="ulysses_parallel: 3 does not divide context_parallel 8"):
+        step("ulysses+ring", 3)

@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 Placement: TypeAlias = Mapping[str, tuple[str, ...]]
 """Axis -> the dimensions that carry it (several when aligned, as heads and kv_heads are)."""
+
+ContextKind: TypeAlias = Literal["ring", "all_gather", "ulysses", "ulysses+ring"]
+"""How attention crosses context-parallel ranks: keys and values pass around a ring, or are gathered; heads are spread
+by all-to-alls; or these among near ranks and a ring between them."""
+CONTEXT_KINDS: tuple[ContextKind, ...] = get_args(ContextKind)
 
 Groups: TypeAlias = tuple[tuple[str, ...], ...]
 
@@ -54,6 +59,9 @@ class Sharding:
         return result
 
 
+CONTEXT: Groups = (("sequence",), ("scan_heads",))
+
+
 @lru_cache(maxsize=64)
 def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "none") -> Sharding:
     """The sharding of a (tp, cp, dp | ep, etp, edp) mesh.
@@ -65,13 +73,15 @@ def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "none") -> Sha
         (Korthikanti 2022, arXiv:2205.05198).
     context_kind
         ``all_gather`` and ``ring`` keep attention sharded over the sequence; ``ulysses`` over the heads
-        (arXiv:2309.14509). ``none`` has no such axis: a gathered copy is a storage of its own, which at degree 1 would
+        (arXiv:2309.14509). ``ulysses+ring`` splits the axis in two, of which the nearer, ``ulysses``, takes the heads
+        (arXiv:2405.07719). ``none`` has no such axis: a gathered copy is a storage of its own, which at degree 1 would
         stand beside the tensor that it is. For the same reason a plan with tp = 1 is not sequence parallel.
     """
     tensor: Groups = (("heads", "kv_heads"), ("ffn",), ("shared_ffn",), ("vocab",), ("ssm_heads",), ("scan_heads",))
     rules: dict[str, Groups] = {
         "dp": (("batch",),),
-        **({} if context_kind == "none" else {"cp": (("sequence",), ("scan_heads",))}),
+        **({"ulysses": CONTEXT} if context_kind == "ulysses+ring" else {}),
+        **({} if context_kind == "none" else {"cp": CONTEXT}),
         "tp": (*tensor, ("sequence",)) if sequence_parallel else tensor,
         "ep": (("experts", "slots"),),
         "edp": (("slots",),),
@@ -80,4 +90,6 @@ def mesh_sharding(*, sequence_parallel: bool, context_kind: str = "none") -> Sha
     at: dict[tuple[str, str], Groups] = {}
     if context_kind == "ulysses":
         at["attention", "cp"] = (("heads", "kv_heads"),)
+    if context_kind == "ulysses+ring":
+        at["attention", "ulysses"] = (("heads", "kv_heads"),)
     return Sharding(rules, at)

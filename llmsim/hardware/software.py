@@ -17,6 +17,7 @@ from ..core.inventory import Inventory, KernelRow, parse_row
 from ..core.operators import HIGH
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.provenance import Quantity
+from ..core.sharding import ContextKind
 from .profiles import build, profile_names, profiles_root, read_profile, read_yaml
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -155,7 +156,7 @@ class Defaults(BaseModel):
     sharding: Literal["ddp", "zero1", "zero2", "zero3", "hsdp"] = "zero1"
     recompute: str = "none"
     sequence_parallel: bool = True
-    context_kind: Literal["all_gather", "ring", "ulysses"] = "ring"
+    context_kind: ContextKind = "ring"
     expert_tensor_parallel: int = 1
     imbalance: float = Field(default=1.0, ge=1)
     data_parallel_reduce: Literal["step", "microbatch"] = "step"
@@ -169,7 +170,7 @@ class Choices(BaseModel):
     model_config = _STRICT
 
     sharding: tuple[Literal["ddp", "zero1", "zero2", "zero3", "hsdp"], ...] = ("zero1",)
-    context_kind: tuple[Literal["ring", "all_gather", "ulysses"], ...] = ("ring",)
+    context_kind: tuple[ContextKind, ...] = ("ring",)
     schedule: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
 
 

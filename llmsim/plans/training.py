@@ -13,6 +13,7 @@ from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError, unknown_name
 from ..core.pipelines import SCHEDULES, ScheduleName, fewest_micro_batches, schedule_facts
+from ..core.sharding import ContextKind
 from ..hardware.profiles import Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
 from ..layers.base import LayerKind
@@ -46,8 +47,9 @@ class TrainingPlan(BaseModel):
         Over the ranks of one pipeline stage.
     sequence_parallel
         Shard the sequence over tensor-parallel ranks where tensors have no heads.
-    context_kind
-        How attention crosses context-parallel ranks.
+    context_kind, ulysses_parallel
+        How attention crosses context-parallel ranks; for ``ulysses+ring`` the ranks of a group that spreads heads, a
+        divisor of ``context_parallel`` (a ring joins the groups).
     sharding, shard_group
         What data-parallel ranks share out; for ``hsdp`` over groups of ``shard_group`` ranks.
     schedule
@@ -93,7 +95,8 @@ class TrainingPlan(BaseModel):
     expert_parallel: Degree = 1
     expert_tensor_parallel: Degree = 1
     sequence_parallel: bool = True
-    context_kind: Literal["ring", "all_gather", "ulysses"] = "ring"
+    context_kind: ContextKind = "ring"
+    ulysses_parallel: Degree | None = None
     sharding: ShardingName = "zero1"
     shard_group: Degree | None = None
     schedule: ScheduleName | None = None
@@ -147,6 +150,10 @@ class TrainingPlan(BaseModel):
             error = InputError(
                 "shard_group", self.shard_group, f"nothing with sharding {self.sharding}, only with hsdp"
             )
+        combined = self.context_kind == "ulysses+ring"
+        if combined != (self.ulysses_parallel is not None):
+            allowed = "a degree with context_kind ulysses+ring" if combined else "only with context_kind ulysses+ring"
+            error = InputError("ulysses_parallel", self.ulysses_parallel, allowed, 2 if combined else None)
         if error is not None:
             raise ValueError(str(error)) from error
         return self
@@ -208,6 +215,7 @@ class TrainingPlan(BaseModel):
 
     def __str__(self) -> str:
         degrees = [("TP", self.tensor_parallel), ("CP", self.context_parallel), ("PP", self.pipeline_parallel)]
+        degrees += [("ulysses", self.ulysses_parallel or 1)]
         degrees += [("EP", self.expert_parallel), ("ETP", self.expert_tensor_parallel), ("DP", self.data_parallel)]
         text = " ".join(f"{name}{n}" for name, n in degrees if n > 1) or "one device"
         chunks = f" x{self.virtual_pipeline} chunks" if self.virtual_pipeline > 1 else ""
@@ -355,7 +363,7 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
             f"sequence_length: {plan.sequence_length} is not divided by tensor_parallel x context_parallel = "
             f"{t * plan.context_parallel} (sequence parallelism); nearest: {near or t * plan.context_parallel}"
         )
-    if plan.context_parallel > 1:
+    if plan.context_parallel > 1 or plan.ulysses_parallel:
         found += _context_violations(plan, kinds)
     if n_devices is not None and plan.n_devices != n_devices:
         found.append(
@@ -413,22 +421,28 @@ def _context_violations(plan: TrainingPlan, kinds: Sequence[LayerKind]) -> list[
     found: list[str] = []
     c = plan.context_parallel
     ways = c * plan.tensor_parallel
-    if plan.sequence_length % (2 * c):
+    if c > 1 and plan.sequence_length % (2 * c):
         near = nearest_divisor(plan.sequence_length // 2, c)
         found.append(
             f"context_parallel: {c} must divide half the sequence length {plan.sequence_length}; nearest: {near}"
         )
-    exchanged = {"the groups of heads of a scan": {k.sizes["ssm_heads"] for k in kinds if "ssm_heads" in k.sizes}}
-    if plan.context_kind == "ulysses":
-        heads = {k.sizes.get("kv_heads", k.sizes["heads"]) for k in kinds if "heads" in k.sizes}
-        exchanged["the key/value heads of ulysses attention"] = heads
-    for name, values in exchanged.items():
+    scans = {k.sizes["ssm_heads"] for k in kinds if "ssm_heads" in k.sizes}
+    heads = {k.sizes.get("kv_heads", k.sizes["heads"]) for k in kinds if "heads" in k.sizes}
+    spread = {"ulysses": ("context_parallel", c), "ulysses+ring": ("ulysses_parallel", plan.ulysses_parallel or 1)}
+    field, degree = spread.get(plan.context_kind, ("context_parallel", 1))
+    for by, own, name, values in (
+        ("context_parallel", ways, "the groups of heads of a scan", scans),
+        (field, degree * plan.tensor_parallel, "the key/value heads of ulysses attention", heads if degree > 1 else ()),
+    ):
         found += [
-            f"context_parallel x tensor_parallel: {ways} does not divide {name} {value}; allowed: its divisors; "
-            f"nearest: {nearest_divisor(value, ways)}"
+            f"{by} x tensor_parallel: {own} does not divide {name} {value}; allowed: its divisors; "
+            f"nearest: {nearest_divisor(value, own)}"
             for value in sorted(values)
-            if value % ways
+            if value % own
         ]
+    if c % (plan.ulysses_parallel or 1):
+        near = nearest_divisor(c, plan.ulysses_parallel or 1)
+        found.append(f"ulysses_parallel: {plan.ulysses_parallel} does not divide context_parallel {c}; nearest: {near}")
     return found
 
 

@@ -37,6 +37,7 @@ def candidate_plan(found: Candidates, index: int, template: TrainingPlan) -> Tra
         **values,
         sequence_parallel=structure.sequence_parallel and values["tensor_parallel"] > 1,
         context_kind=structure.context_kind,
+        ulysses_parallel=variant.ulysses if variant.ulysses > 1 else None,
         recompute=str(structure.recompute),
         sharding=problem.sharding,
         shard_group=group,

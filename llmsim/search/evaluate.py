@@ -18,6 +18,7 @@ import numpy as np
 from ..architecture import Architecture
 from ..core.errors import InputError
 from ..core.pipelines import ScheduleName, schedule_facts
+from ..core.sharding import ContextKind
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
@@ -45,7 +46,7 @@ from ..training.sharding import FrozenParameters, LocalParameters
 from ..training.stages import Stage, stage_table
 from ..training.structure import Structure
 from ..training.update import ElementCost
-from .space import SearchSpace, Table
+from .space import CONTEXT_LIMIT, SearchSpace, Table
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,14 @@ class Variant:
         Of the table that it applies to.
     shard_group
         Ranks that share a state, for hybrid sharding.
+    ulysses
+        Context-parallel ranks that spread heads, where a ring joins such groups.
     """
 
     problem: Problem
     rows: np.ndarray
     shard_group: int | None = None
+    ulysses: int = 1
 
 
 @dataclass
@@ -173,10 +177,12 @@ def variants(
             shared = shared & (sequence % (tp * cp) == 0)
         elif moe:
             shared = shared & (tp == 1)  # tokens would be dispatched once for each tensor-parallel rank
-        for n, kind in enumerate(space.context_kind or software.choices.context_kind):
-            mask = shared & ((cp > 1) | (n == 0))
+        for n, (kind, ulysses) in enumerate(_context_choices(space.context_kind or software.choices.context_kind)):
+            mask = shared & ((cp > 1) | (n == 0 and ulysses == 1))
             if kind == "ulysses":
                 mask = mask & _heads_divide(architecture, tp * cp)
+            if ulysses > 1:
+                mask = mask & (cp > ulysses) & (cp % ulysses == 0) & _heads_divide(architecture, tp * ulysses)
             for recompute in space.recompute or recompute_ladder(architecture, software):
                 structure = replace(
                     base,
@@ -187,7 +193,17 @@ def variants(
                 for sharding in shardings:
                     alone = sharding == "zero3" and set(shardings) <= {"zero3", "hsdp"}
                     problem = Problem(architecture, cluster, structure, sharding)
-                    yield from _scheduled(problem, mask, table, alone, space.schedule or USUAL_SCHEDULES)
+                    for variant in _scheduled(problem, mask, table, alone, space.schedule or USUAL_SCHEDULES):
+                        yield replace(variant, ulysses=ulysses)
+
+
+def _context_choices(kinds: Sequence[ContextKind]) -> Iterator[tuple[ContextKind, int]]:
+    """Each kind, and for the one that has two parts every size of the nearer one."""
+    for kind in kinds:
+        if kind == "ulysses+ring":
+            yield from ((kind, 2**i) for i in range(1, CONTEXT_LIMIT.bit_length() - 1))
+        else:
+            yield kind, 1
 
 
 def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -> InputError:
@@ -195,7 +211,8 @@ def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -
     rules = {
         "sharding": "zero3 and hsdp go without a pipeline, and hsdp with a multiple of the "
         f"{cluster.domain} devices of a scale-up domain as data-parallel ranks",
-        "context_kind": "ulysses needs key/value heads that context_parallel x tensor_parallel divides",
+        "context_kind": "ulysses needs key/value heads that context_parallel x tensor_parallel divides, "
+        "ulysses+ring heads that a part of them does",
         "sequence_parallel": "it needs a sequence that tensor_parallel x context_parallel divides, and experts under "
         "tensor parallelism need it",
         "schedule": "each has its number of chunks per stage (one, two or several); dualpipe takes even numbers of "
@@ -295,7 +312,8 @@ class _Evaluator:
     sequence: int
     imbalance: float
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
-    _rates: dict[Structure, list[KindRates]] = field(default_factory=dict)
+    _keys: dict[int, Keyed] = field(default_factory=dict)
+    _rates: dict[object, list[KindRates]] = field(default_factory=dict)
     _kinds: dict[object, _Kinds] = field(default_factory=dict)
     _shared: dict[object, _Shared] = field(default_factory=dict)
 
@@ -312,36 +330,44 @@ class _Evaluator:
         """Stages of the whole table where a stage's chunks follow each other in a loop."""
         return stage_table(self.architecture, self.table["pp"], self.table["chunks"])
 
-    def columns(self, group: int | None) -> Columns:
-        """The whole table; ``group`` ranks share a state under hybrid sharding."""
+    def columns(self, group: int | None, ulysses: int = 1) -> Columns:
+        """The whole table; ``group`` ranks share a state under hybrid sharding, ``ulysses`` ranks spread heads."""
         ranks = self.table["dp"] * self.table["cp"]
         shard = ranks if group is None else np.minimum(ranks, group)
-        return Columns(sequence=self.sequence, shard=shard, imbalance=self.imbalance, **self.table.columns)
+        values = {"sequence": self.sequence, "shard": shard, "imbalance": self.imbalance, **self.table.columns}
+        return Columns(**values, ulysses=ulysses)
 
-    @cached_property
-    def keys(self) -> Keyed:
-        return keyed(self.columns(None))
+    def keys(self, ulysses: int) -> Keyed:
+        """What layers take and keep depends on these."""
+        if ulysses not in self._keys:
+            self._keys[ulysses] = keyed(self._wide(ulysses))
+        return self._keys[ulysses]
 
-    def kinds(self, problem: Problem) -> _Kinds:
+    def _wide(self, ulysses: int) -> Columns:
+        """The table under combined context parallelism, with as many ranks at least as spread heads."""
+        columns = self.columns(None, ulysses)
+        return columns if ulysses == 1 else replace(columns, cp=np.maximum(columns.cp, ulysses))
+
+    def kinds(self, problem: Problem, ulysses: int) -> _Kinds:
         """The layer kinds under a structure; in how many layers it recomputes does not matter."""
         recompute = replace(problem.structure.recompute, layers=parse_recompute("full").layers)
         structure = replace(problem.structure, recompute=recompute)
         facts = problem.facts
-        key = (structure, facts.split, facts.paired)
+        key = (structure, facts.split, facts.paired, ulysses)
         if key not in self._kinds:
             alike = replace(problem, structure=structure)
-            seconds = model_seconds(alike, self.rates(problem))
+            seconds = model_seconds(alike, self.rates(problem, ulysses))
             whole = not facts.paired
             times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v, whole=whole) for k in seconds]
-            self._kinds[key] = _Kinds(seconds, times, model_memory(alike, self.keys.columns))
+            self._kinds[key] = _Kinds(seconds, times, model_memory(alike, self.keys(ulysses).columns))
         return self._kinds[key]
 
-    def rates(self, problem: Problem) -> list[KindRates]:
+    def rates(self, problem: Problem, ulysses: int) -> list[KindRates]:
         """Rates of the layer kinds for each distinct key, whatever is recomputed."""
-        structure = replace(problem.structure, recompute=NONE)
-        if structure not in self._rates:
-            self._rates[structure] = model_rates(problem, Keyed(self.keys.columns), self.constants)
-        return self._rates[structure]
+        key = (replace(problem.structure, recompute=NONE), ulysses)
+        if key not in self._rates:
+            self._rates[key] = model_rates(problem, Keyed(self.keys(ulysses).columns), self.constants)
+        return self._rates[key]
 
     def parameters(self, problem: Problem, group: int | None) -> list[LocalParameters]:
         """Parameters of one layer of each kind, for each row."""
@@ -354,15 +380,16 @@ class _Evaluator:
         """What variants have in common that differ in recomputation only."""
         problem, rows = variant.problem, variant.rows
         alike = replace(problem, structure=replace(problem.structure, recompute=NONE))
-        key = (alike.structure, alike.sharding, alike.schedule, alike.offload, variant.shard_group)
+        key = (alike.structure, alike.sharding, alike.schedule, alike.offload, variant.shard_group, variant.ulysses)
         if key not in self._shared:
-            columns = self.columns(variant.shard_group).take(rows)
+            columns = self.columns(variant.shard_group, variant.ulysses).take(rows)
             if problem.facts.shape == "loop":
                 stages = [_stage_rows(s, rows) for s in self.stages]
             else:
                 stages = list(problem.stages(columns))
             own = [_rows(p, rows) for p in self.parameters(alike, variant.shard_group)]
-            inverse = rows if self.keys.rows is None else self.keys.rows[rows]
+            known = self.keys(variant.ulysses).rows
+            inverse = rows if known is None else known[rows]
             load = step_load(alike, columns, stages, own, (), self.constants)
             states = [stage_states(alike, columns, s, own) for s in stages]
             self._shared[key] = _Shared(columns, stages, states, inverse, load)
@@ -371,7 +398,7 @@ class _Evaluator:
     def evaluate(self, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
         """Step time and memory of the rows of a variant."""
         problem, shape = variant.problem, variant.rows.shape
-        kinds, own = self.kinds(problem), self.shared(variant)
+        kinds, own = self.kinds(problem, variant.ulysses), self.shared(variant)
         kept = [_rows(m, own.keys) for m in kinds.memories]
         each = [
             memory_of_stage(problem, own.columns, stage, states, kept, self.constants)

@@ -13,6 +13,7 @@ from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
 from ..core.pipelines import ScheduleName
+from ..core.sharding import ContextKind
 from ..plans.recompute import parse_recompute
 from ..plans.training import Count, Degree, Share, nearest_divisor, schedule_name
 
@@ -20,8 +21,6 @@ Degrees = Annotated[tuple[Degree, ...], Field(min_length=1)]
 
 MICRO_BATCH_LIMIT = 64
 CONTEXT_LIMIT = 64
-
-ContextKind = Literal["ring", "all_gather", "ulysses"]
 
 
 class SearchSpace(BaseModel):

@@ -26,6 +26,8 @@ class Columns:
         Degrees of tensor, context, data and pipeline parallelism; model chunks per pipeline stage.
     ep, etp
         Expert and expert-tensor parallelism, inside tp x cp x dp.
+    ulysses
+        Of the context-parallel ranks, those among which heads are spread, where a ring joins such groups.
     shard
         Ranks that a fully sharded state is spread over (dp x cp, or less for hybrid sharding).
     imbalance
@@ -42,6 +44,7 @@ class Columns:
     chunks: Number = 1
     ep: Number = 1
     etp: Number = 1
+    ulysses: Number = 1
     shard: Number = 1
     imbalance: Number = 1
 
@@ -78,21 +81,22 @@ class Columns:
     def group(self, axes: tuple[str, ...]) -> tuple[Number, Number]:
         """Size and stride (in global ranks) of the group spanned by mesh axes.
 
-        Ranks are ordered tp, cp, dp, pp from the nearest to the farthest; the expert axes factor the same ranks as etp,
-        ep, edp (Megatron's default order).
+        Ranks are ordered tp, ulysses, cp, dp, pp from the nearest to the farthest; the expert axes factor the same
+        ranks as etp, ep, edp (Megatron's default order).
         """
         strides = {
             "tp": 1,
-            "cp": self.tp,
+            "ulysses": self.tp,
+            "cp": self.tp * self.ulysses,
             "dp": self.tp * self.cp,
             "pp": self.tp * self.cp * self.dp,
             "etp": 1,
             "ep": self.etp,
             "edp": self.etp * self.ep,
         }
-        degrees = {"tp": self.tp, "cp": self.cp, "dp": self.dp, "pp": self.pp}
+        degrees = {"tp": self.tp, "ulysses": self.ulysses, "cp": self.cp // self.ulysses, "dp": self.dp, "pp": self.pp}
         degrees |= {"etp": self.etp, "ep": self.ep, "edp": self.edp}
-        order = ("tp", "cp", "dp", "pp", "etp", "ep", "edp")
+        order = ("tp", "ulysses", "cp", "dp", "pp", "etp", "ep", "edp")
         present = [a for a in order if a in axes]
         size: Number = 1
         for axis in present:
@@ -118,7 +122,7 @@ def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes
     if "top_k" in kind.sizes:
         slots = batch * columns.sequence * kind.sizes["top_k"]
         dims["slots"] = slots if np.all(columns.imbalance == 1) else slots * columns.imbalance
-    degrees = {a: columns.group((a,))[0] for a in ("tp", "cp", "dp", "ep", "etp", "edp")}
+    degrees = {a: columns.group((a,))[0] for a in ("tp", "ulysses", "cp", "dp", "ep", "etp", "edp")}
     return Sizes(dims, degrees, structure.formats())
 
 

@@ -173,9 +173,9 @@ def recomputed_layers(problem: Problem, counts: Sequence[Number], share: Number 
     return [n * share if i < body else n * 0.0 for i, n in enumerate(counts)]
 
 
-TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ep", "etp", "imbalance")
+TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ulysses", "ep", "etp", "imbalance")
 """Columns that the seconds and the activations of a layer depend on."""
-DENSE_KEYS = ("sequence", "micro_batch", "tp", "cp")
+DENSE_KEYS = ("sequence", "micro_batch", "tp", "cp", "ulysses")
 """Those of them that matter outside of expert parallelism."""
 
 
@@ -344,7 +344,7 @@ def _whole_matrices(problem: Problem, update: Update, columns: Columns, c: StepC
     """What is gathered so that matrices are whole where they are updated, if states are sharded."""
     if problem.sharding == "ddp" or get_optimizer(problem.optimizer).uniform:
         return NO_TRAFFIC
-    dense, expert = columns.group(("cp", "dp")), columns.group(("edp",))
+    dense, expert = columns.group(("ulysses", "cp", "dp")), columns.group(("edp",))
     if problem.sharding == "hsdp":
         dense = columns.shard, dense[1]
     return collective_time(

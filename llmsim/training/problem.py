@@ -59,6 +59,7 @@ def plan_columns(plan: TrainingPlan) -> Columns:
         dp=plan.data_parallel,
         pp=plan.pipeline_parallel,
         chunks=plan.virtual_pipeline,
+        ulysses=plan.ulysses_parallel or 1,
         ep=plan.expert_parallel,
         etp=plan.expert_tensor_parallel,
         shard=(plan.shard_group or whole) if plan.sharding == "hsdp" else whole,

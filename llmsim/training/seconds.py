@@ -233,7 +233,7 @@ def _rated(
     for backward in (False, True):
         half = [w for w in cores if (w.phase != "forward") == backward]
         yield from rated("attention", half, partial(_attention, c=c, backward=backward))
-    if structure.context_kind == "ring":
+    if "ring" in structure.context_kind:
         merged = [w for w in cores if w.source == "attention"]
         yield from rated("memory", merged, lambda g, v: _ring_merges(g, v.sizes, c.high))
     for kind in ("scan", "recurrence"):
@@ -314,7 +314,7 @@ def _converted(works: Sequence[Work], sizes: Sizes, bytes_each: float, k: Kernel
     return quantise_seconds(elements * bytes_each, k)
 
 
-_AXIS_OF = {"tp": "tp", "etp": "tp", "cp": "cp", "ep": "ep"}
+_AXIS_OF = {"tp": "tp", "etp": "tp", "cp": "cp", "ulysses": "cp", "ep": "ep"}
 
 
 def _sent(

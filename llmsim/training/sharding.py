@@ -167,7 +167,7 @@ def exchange(
     parameter, reduce
         Formats that they travel in.
     """
-    whole, near = columns.group(("cp", "dp"))
+    whole, near = columns.group(("ulysses", "cp", "dp"))
     experts = columns.group(("edp",))
     shard, replica = (whole, near), (whole, near)
     kind: ShardingKind = sharding

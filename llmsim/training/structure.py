@@ -42,7 +42,7 @@ class Structure:
     sequence_parallel
         Whether tensor parallelism shards the sequence too.
     context_kind
-        ``ring``, ``all_gather`` or ``ulysses``.
+        See :data:`~llmsim.core.sharding.ContextKind`.
     recompute
         What is computed again in backward.
     overlap
@@ -164,7 +164,7 @@ def derivation(structure: Structure) -> tuple[object, ...]:
 
 def _gather(structure: Structure) -> dict[str, GatherPolicy]:
     policy: dict[str, GatherPolicy] = {str(axis): how for axis, how in structure.software.gather.items()}
-    if structure.context_kind == "ring":
+    if "ring" in structure.context_kind:
         policy["cp"] = "stream"
     elif policy.get("cp") == "stream":
         policy["cp"] = "again"
