@@ -131,6 +131,10 @@ def plan_train(
     adapter: Annotated[
         str, typer.Option(help="Fine-tune adapters of a frozen model: lora:16, lora:64:attention, lora:8:q,v.")
     ] = "none",
+    capacity_factor: Annotated[
+        float | None, typer.Option(help="Rows that an expert takes at most, over the mean; the rest is dropped.")
+    ] = None,
+    pad_to_capacity: Annotated[bool, typer.Option(help="Fill experts up to their capacity.")] = False,
     document_length: Annotated[
         str | None, typer.Option(help="Tokens of the documents packed into a sequence; by default it is one.")
     ] = None,
@@ -209,6 +213,8 @@ def plan_train(
         network=network,
         optimizer=optimizer,
         adapter=adapter,
+        capacity_factor=capacity_factor,
+        pad_to_capacity=pad_to_capacity,
         document_length=None if document_length is None else parse_length(document_length, "document_length"),
         price=price,
         imbalance=imbalance,

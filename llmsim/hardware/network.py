@@ -172,6 +172,7 @@ def collective_time(
     tiers: Sequence[Tier],
     *,
     copies: Number = 1,
+    groups: tuple[int, int] = (1, 1),
 ) -> WireTime:
     """Time of one collective; nothing at one rank.
 
@@ -188,6 +189,9 @@ def collective_time(
         All-to-all of a dispatcher that sends a token once to each domain and forwards it inside: rows of one token in
         the payload. The expected number of distinct domains among ``N`` for ``K`` uniform choices is ``N (1 - (1 -
         1/N)**K)`` (arXiv:2412.19437, section 3.2.2).
+    groups
+        How many groups the experts form, and in how many of them those of one token lie: ``N`` is then the domains that
+        these reach.
 
     Notes
     -----
@@ -204,7 +208,7 @@ def collective_time(
         reach = members_within(ranks, stride, tier.domain)
         crossing = reach / inside  # groups of the tier below that meet in this one
         if collective == "all_to_all":
-            wire = _exchanged(payload_bytes, ranks, inside, reach, copies)
+            wire = _exchanged(payload_bytes, ranks, inside, reach, copies, groups)
         else:
             wire = payload_bytes * (ranks - 1) / ranks / inside
         steps = crossing - 1
@@ -219,15 +223,32 @@ def collective_time(
     return WireTime(latency, parts[0], maximum(*parts[1:]) if parts[1:] else 0)
 
 
-def _exchanged(payload_bytes: Number, ranks: Number, inside: Number, reach: Number, copies: Number) -> Number:
+def _exchanged(
+    payload_bytes: Number, ranks: Number, inside: Number, reach: Number, copies: Number, groups: tuple[int, int]
+) -> Number:
     """Bytes that an all-to-all sends through one tier, whose domains of ``inside`` ranks meet in one of ``reach``."""
     if isinstance(copies, int) and copies == 1:
         return payload_bytes * (reach - inside) / ranks
-    domains = reach / inside
+    domains = reachable_domains(reach / inside, *groups)
     distinct = domains * (1 - (1 - 1 / domains) ** copies) / copies
     sent_once = payload_bytes * (reach - inside) / ranks * distinct
     forwarded = payload_bytes * (reach - inside) / reach
     return where(inside > 1, sent_once, forwarded)
+
+
+def reachable_domains(domains: Number, groups: int, chosen: int) -> Number:
+    """Expected domains over which experts in ``chosen`` of ``groups`` equal groups lie.
+
+    A group spans domains where there are more of these; else a domain holds ``g = groups / domains`` of them, and
+    none of the chosen ones with probability ``C(groups - g, chosen) / C(groups, chosen)``.
+    """
+    if chosen >= groups:
+        return domains
+    held = groups / minimum(domains, groups)
+    missed: Number = 1
+    for i in range(chosen):
+        missed = missed * maximum(groups - held - i, 0) / (groups - i)
+    return maximum(domains, groups) / groups * minimum(domains, groups) * (1 - missed)
 
 
 def _transfer(wire_bytes: Number, tier: Tier) -> Number:

@@ -10,6 +10,9 @@ from ..core.operators import Operator
 from ..layers.base import LayerKind, Mixer
 from ..layers.blocks import Block, block_operators, next_token_operators
 
+ROUTING = frozenset({"expert_groups", "groups_per_token"})
+"""Sizes that no tensor has."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -108,7 +111,7 @@ def _kind(
     name: str, operators: tuple[Operator, ...], common: Mapping[str, int], parts: Iterable[Part] = ()
 ) -> LayerKind:
     sizes = {**common, **{dim: size for part in parts for dim, size in part.sizes}}
-    used = {dim for op in operators for dim in op.dims}
+    used = {dim for op in operators for dim in op.dims} | ROUTING
     windows = [part.window for part in parts if part.window is not None]
     return LayerKind(
         name,

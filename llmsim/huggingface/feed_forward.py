@@ -117,4 +117,9 @@ def expert_sizes(r: Reader, width: int) -> tuple[tuple[str, int], ...]:
     if top_k > experts:
         key, _ = r.find("num_experts_per_tok") or ("num_experts_per_tok", None)
         r.refuse(key, top_k, "is more than there are experts", f"a whole number from 1 to {experts}", experts)
-    return (("experts", experts), ("router_experts", experts), ("top_k", top_k), ("moe_ffn", width))
+    sizes = (("experts", experts), ("router_experts", experts), ("top_k", top_k), ("moe_ffn", width))
+    groups = r.integer("n_group", 1)
+    limit = r.integer("topk_group", groups)
+    if limit > groups:
+        r.refuse("topk_group", limit, "is more than there are groups", f"a whole number from 1 to {groups}", groups)
+    return (*sizes, ("expert_groups", groups), ("groups_per_token", limit)) if limit < groups else sizes

@@ -2,6 +2,10 @@
 
 ``slots`` are the rows after dispatch, tokens x top_k x imbalance over all ranks: an expected size. Dispatch and
 combine are the border between the token layout (dp, cp, tp) and the expert layout (ep, edp, etp) of the same ranks.
+
+Where routing is limited (DeepSeek-V3, arXiv:2412.19437, section 2.1.2), the experts of a token lie in
+``groups_per_token`` of ``expert_groups`` groups: sizes of the kind that no tensor carries and that decide how many
+scale-up domains a token travels to.
 """
 
 from __future__ import annotations

@@ -76,6 +76,9 @@ class TrainingPlan(BaseModel):
         ``profile`` (what the stack hides by default), ``none``, or besides ``tensor`` or ``expert`` transfers.
     imbalance
         Tokens of the busiest expert rank over the mean; None takes the software profile's.
+    capacity_factor, pad_to_capacity
+        An expert takes at most this many times the mean and drops the rest (Fedus 2022, arXiv:2101.03961), or is filled
+        up to that; None drops nothing.
     framework, release
         Software profile.
     """
@@ -110,6 +113,8 @@ class TrainingPlan(BaseModel):
     offload_optimizer: Share = 0.0
     overlap: Literal["profile", "none", "tensor", "expert"] = "profile"
     imbalance: Real | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
+    capacity_factor: Real | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
+    pad_to_capacity: bool = False
     framework: str = "megatron-core"
     release: str = ""
 
@@ -150,6 +155,8 @@ class TrainingPlan(BaseModel):
             error = InputError(
                 "shard_group", self.shard_group, f"nothing with sharding {self.sharding}, only with hsdp"
             )
+        if self.pad_to_capacity and self.capacity_factor is None:
+            error = InputError("pad_to_capacity", True, "false without a capacity_factor", False)
         combined = self.context_kind == "ulysses+ring"
         if combined != (self.ulysses_parallel is not None):
             allowed = "a degree with context_kind ulysses+ring" if combined else "only with context_kind ulysses+ring"
@@ -192,6 +199,14 @@ class TrainingPlan(BaseModel):
     def depths(self) -> tuple[int, ...] | None:
         """Layers of each stage that recompute, where the plan lists them."""
         return None if isinstance(self.recompute_layers, str) else self.recompute_layers
+
+    @property
+    def rows_factor(self) -> float:
+        """Rows of the busiest expert rank over the mean, after dropping and padding."""
+        spread = self.software.defaults.imbalance if self.imbalance is None else float(self.imbalance)
+        if self.capacity_factor is None:
+            return spread
+        return float(self.capacity_factor if self.pad_to_capacity else min(spread, self.capacity_factor))
 
     @property
     def software(self) -> Software:

@@ -144,6 +144,8 @@ def plan_training(
     optimizer: str | None = None,
     adapter: str = "none",
     document_length: int | tuple[int, ...] | None = None,
+    capacity_factor: float | None = None,
+    pad_to_capacity: bool = False,
     price: float | None = None,
     imbalance: float | None = None,
     space: SearchSpace | None = None,
@@ -169,6 +171,8 @@ def plan_training(
         ``lora:16`` fine-tunes low-rank adapters of a frozen model; ``none`` trains every parameter.
     document_length
         Tokens of the documents packed into a sequence, one number or all of them; None: a sequence is one document.
+    capacity_factor, pad_to_capacity
+        An expert takes at most this many times the mean, or exactly that many; None drops nothing.
     price
         USD per device-hour; None takes the cluster's, else the dated one of the device's profile.
     imbalance
@@ -214,7 +218,12 @@ def plan_training(
     if optimizer is None:
         optimizer = "adamw"
         assumed["optimizer"] = "adamw"
-    job = {"adapter": adapter, "document_length": document_length}
+    job = {
+        "adapter": adapter,
+        "document_length": document_length,
+        "capacity_factor": capacity_factor,
+        "pad_to_capacity": pad_to_capacity,
+    }
     template = _template(
         sequence, global_batch, precision, optimizer, software, release, imbalance, assumed, architecture, job
     )
@@ -229,7 +238,7 @@ def plan_training(
         table,
         chosen,
         sequence=sequence,
-        imbalance=float(template.imbalance or 1.0),
+        imbalance=template.rows_factor,
         optimizer=template.optimizer,
     )
     if not found.fits.any():

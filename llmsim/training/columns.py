@@ -31,7 +31,7 @@ class Columns:
     shard
         Ranks that a fully sharded state is spread over (dp x cp, or less for hybrid sharding).
     imbalance
-        Rows of the busiest expert rank over the mean, at least 1.
+        Rows of the busiest expert rank over the mean; below 1 where rows are dropped.
     """
 
     sequence: Number

@@ -45,11 +45,8 @@ def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPla
 
 
 def plan_columns(plan: TrainingPlan) -> Columns:
-    """The values of a plan; an imbalance that it leaves open is the software profile's."""
+    """The values of a plan; what it leaves open of the routing is the software profile's."""
     whole = plan.data_parallel * plan.context_parallel
-    imbalance = plan.imbalance
-    if imbalance is None:
-        imbalance = plan.software.defaults.imbalance
     return Columns(
         sequence=plan.sequence_length,
         micro_batch=plan.micro_batch_size,
@@ -63,7 +60,7 @@ def plan_columns(plan: TrainingPlan) -> Columns:
         ep=plan.expert_parallel,
         etp=plan.expert_tensor_parallel,
         shard=(plan.shard_group or whole) if plan.sharding == "hsdp" else whole,
-        imbalance=imbalance,
+        imbalance=plan.rows_factor,
     )
 
 

@@ -150,9 +150,10 @@ class KindRates:
         copies = 1
         if structure.software.defaults.dispatch == "once_per_domain":
             copies = kind.sizes.get("top_k", 1)
+        groups = kind.sizes.get("expert_groups", 1), kind.sizes.get("groups_per_token", 1)
         self._moe, self._work = int(kind.is_moe), terms.work
         self._works = list(_rated(terms.work, plain, routed, structure, constants))
-        self._messages = list(_sent(terms.messages, plain, routed, constants, copies))
+        self._messages = list(_sent(terms.messages, plain, routed, constants, copies, groups))
         self._passes = {name: self._phase(name, frozenset()) for name in ("forward", "backward")}
 
     def seconds(self, again: frozenset[str], *, split: bool = False) -> KindSeconds:
@@ -318,7 +319,12 @@ _AXIS_OF = {"tp": "tp", "etp": "tp", "cp": "cp", "ulysses": "cp", "ep": "ep"}
 
 
 def _sent(
-    messages: Sequence[Message], plain: _Values, routed: _Values, c: StepConstants, copies: int
+    messages: Sequence[Message],
+    plain: _Values,
+    routed: _Values,
+    c: StepConstants,
+    copies: int,
+    groups: tuple[int, int],
 ) -> Iterator[_Rated]:
     """The messages by axis, each rated alone: those of one collective over one group are rated together."""
     alike: dict[tuple[str, tuple[str, ...]], list[Message]] = {}
@@ -328,7 +334,8 @@ def _sent(
         own = plain if _EXPERT_AXES.isdisjoint(axes) and not _routed(m.payload for m in group) else routed
         payload = stack([own.sizes.bytes(m.payload) for m in group], own.sizes.shape)
         spans = own.columns.group(axes)
-        wire = collective_time(collective, payload, *spans, c.tiers, copies=copies if "ep" in axes else 1)
+        own_copies = copies if "ep" in axes else 1
+        wire = collective_time(collective, payload, *spans, c.tiers, copies=own_copies, groups=groups)
         yield _Rated(_AXIS_OF[axes[0]], group, wire, own)
 
 
