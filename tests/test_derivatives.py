@@ -14,7 +14,8 @@ from llmsim.hardware.cluster import Cluster
 from llmsim.hardware.kernels import kernel_constants, scan_seconds
 from llmsim.hardware.software import get_software
 from llmsim.models import bundled_models
-from llmsim.plans.training import TrainingPlan, violations
+from llmsim.plans.rules import violations
+from llmsim.plans.training import TrainingPlan
 from llmsim.search.plan import plan_training
 from llmsim.search.space import SearchSpace
 from llmsim.training.conventions import Convention, flops_per_token, layer_flops

@@ -21,7 +21,8 @@ from llmsim.core.symbolic import symbol
 from llmsim.core.terms import Sizes
 from llmsim.hardware.cluster import Cluster
 from llmsim.hardware.profiles import build
-from llmsim.plans.training import TrainingPlan, violations
+from llmsim.plans.rules import violations
+from llmsim.plans.training import TrainingPlan
 from llmsim.search.choose import candidate_plan
 from llmsim.search.evaluate import evaluate_space
 from llmsim.search.plan import plan_training

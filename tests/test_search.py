@@ -14,7 +14,8 @@ from llmsim.architecture import Architecture
 from llmsim.core.errors import InfeasibleError, InputError
 from llmsim.core.units import GIB
 from llmsim.hardware.cluster import Cluster
-from llmsim.plans.training import TrainingPlan, violations
+from llmsim.plans.rules import violations
+from llmsim.plans.training import TrainingPlan
 from llmsim.search.choose import candidate_plan, kind_of, pareto
 from llmsim.search.evaluate import evaluate_space
 from llmsim.search.plan import plan_training

@@ -11,7 +11,8 @@ from llmsim.architecture import Architecture
 from llmsim.core.errors import InputError
 from llmsim.core.symbolic import Symbolic, symbol
 from llmsim.hardware.cluster import Cluster
-from llmsim.plans.training import TrainingPlan, nearest_divisor, violations
+from llmsim.plans.rules import nearest_divisor, violations
+from llmsim.plans.training import TrainingPlan
 from llmsim.training.compose import STEP_PARTS, compose_step, exposed
 from llmsim.training.constants import step_constants
 from llmsim.training.memory import stage_memory

@@ -19,7 +19,8 @@ from ..hardware.software import Software, get_software
 from ..plans.optimizer import ALIASES as OPTIMIZER_ALIASES
 from ..plans.optimizer import OPTIMIZERS
 from ..plans.precision import PRECISIONS
-from ..plans.training import TrainingPlan, violations
+from ..plans.rules import violations
+from ..plans.training import TrainingPlan
 from .table import MeasuredRun
 from .texts import (
     domain_of,

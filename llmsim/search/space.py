@@ -15,7 +15,8 @@ from ..core.errors import InputError
 from ..core.pipelines import ScheduleName
 from ..core.sharding import ContextKind
 from ..plans.recompute import parse_recompute
-from ..plans.training import Count, Degree, Share, nearest_divisor, schedule_name
+from ..plans.rules import nearest_divisor
+from ..plans.training import Count, Degree, Share, schedule_name
 
 Degrees = Annotated[tuple[Degree, ...], Field(min_length=1)]
 

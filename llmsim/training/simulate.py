@@ -13,7 +13,8 @@ from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
 from ..plans.offload import NO_OFFLOAD
-from ..plans.training import TrainingPlan, violations
+from ..plans.rules import violations
+from ..plans.training import TrainingPlan
 from .balance import balanced_layout
 from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time
 from .constants import Overlay, StepConstants, step_constants
