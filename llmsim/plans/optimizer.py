@@ -158,7 +158,8 @@ def master_bytes(formats: Formats, compute: str) -> int:
 def traffic_bytes(state: Number, formats: Formats, compute: str) -> Number:
     """Device traffic per updated parameter: gradient read, state read and written, parameter written.
 
-    Besides, the gradient is read once for its norm and read and written once for clipping.
+    Besides, the gradient is read once for its norm and read and written once for clipping; in fp16 once more to take the
+    loss scale out and to look for what is not finite (Micikevicius 2018, arXiv:1710.03740).
 
     Parameters
     ----------
@@ -168,7 +169,8 @@ def traffic_bytes(state: Number, formats: Formats, compute: str) -> Number:
     gradient = get_format(compute if formats.gradient == "compute" else formats.gradient).bits // 8
     parameter = get_format(compute if formats.parameter == "compute" else formats.parameter).bits // 8
     own = 0 if master_bytes(formats, compute) else parameter
-    return gradient + 2 * state + own + parameter + 3 * gradient
+    unscaled = 2 * gradient if compute == "fp16" else 0
+    return gradient + 2 * state + own + parameter + 3 * gradient + unscaled
 
 
 def _alike(name: str, rule: Rule) -> Optimizer:
