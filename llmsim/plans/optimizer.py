@@ -158,8 +158,8 @@ def master_bytes(formats: Formats, compute: str) -> int:
 def traffic_bytes(state: Number, formats: Formats, compute: str) -> Number:
     """Device traffic per updated parameter: gradient read, state read and written, parameter written.
 
-    Besides, the gradient is read once for its norm and read and written once for clipping; in fp16 once more to take the
-    loss scale out and to look for what is not finite (Micikevicius 2018, arXiv:1710.03740).
+    Besides, the gradient is read once for its norm and read and written once for clipping; in fp16 once more to take
+    the loss scale out and to look for what is not finite (Micikevicius 2018, arXiv:1710.03740).
 
     Parameters
     ----------

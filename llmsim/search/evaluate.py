@@ -7,11 +7,11 @@ not timed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import product
-from typing import Any, TypeVar
+from itertools import chain, product
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,11 +21,12 @@ from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.sharding import ContextKind
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
+from ..hardware.network import NO_TRAFFIC, WireTime
 from ..hardware.software import Software
 from ..plans.offload import NO_OFFLOAD, Offload
 from ..plans.optimizer import get_optimizer
-from ..plans.recompute import NONE, parse_recompute
-from ..training.columns import Columns, take
+from ..plans.recompute import FULL, NONE, Recompute, parse_recompute
+from ..training.columns import Columns
 from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
 from ..training.constants import StepConstants, step_constants
 from ..training.kept import KindMemory, model_memory
@@ -41,9 +42,9 @@ from ..training.prepare import (
     step_load,
 )
 from ..training.recompute import recompute_ladder
-from ..training.seconds import Keyed, KindRates, KindSeconds
+from ..training.seconds import Keyed, KindRates, KindSeconds, PhaseSeconds
 from ..training.sharding import FrozenParameters, LocalParameters
-from ..training.stages import Stage, stage_table
+from ..training.stages import Stage
 from ..training.structure import Structure
 from ..training.update import ElementCost
 from .space import CONTEXT_LIMIT, SearchSpace, Table
@@ -149,16 +150,30 @@ def evaluate_space(
     ]
     if not chosen:
         raise _nothing_allowed(space, base.software, cluster)
-    found = [evaluator.evaluate(variant) for variant in chosen]
+    found = dict(chain.from_iterable(map(evaluator.evaluate, _families(chosen))))
+    steps, memories = zip(*(found[n] for n in range(len(chosen))), strict=True)
     return Candidates(
         table,
         chosen,
         np.concatenate([np.full(len(v.rows), n) for n, v in enumerate(chosen)]),
         np.concatenate([v.rows for v in chosen]),
-        np.concatenate([step for step, _ in found]),
-        np.concatenate([memory for _, memory in found]),
+        np.concatenate(steps),
+        np.concatenate(memories),
         evaluator.limit,
     )
+
+
+Family: TypeAlias = list[tuple[int, Variant]]
+"""Variants that differ in recomputation only, with their numbers."""
+
+
+def _families(chosen: Sequence[Variant]) -> Iterable[Family]:
+    found: dict[Hashable, Family] = {}
+    for number, variant in enumerate(chosen):
+        problem = replace(variant.problem, structure=replace(variant.problem.structure, recompute=NONE))
+        key = (problem.structure, problem.sharding, problem.schedule, problem.offload, variant.shard_group)
+        found.setdefault((*key, variant.ulysses), []).append((number, variant))
+    return found.values()
 
 
 def variants(
@@ -271,34 +286,18 @@ def _runs(schedule: ScheduleName, table: Table) -> np.ndarray:
     return mask
 
 
+BLOCK = 16_384
+"""Plans that are evaluated at once: what their arrays take stays in the processor's cache."""
+
+
 @dataclass(frozen=True)
 class _Kinds:
-    """The layer kinds of a model under one structure, for each distinct key."""
+    """The layer kinds of a model under one structure: for each distinct key, and what depends on recomputation also for
+    each of its settings."""
 
     seconds: list[KindSeconds]
     times: list[KindTime]
     memories: list[KindMemory]
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """The rows of variants that differ in recomputation only.
-
-    Attributes
-    ----------
-    columns, stages, states
-        Their values and stages, and what a stage holds for its model states.
-    keys
-        Of each row, where :class:`_Kinds` has it.
-    load
-        What a step has to do beside the layers' own seconds.
-    """
-
-    columns: Columns
-    stages: list[Stage]
-    states: list[dict[str, Number]]
-    keys: np.ndarray
-    load: StepLoad
 
 
 @dataclass
@@ -314,8 +313,6 @@ class _Evaluator:
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
     _keys: dict[int, Keyed] = field(default_factory=dict)
     _rates: dict[object, list[KindRates]] = field(default_factory=dict)
-    _kinds: dict[object, _Kinds] = field(default_factory=dict)
-    _shared: dict[object, _Shared] = field(default_factory=dict)
 
     @cached_property
     def constants(self) -> StepConstants:
@@ -324,11 +321,6 @@ class _Evaluator:
     @cached_property
     def limit(self) -> float:
         return memory_limit(self.cluster, self.base.software)
-
-    @cached_property
-    def stages(self) -> tuple[Stage, ...]:
-        """Stages of the whole table where a stage's chunks follow each other in a loop."""
-        return stage_table(self.architecture, self.table["pp"], self.table["chunks"])
 
     def columns(self, group: int | None, ulysses: int = 1) -> Columns:
         """The whole table; ``group`` ranks share a state under hybrid sharding, ``ulysses`` ranks spread heads."""
@@ -348,19 +340,21 @@ class _Evaluator:
         columns = self.columns(None, ulysses)
         return columns if ulysses == 1 else replace(columns, cp=np.maximum(columns.cp, ulysses))
 
-    def kinds(self, problem: Problem, ulysses: int) -> _Kinds:
-        """The layer kinds under a structure; in how many layers it recomputes does not matter."""
-        recompute = replace(problem.structure.recompute, layers=parse_recompute("full").layers)
-        structure = replace(problem.structure, recompute=recompute)
-        facts = problem.facts
-        key = (structure, facts.split, facts.paired, ulysses)
-        if key not in self._kinds:
-            alike = replace(problem, structure=structure)
-            seconds = model_seconds(alike, self.rates(problem, ulysses))
-            whole = not facts.paired
-            times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v, whole=whole) for k in seconds]
-            self._kinds[key] = _Kinds(seconds, times, model_memory(alike, self.keys(ulysses).columns))
-        return self._kinds[key]
+    def kinds(self, problem: Problem, settings: Sequence[Recompute], ulysses: int) -> _Kinds:
+        """The layer kinds under a structure and several settings of recomputation."""
+        every = [replace(problem, structure=replace(problem.structure, recompute=r)) for r in settings]
+        rates, columns = self.rates(problem, ulysses), self.keys(ulysses).columns
+        each: dict[Recompute, tuple[list[KindSeconds], list[KindMemory]]] = {}
+        for alike in every:  # in how many layers a setting applies does not matter here
+            setting = replace(alike.structure.recompute, layers=FULL.layers)
+            if setting not in each:
+                each[setting] = model_seconds(alike, rates), model_memory(alike, columns)
+        own = [each[replace(r, layers=FULL.layers)] for r in settings]
+        seconds = [_over_settings(kinds) for kinds in zip(*(s for s, _ in own), strict=True)]
+        times = [kind_time(k, UnitTraffic(), self.constants) for k in seconds]
+        memories = [_settings_memory(kinds) for kinds in zip(*(m for _, m in own), strict=True)]
+        whole = not problem.facts.paired
+        return _Kinds(seconds, [t.map(lambda v: v, whole=whole) for t in times], memories)
 
     def rates(self, problem: Problem, ulysses: int) -> list[KindRates]:
         """Rates of the layer kinds for each distinct key, whatever is recomputed."""
@@ -376,55 +370,123 @@ class _Evaluator:
             self._parameters[key] = kind_parameters(problem, self.columns(group))
         return self._parameters[key]
 
-    def shared(self, variant: Variant) -> _Shared:
-        """What variants have in common that differ in recomputation only."""
-        problem, rows = variant.problem, variant.rows
-        alike = replace(problem, structure=replace(problem.structure, recompute=NONE))
-        key = (alike.structure, alike.sharding, alike.schedule, alike.offload, variant.shard_group, variant.ulysses)
-        if key not in self._shared:
-            columns = self.columns(variant.shard_group, variant.ulysses).take(rows)
-            if problem.facts.shape == "loop":
-                stages = [_stage_rows(s, rows) for s in self.stages]
-            else:
-                stages = list(problem.stages(columns))
-            own = [_rows(p, rows) for p in self.parameters(alike, variant.shard_group)]
-            known = self.keys(variant.ulysses).rows
-            inverse = rows if known is None else known[rows]
-            load = step_load(alike, columns, stages, own, (), self.constants)
-            states = [stage_states(alike, columns, s, own) for s in stages]
-            self._shared[key] = _Shared(columns, stages, states, inverse, load)
-        return self._shared[key]
+    def evaluate(self, family: Family) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+        """Step time and memory of the rows of each variant, by its number."""
+        _, first = family[0]
+        settings = [v.problem.structure.recompute for _, v in family]
+        problem = replace(first.problem, structure=replace(first.problem.structure, recompute=NONE))
+        kinds = self.kinds(problem, settings, first.ulysses)
+        shares = np.array([[float(r.layers) if r.mode != "none" else 0.0] for r in settings])
+        size = max(256, BLOCK // len(settings))
+        step, memory = (np.full((len(settings), len(first.rows)), np.inf) for _ in range(2))
+        for group in self._alike(problem, first.rows):
+            for start in range(0, len(group), size):
+                where = group[start : start + size]
+                step[:, where], memory[:, where] = self._block(problem, first, where, shares, kinds)
+        return ((number, (step[k], memory[k])) for k, (number, _) in enumerate(family))
 
-    def evaluate(self, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
-        """Step time and memory of the rows of a variant."""
-        problem, shape = variant.problem, variant.rows.shape
-        kinds, own = self.kinds(problem, variant.ulysses), self.shared(variant)
-        kept = [_rows(m, own.keys) for m in kinds.memories]
+    def _alike(self, problem: Problem, rows: np.ndarray) -> list[np.ndarray]:
+        """Positions among the rows of plans whose pipelines have equally many runs of stages."""
+        columns = self.columns(None).take(rows)
+        runs = sum(np.asarray(stage.repeats) > 0 for stage in problem.stages(columns))
+        runs = np.broadcast_to(runs, rows.shape)
+        return [np.flatnonzero(runs == n) for n in np.unique(runs)]
+
+    def _block(
+        self, problem: Problem, variant: Variant, where: np.ndarray, shares: np.ndarray, kinds: _Kinds
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Step time and memory of some rows under every setting, ``[setting, row]``."""
+        rows = variant.rows[where]
+        columns = self.columns(variant.shard_group, variant.ulysses).take(rows)
+        parameters = [_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
+        known = self.keys(variant.ulysses).rows
+        keys = rows if known is None else known[rows]
+        stages = [replace(s, share=shares) for s in problem.stages(columns)]
+        kept = [_rows(m, keys) for m in kinds.memories]
+        shape = (len(shares), len(rows))
+        memory = self._memory(problem, columns, stages, parameters, kept, shape)
+        fit = np.flatnonzero((memory <= self.limit).any(axis=0))
+        step = np.full(shape, np.inf)
+        if len(fit):
+            own = [_rows(p, fit) for p in parameters]
+            runs = [_stage_rows(s, fit) for s in stages]
+            load = step_load(problem, columns.take(fit), runs, own, (), self.constants)
+            if problem.offload.activations:
+                load = offloading(problem, load, [_rows(m, fit) for m in kept], self.constants)
+            step[:, fit] = self._time(problem, load, kinds, keys[fit], shares)
+        return np.where(memory <= self.limit, step, np.inf), memory
+
+    def _memory(
+        self,
+        problem: Problem,
+        columns: Columns,
+        stages: Sequence[Stage],
+        parameters: Sequence[LocalParameters],
+        kept: Sequence[KindMemory],
+        shape: tuple[int, int],
+    ) -> np.ndarray:
+        """Memory of the fullest stage, infinite where the host would be too full."""
         each = [
-            memory_of_stage(problem, own.columns, stage, states, kept, self.constants)
-            for stage, states in zip(own.stages, own.states, strict=True)
+            memory_of_stage(
+                problem, columns, stage, stage_states(problem, columns, stage, parameters), kept, self.constants
+            )
+            for stage in stages
         ]
         memory = np.broadcast_to(maximum(*(m.device_bytes for m in each)), shape)
-        if problem.offload != NO_OFFLOAD:
-            host = np.broadcast_to(maximum(*(m.host_bytes for m in each)), shape)
-            memory = np.where(host <= self.cluster.profile.host_memory_bytes.value, memory, np.inf)
-        step = np.full(shape, np.inf)
-        fit = np.flatnonzero(memory <= self.limit)
-        if len(fit):
-            load = own.load.map(lambda v: take(v, fit))
-            if problem.offload.activations:
-                load = offloading(problem, load, [_rows(m, own.keys[fit]) for m in kinds.memories], self.constants)
-            step[fit] = self._time(problem, load, kinds, own.keys[fit])
-        return step, memory
+        if problem.offload == NO_OFFLOAD:
+            return memory
+        host = np.broadcast_to(maximum(*(m.host_bytes for m in each)), shape)
+        return np.where(host <= self.cluster.profile.host_memory_bytes.value, memory, np.inf)
 
-    def _time(self, problem: Problem, load: StepLoad, kinds: _Kinds, keys: np.ndarray) -> Number:
-        load = load.recomputing(lambda counts: recomputed_layers(problem, counts))
+    def _time(self, problem: Problem, load: StepLoad, kinds: _Kinds, keys: np.ndarray, shares: np.ndarray) -> Number:
+        load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
-            load = replace(load, kinds=[k.map(lambda v: take(v, keys)) for k in kinds.seconds])
+            load = replace(load, kinds=[k.map(lambda v: _keyed(v, keys)) for k in kinds.seconds])
             return compose_step(load, self.constants).seconds
         whole = not problem.facts.paired
-        times = [t.map(lambda v: take(v, keys), whole=whole) for t in kinds.times]
+        times = [t.map(lambda v: _keyed(v, keys), whole=whole) for t in kinds.times]
         return compose_step(load, self.constants, times).seconds
+
+
+def _keyed(value: Number, rows: np.ndarray) -> Number:
+    """Entries along the last axis; a value with one entry there is the same for all."""
+    if not isinstance(value, np.ndarray) or value.ndim == 0 or value.shape[-1] == 1:
+        return value
+    return value.take(rows, axis=-1)
+
+
+def _over_settings(kinds: Sequence[KindSeconds]) -> KindSeconds:
+    """One layer kind under several settings of recomputation: they differ in what is computed again."""
+    again = [kind.phases["recompute"] for kind in kinds]
+    axes = dict.fromkeys(axis for phase in again for axis in phase.wires)
+    phase = PhaseSeconds(
+        {
+            name: _stacked([p.classes.get(name, 0.0) for p in again])
+            for name in dict.fromkeys(chain(*(p.classes for p in again)))
+        },
+        _stacked([p.launches for p in again]),
+        {
+            axis: WireTime(
+                *(
+                    _stacked([getattr(p.wires.get(axis, NO_TRAFFIC), part.name) for p in again])
+                    for part in fields(WireTime)
+                )
+            )
+            for axis in axes
+        },
+    )
+    return replace(kinds[0], phases={**kinds[0].phases, "recompute": phase})
+
+
+def _settings_memory(kinds: Sequence[KindMemory]) -> KindMemory:
+    """What one layer kind keeps under several settings of recomputation."""
+    recomputing, again = (_stacked([getattr(k, name) for k in kinds]) for name in ("recomputing", "again"))
+    return replace(kinds[0], recomputing=recomputing, again=again)
+
+
+def _stacked(values: Sequence[Number]) -> np.ndarray:
+    """One row a setting."""
+    return np.stack([np.atleast_1d(v) for v in np.broadcast_arrays(*values)])
 
 
 Record = TypeVar("Record", LocalParameters, FrozenParameters, KindMemory, ElementCost)
@@ -436,10 +498,11 @@ def _rows(record: Record, rows: np.ndarray) -> Record:
     def some(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(_rows(v, rows) for v in value)
-        return _rows(value, rows) if isinstance(value, FrozenParameters) else take(value, rows)
+        return _rows(value, rows) if isinstance(value, FrozenParameters) else _keyed(value, rows)
 
     return replace(record, **{f.name: some(getattr(record, f.name)) for f in fields(record)})
 
 
 def _stage_rows(stage: Stage, rows: np.ndarray) -> Stage:
-    return Stage(tuple(take(n, rows) for n in stage.counts), take(stage.first, rows), take(stage.repeats, rows))
+    counts = tuple(_keyed(n, rows) for n in stage.counts)
+    return replace(stage, counts=counts, first=_keyed(stage.first, rows), repeats=_keyed(stage.repeats, rows))

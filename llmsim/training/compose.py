@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.shim import Number, maximum, minimum, soft_maximum, total
+from ..core.shim import Number, maximum, minimum, soft_maximum, total, where
 from ..hardware.network import NO_TRAFFIC, WireTime
 from .closed_forms import StageTimes, closed_form
 from .constants import StepConstants
@@ -252,7 +252,7 @@ def wire_seconds(wire: WireTime, c: StepConstants) -> Number:
 def kind_time(kind: KindSeconds, unit: UnitTraffic, c: StepConstants) -> KindTime:
     """The passes of one layer kind with everything that is exposed in them."""
     again = kind.phases["recompute"]
-    recompute = layer_time(again, c, moe_share=kind.is_moe * MOE_FORWARD_SHARE if again.classes else 0)
+    recompute = layer_time(again, c, moe_share=kind.is_moe * MOE_FORWARD_SHARE * where(again.launches > 0, 1, 0))
     forward = layer_time(kind.phases["forward"], c, moe_share=kind.is_moe * MOE_FORWARD_SHARE, unit=unit.forward)
     backward = layer_time(
         kind.phases["backward"],
