@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..core.units import DAY_S, GIB, TERA, gib, large, seconds
 from ..economics.job import JobCost
-from ..search.plan import PlannedJob, TrainingPlanning
+from ..search.plan import Counts, PlannedJob, TrainingPlanning
 from ..training.result import OffloadReport, TrainingResult
 
 PART_NAMES = {
@@ -238,6 +238,14 @@ def _tradeoffs(answer: TrainingPlanning) -> Table:
     return table
 
 
+def _proof(counts: Counts) -> str:
+    if counts.proven:
+        return "no other plan of the space can be faster: the closed form, which is never above the exact time, says so"
+    if counts.bound_gap <= 0:
+        return "none: layers spread over stages in other ways were tried on the finalists only"
+    return f"none: plans that were not simulated may be faster by up to {100 * counts.bound_gap:.1f} %"
+
+
 def _search(answer: TrainingPlanning) -> Table:
     counts = answer.counts
     rows = [
@@ -245,6 +253,7 @@ def _search(answer: TrainingPlanning) -> Table:
         *((f"  dropped: {rule}", f"{number:,}") for rule, number in counts.rejected.items()),
         ("plans that fit, timed by closed form", f"{counts.fitting:,}"),
         ("finalists timed by their exact schedule", f"{counts.simulated:,}"),
+        ("proof", _proof(counts)),
         ("plans within 1 % of the best", f"{counts.within_one_percent:,}; simplest simulated: {answer.simplest}"),
         ("search time", seconds(answer.search_s)),
     ]

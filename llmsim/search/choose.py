@@ -11,7 +11,7 @@ import numpy as np
 from ..core.shim import Number
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
-from .evaluate import Candidates
+from .pool import Candidates
 
 _PLAN_FIELDS = {
     "tp": "tensor_parallel",
@@ -38,7 +38,7 @@ def candidate_plan(found: Candidates, index: int, template: TrainingPlan) -> Tra
         sequence_parallel=structure.sequence_parallel and values["tensor_parallel"] > 1,
         context_kind=structure.context_kind,
         ulysses_parallel=variant.ulysses if variant.ulysses > 1 else None,
-        recompute=str(structure.recompute),
+        recompute=str(variant.settings[int(found.setting[index])]),
         sharding=problem.sharding,
         shard_group=group,
         schedule=problem.schedule,
@@ -83,7 +83,7 @@ def _by_time(found: Candidates) -> Iterator[int]:
 
 def _kind_key(found: Candidates, index: int) -> tuple[object, ...]:
     row = int(found.row[index])
-    problem = found.variants[int(found.variant[index])].problem
+    problem = found.problem(index)
     return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), problem.sharding, problem.offload)
 
 
@@ -100,12 +100,6 @@ def pareto(found: Candidates, limit: int = 12) -> list[int]:
     if len(front) > limit:  # spread over the front, both ends kept
         front = front[np.unique(np.linspace(0, len(front) - 1, limit).round().astype(int))]
     return [int(i) for i in front]
-
-
-def plateau(found: Candidates, tolerance: float = 0.01) -> int:
-    """How many candidates are within a tolerance of the fastest."""
-    best = found.step_s.min() if len(found) else np.inf
-    return int(np.count_nonzero(found.step_s <= best * (1 + tolerance))) if np.isfinite(best) else 0
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,26 @@
 """Evaluation of a space: step time by the closed form and memory of the fullest stage, for every plan that divides.
 
 What layers take and keep is evaluated on the distinct tuples of the columns that it depends on, once for each
-structure, and gathered; what is left for each plan is sums over stages. Memory comes first: plans that do not fit are
-not timed.
+structure, and gathered; what is left for each plan is sums over stages. Settings of recomputation are an axis of the
+arrays: only what depends on them is as large as all plans. Memory comes first: plans that do not fit are not timed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import chain, product
-from typing import Any, TypeAlias, TypeVar
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..architecture import Architecture
-from ..core.errors import InputError
-from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.sharding import ContextKind
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, WireTime
-from ..hardware.software import Software
-from ..plans.offload import NO_OFFLOAD, Offload
-from ..plans.optimizer import get_optimizer
-from ..plans.recompute import FULL, NONE, Recompute, parse_recompute
+from ..plans.offload import NO_OFFLOAD
+from ..plans.recompute import FULL, NONE, Recompute
 from ..training.columns import Columns
 from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
 from ..training.constants import StepConstants, step_constants
@@ -41,268 +36,63 @@ from ..training.prepare import (
     recomputed_layers,
     step_load,
 )
-from ..training.recompute import recompute_ladder
 from ..training.seconds import Keyed, KindRates, KindSeconds, PhaseSeconds
 from ..training.sharding import FrozenParameters, LocalParameters
 from ..training.stages import Stage
 from ..training.structure import Structure
 from ..training.update import ElementCost
-from .space import CONTEXT_LIMIT, SearchSpace, Table
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The structural choices that rows of a table are evaluated under.
-
-    Attributes
-    ----------
-    problem
-        With the structure, the sharding and the schedule.
-    rows
-        Of the table that it applies to.
-    shard_group
-        Ranks that share a state, for hybrid sharding.
-    ulysses
-        Context-parallel ranks that spread heads, where a ring joins such groups.
-    """
-
-    problem: Problem
-    rows: np.ndarray
-    shard_group: int | None = None
-    ulysses: int = 1
-
-
-@dataclass
-class Candidates:
-    """Evaluated plans.
-
-    Attributes
-    ----------
-    table
-        Columns of the plans that divide.
-    variants
-        Structural choices.
-    variant, row
-        Of each candidate: number of its variant, and of its row in the table.
-    step_s
-        Closed-form time of a step, infinite for a plan that does not fit (it was not timed).
-    device_bytes
-        Memory of the fullest stage as the driver sees it.
-    limit_bytes
-        What a plan may use.
-    """
-
-    table: Table
-    variants: list[Variant]
-    variant: np.ndarray
-    row: np.ndarray
-    step_s: np.ndarray
-    device_bytes: np.ndarray
-    limit_bytes: float
-
-    @property
-    def fits(self) -> np.ndarray:
-        """Whether each candidate stays below the memory limit."""
-        return self.device_bytes <= self.limit_bytes
-
-    def __len__(self) -> int:
-        return len(self.step_s)
-
-
-def evaluate_space(
-    architecture: Architecture,
-    cluster: Cluster,
-    base: Structure,
-    table: Table,
-    space: SearchSpace,
-    *,
-    sequence: int,
-    imbalance: float,
-    optimizer: str = "adamw",
-) -> Candidates:
-    """Memory of every plan, and time of those that fit.
-
-    Parameters
-    ----------
-    base
-        The structure that variants change: software, precision, overlap.
-    imbalance
-        Tokens of the busiest expert rank over the mean.
-    optimizer
-        Its name.
-
-    Raises
-    ------
-    InputError
-        Where the allowed settings leave no plan.
-    """
-    evaluator = _Evaluator(architecture, cluster, base, table, sequence, imbalance)
-    every = variants(architecture, cluster, base, table, space, sequence)
-    if any(space.offload_optimizer) and not get_optimizer(optimizer).elementwise:
-        raise InputError(
-            "offload_optimizer", space.offload_optimizer, f"0 with {optimizer}, which multiplies matrices", 0
-        )
-    offloads = [Offload(*shares) for shares in product(space.offload_activations, space.offload_optimizer)]
-    chosen = [
-        replace(v, problem=replace(v.problem, optimizer=optimizer, offload=offload))
-        for v in every
-        for offload in offloads
-    ]
-    if not chosen:
-        raise _nothing_allowed(space, base.software, cluster)
-    found = dict(chain.from_iterable(map(evaluator.evaluate, _families(chosen))))
-    steps, memories = zip(*(found[n] for n in range(len(chosen))), strict=True)
-    return Candidates(
-        table,
-        chosen,
-        np.concatenate([np.full(len(v.rows), n) for n, v in enumerate(chosen)]),
-        np.concatenate([v.rows for v in chosen]),
-        np.concatenate(steps),
-        np.concatenate(memories),
-        evaluator.limit,
-    )
-
-
-Family: TypeAlias = list[tuple[int, Variant]]
-"""Variants that differ in recomputation only, with their numbers."""
-
-
-def _families(chosen: Sequence[Variant]) -> Iterable[Family]:
-    found: dict[Hashable, Family] = {}
-    for number, variant in enumerate(chosen):
-        problem = replace(variant.problem, structure=replace(variant.problem.structure, recompute=NONE))
-        key = (problem.structure, problem.sharding, problem.schedule, problem.offload, variant.shard_group)
-        found.setdefault((*key, variant.ulysses), []).append((number, variant))
-    return found.values()
-
-
-def variants(
-    architecture: Architecture, cluster: Cluster, base: Structure, table: Table, space: SearchSpace, sequence: int
-) -> Iterator[Variant]:
-    """Every combination of structural choices, with the rows that it makes sense for."""
-    software = base.software
-    moe = any(k.is_moe for k in architecture.kinds.values())
-    tp, cp = table["tp"], table["cp"]
-    flags = space.sequence_parallel or (True, False)
-    shardings = space.sharding or software.choices.sharding
-    for sequence_parallel in flags:
-        # Without tensor parallelism the setting says nothing: such plans go with the first.
-        shared = (tp > 1) | (sequence_parallel == flags[0])
-        if sequence_parallel:
-            shared = shared & (sequence % (tp * cp) == 0)
-        elif moe:
-            shared = shared & (tp == 1)  # tokens would be dispatched once for each tensor-parallel rank
-        for n, (kind, ulysses) in enumerate(_context_choices(space.context_kind or software.choices.context_kind)):
-            mask = shared & ((cp > 1) | (n == 0 and ulysses == 1))
-            if kind == "ulysses":
-                mask = mask & _heads_divide(architecture, tp * cp)
-            if ulysses > 1:
-                mask = mask & (cp > ulysses) & (cp % ulysses == 0) & _heads_divide(architecture, tp * ulysses)
-            for recompute in space.recompute or recompute_ladder(architecture, software):
-                structure = replace(
-                    base,
-                    sequence_parallel=sequence_parallel,
-                    context_kind=kind,
-                    recompute=parse_recompute(recompute),
-                )
-                for sharding in shardings:
-                    alone = sharding == "zero3" and set(shardings) <= {"zero3", "hsdp"}
-                    problem = Problem(architecture, cluster, structure, sharding)
-                    for variant in _scheduled(problem, mask, table, alone, space.schedule or USUAL_SCHEDULES):
-                        yield replace(variant, ulysses=ulysses)
-
-
-def _context_choices(kinds: Sequence[ContextKind]) -> Iterator[tuple[ContextKind, int]]:
-    """Each kind, and for the one that has two parts every size of the nearer one."""
-    for kind in kinds:
-        if kind == "ulysses+ring":
-            yield from ((kind, 2**i) for i in range(1, CONTEXT_LIMIT.bit_length() - 1))
-        else:
-            yield kind, 1
-
-
-def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -> InputError:
-    """The error for settings under which no plan that divides can run."""
-    rules = {
-        "sharding": "zero3 and hsdp go without a pipeline, and hsdp with a multiple of the "
-        f"{cluster.domain} devices of a scale-up domain as data-parallel ranks",
-        "context_kind": "ulysses needs key/value heads that context_parallel x tensor_parallel divides, "
-        "ulysses+ring heads that a part of them does",
-        "sequence_parallel": "it needs a sequence that tensor_parallel x context_parallel divides, and experts under "
-        "tensor parallelism need it",
-        "schedule": "each has its number of chunks per stage (one, two or several); dualpipe takes even numbers of "
-        "stages and micro-batches, and like dualpipe-v at least two micro-batches a stage",
-    }
-    field = next((name for name in rules if getattr(space, name)), "sharding")
-    value = getattr(space, field) or getattr(software.choices, field)
-    return InputError(field, value, rules[field], "1f1b" if field == "schedule" else None, why="leaves no plan")
-
-
-def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
-    """Where a number of ways divides the key/value heads of every layer that attends."""
-    mask = np.ones(len(ways), bool)
-    for kind in (*architecture.kinds.values(), *architecture.mtp):
-        if "heads" in kind.sizes:
-            mask &= kind.sizes.get("kv_heads", kind.sizes["heads"]) % ways == 0
-    return mask
-
-
-USUAL_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
-"""What is looked at unless a space says otherwise."""
-
-
-def _scheduled(
-    problem: Problem, mask: np.ndarray, table: Table, alone: bool, schedules: Sequence[ScheduleName]
-) -> Iterator[Variant]:
-    """One variant a schedule; full sharding goes without a pipeline, and without ranks to share with only where
-    nothing else is allowed. Without a pipeline all schedules are one, and go by the name of 1F1B."""
-    group: int | None = None
-    ranks = table["dp"] * table["cp"]
-    if problem.fully_sharded:
-        mask = mask & (table["pp"] == 1) & ((ranks > 1) | alone)
-    if problem.sharding == "hsdp":
-        group = problem.cluster.domain
-        mask = mask & (ranks > group) & (ranks % group == 0)
-    every: dict[ScheduleName, None] = dict.fromkeys(("1f1b", *schedules))
-    for schedule in every:
-        own = _runs(schedule, table) if schedule in schedules else np.zeros(len(table), bool)
-        if schedule == "1f1b":
-            own = own | (table["pp"] == 1)
-        rows = np.flatnonzero(mask & own)
-        if len(rows):
-            yield Variant(replace(problem, schedule=schedule), rows, group)
-
-
-def _runs(schedule: ScheduleName, table: Table) -> np.ndarray:
-    """Rows with a pipeline that a schedule is defined for."""
-    facts, pp, m, chunks = schedule_facts(schedule), table["pp"], table["micro_batches"], table["chunks"]
-    mask = np.isin(chunks, [c for c in np.unique(chunks) if facts.takes(int(c))]) & (pp > 1)
-    if facts.paired:
-        mask = mask & (m >= 2 * pp)
-    if facts.shape == "both":
-        mask = mask & (pp % 2 == 0) & (m % 2 == 0)
-    if facts.chunks == "several":
-        mask = mask & (m % pp == 0)
-    return mask
-
+from .space import Table
+from .variants import Variant
 
 BLOCK = 16_384
 """Plans that are evaluated at once: what their arrays take stays in the processor's cache."""
 
 
 @dataclass(frozen=True)
-class _Kinds:
+class Kinds:
     """The layer kinds of a model under one structure: for each distinct key, and what depends on recomputation also for
-    each of its settings."""
+    each mode of it, ``[mode, key]``."""
 
+    modes: list[Recompute]
     seconds: list[KindSeconds]
     times: list[KindTime]
     memories: list[KindMemory]
 
 
+@dataclass(frozen=True)
+class Block:
+    """Plans evaluated at once.
+
+    Attributes
+    ----------
+    where
+        Positions among the rows of a variant.
+    step_s
+        Closed-form time of a step, ``[setting, row]``; infinite for a plan that does not fit (it was not timed).
+    device_bytes
+        Memory of the fullest stage as the driver sees it; infinite where the host is too full.
+    """
+
+    where: np.ndarray
+    step_s: np.ndarray
+    device_bytes: np.ndarray
+
+
 @dataclass
-class _Evaluator:
-    """A table under many structures, with everything that structures share remembered."""
+class Evaluator:
+    """A table under many structures, with everything that structures share remembered.
+
+    Attributes
+    ----------
+    architecture, cluster
+        The model, with its adapters, and the machine.
+    base
+        The structure that variants change: software, precision, overlap.
+    table
+        Columns of the plans that divide.
+    sequence, imbalance
+        Tokens of a sequence; rows of the busiest expert rank over the mean.
+    """
 
     architecture: Architecture
     cluster: Cluster
@@ -313,6 +103,7 @@ class _Evaluator:
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
     _keys: dict[int, Keyed] = field(default_factory=dict)
     _rates: dict[object, list[KindRates]] = field(default_factory=dict)
+    _kinds: dict[object, Kinds] = field(default_factory=dict)
 
     @cached_property
     def constants(self) -> StepConstants:
@@ -340,21 +131,22 @@ class _Evaluator:
         columns = self.columns(None, ulysses)
         return columns if ulysses == 1 else replace(columns, cp=np.maximum(columns.cp, ulysses))
 
-    def kinds(self, problem: Problem, settings: Sequence[Recompute], ulysses: int) -> _Kinds:
-        """The layer kinds under a structure and several settings of recomputation."""
-        every = [replace(problem, structure=replace(problem.structure, recompute=r)) for r in settings]
-        rates, columns = self.rates(problem, ulysses), self.keys(ulysses).columns
-        each: dict[Recompute, tuple[list[KindSeconds], list[KindMemory]]] = {}
-        for alike in every:  # in how many layers a setting applies does not matter here
-            setting = replace(alike.structure.recompute, layers=FULL.layers)
-            if setting not in each:
-                each[setting] = model_seconds(alike, rates), model_memory(alike, columns)
-        own = [each[replace(r, layers=FULL.layers)] for r in settings]
-        seconds = [_over_settings(kinds) for kinds in zip(*(s for s, _ in own), strict=True)]
-        times = [kind_time(k, UnitTraffic(), self.constants) for k in seconds]
-        memories = [_settings_memory(kinds) for kinds in zip(*(m for _, m in own), strict=True)]
-        whole = not problem.facts.paired
-        return _Kinds(seconds, [t.map(lambda v: v, whole=whole) for t in times], memories)
+    def kinds(self, variant: Variant) -> Kinds:
+        """The layer kinds under a structure and the settings of recomputation of a variant."""
+        problem, ulysses = variant.problem, variant.ulysses
+        # In how many layers a setting applies does not matter here.
+        modes = list(dict.fromkeys(replace(r, layers=FULL.layers) for r in variant.settings))
+        facts = problem.facts
+        key = (problem.structure, facts.split, facts.paired, ulysses, tuple(modes))
+        if key not in self._kinds:
+            every = [replace(problem, structure=replace(problem.structure, recompute=r)) for r in modes]
+            rates, columns = self.rates(problem, ulysses), self.keys(ulysses).columns
+            seconds = [_over_settings(k) for k in zip(*(model_seconds(p, rates) for p in every), strict=True)]
+            memories = [_settings_memory(k) for k in zip(*(model_memory(p, columns) for p in every), strict=True)]
+            whole = not facts.paired
+            times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v, whole=whole) for k in seconds]
+            self._kinds[key] = Kinds(modes, seconds, times, memories)
+        return self._kinds[key]
 
     def rates(self, problem: Problem, ulysses: int) -> list[KindRates]:
         """Rates of the layer kinds for each distinct key, whatever is recomputed."""
@@ -370,51 +162,48 @@ class _Evaluator:
             self._parameters[key] = kind_parameters(problem, self.columns(group))
         return self._parameters[key]
 
-    def evaluate(self, family: Family) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-        """Step time and memory of the rows of each variant, by its number."""
-        _, first = family[0]
-        settings = [v.problem.structure.recompute for _, v in family]
-        problem = replace(first.problem, structure=replace(first.problem.structure, recompute=NONE))
-        kinds = self.kinds(problem, settings, first.ulysses)
-        shares = np.array([[float(r.layers) if r.mode != "none" else 0.0] for r in settings])
-        size = max(256, BLOCK // len(settings))
-        step, memory = (np.full((len(settings), len(first.rows)), np.inf) for _ in range(2))
-        for group in self._alike(problem, first.rows):
+    def blocks(self, variant: Variant) -> Iterator[Block]:
+        """Step time and memory of all plans of a variant, a block of rows at a time."""
+        kinds = self.kinds(variant)
+        mode = np.array([kinds.modes.index(replace(r, layers=FULL.layers)) for r in variant.settings])
+        shares = np.array([[float(r.layers) if r.mode != "none" else 0.0] for r in variant.settings])
+        size = max(256, BLOCK // len(variant.settings))
+        for group in self._alike(variant):
             for start in range(0, len(group), size):
                 where = group[start : start + size]
-                step[:, where], memory[:, where] = self._block(problem, first, where, shares, kinds)
-        return ((number, (step[k], memory[k])) for k, (number, _) in enumerate(family))
+                yield Block(where, *self._block(variant, where, shares, mode, kinds))
 
-    def _alike(self, problem: Problem, rows: np.ndarray) -> list[np.ndarray]:
+    def _alike(self, variant: Variant) -> list[np.ndarray]:
         """Positions among the rows of plans whose pipelines have equally many runs of stages."""
-        columns = self.columns(None).take(rows)
-        runs = sum(np.asarray(stage.repeats) > 0 for stage in problem.stages(columns))
-        runs = np.broadcast_to(runs, rows.shape)
+        stages = variant.problem.stages(self.columns(None).take(variant.rows))
+        runs = np.broadcast_to(sum(np.asarray(stage.repeats) > 0 for stage in stages), variant.rows.shape)
         return [np.flatnonzero(runs == n) for n in np.unique(runs)]
 
     def _block(
-        self, problem: Problem, variant: Variant, where: np.ndarray, shares: np.ndarray, kinds: _Kinds
+        self, variant: Variant, where: np.ndarray, shares: np.ndarray, mode: np.ndarray, kinds: Kinds
     ) -> tuple[np.ndarray, np.ndarray]:
         """Step time and memory of some rows under every setting, ``[setting, row]``."""
-        rows = variant.rows[where]
+        problem, rows = variant.problem, variant.rows[where]
         columns = self.columns(variant.shard_group, variant.ulysses).take(rows)
         parameters = [_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
         known = self.keys(variant.ulysses).rows
         keys = rows if known is None else known[rows]
         stages = [replace(s, share=shares) for s in problem.stages(columns)]
-        kept = [_rows(m, keys) for m in kinds.memories]
+        kept = [_rows(m, keys, mode) for m in kinds.memories]
         shape = (len(shares), len(rows))
         memory = self._memory(problem, columns, stages, parameters, kept, shape)
-        fit = np.flatnonzero((memory <= self.limit).any(axis=0))
+        fits = memory <= self.limit
         step = np.full(shape, np.inf)
+        fit = np.flatnonzero(fits.any(axis=0))
         if len(fit):
             own = [_rows(p, fit) for p in parameters]
             runs = [_stage_rows(s, fit) for s in stages]
             load = step_load(problem, columns.take(fit), runs, own, (), self.constants)
             if problem.offload.activations:
                 load = offloading(problem, load, [_rows(m, fit) for m in kept], self.constants)
-            step[:, fit] = self._time(problem, load, kinds, keys[fit], shares)
-        return np.where(memory <= self.limit, step, np.inf), memory
+            step[:, fit] = self._time(problem, load, kinds, keys[fit], shares, mode)
+            step[~fits] = np.inf
+        return step, memory
 
     def _memory(
         self,
@@ -438,21 +227,31 @@ class _Evaluator:
         host = np.broadcast_to(maximum(*(m.host_bytes for m in each)), shape)
         return np.where(host <= self.cluster.profile.host_memory_bytes.value, memory, np.inf)
 
-    def _time(self, problem: Problem, load: StepLoad, kinds: _Kinds, keys: np.ndarray, shares: np.ndarray) -> Number:
+    def _time(
+        self,
+        problem: Problem,
+        load: StepLoad,
+        kinds: Kinds,
+        keys: np.ndarray,
+        shares: np.ndarray,
+        mode: np.ndarray,
+    ) -> Number:
         load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
-            load = replace(load, kinds=[k.map(lambda v: _keyed(v, keys)) for k in kinds.seconds])
+            load = replace(load, kinds=[k.map(lambda v: _keyed(v, keys, mode)) for k in kinds.seconds])
             return compose_step(load, self.constants).seconds
         whole = not problem.facts.paired
-        times = [t.map(lambda v: _keyed(v, keys), whole=whole) for t in kinds.times]
+        times = [t.map(lambda v: _keyed(v, keys, mode), whole=whole) for t in kinds.times]
         return compose_step(load, self.constants, times).seconds
 
 
-def _keyed(value: Number, rows: np.ndarray) -> Number:
-    """Entries along the last axis; a value with one entry there is the same for all."""
-    if not isinstance(value, np.ndarray) or value.ndim == 0 or value.shape[-1] == 1:
+def _keyed(value: Number, rows: np.ndarray, mode: np.ndarray | None = None) -> Number:
+    """Entries along the last axis, of which one entry is the same for all; and for each setting the row of its mode."""
+    if not isinstance(value, np.ndarray) or value.ndim == 0:
         return value
-    return value.take(rows, axis=-1)
+    if value.shape[-1] > 1:
+        value = value.take(rows, axis=-1)
+    return value if mode is None or value.ndim == 1 or len(value) == 1 else value[mode]
 
 
 def _over_settings(kinds: Sequence[KindSeconds]) -> KindSeconds:
@@ -492,17 +291,20 @@ def _stacked(values: Sequence[Number]) -> np.ndarray:
 Record = TypeVar("Record", LocalParameters, FrozenParameters, KindMemory, ElementCost)
 
 
-def _rows(record: Record, rows: np.ndarray) -> Record:
+def _rows(record: Record, rows: np.ndarray, mode: np.ndarray | None = None) -> Record:
     """Some rows of every number in a record, and in the records that it holds."""
 
     def some(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(_rows(v, rows) for v in value)
-        return _rows(value, rows) if isinstance(value, FrozenParameters) else _keyed(value, rows)
+        return _rows(value, rows) if isinstance(value, FrozenParameters) else _keyed(value, rows, mode)
 
     return replace(record, **{f.name: some(getattr(record, f.name)) for f in fields(record)})
 
 
 def _stage_rows(stage: Stage, rows: np.ndarray) -> Stage:
     counts = tuple(_keyed(n, rows) for n in stage.counts)
-    return replace(stage, counts=counts, first=_keyed(stage.first, rows), repeats=_keyed(stage.repeats, rows))
+    lead = tuple(_keyed(n, rows) for n in stage.lead)
+    return replace(
+        stage, counts=counts, lead=lead, first=_keyed(stage.first, rows), repeats=_keyed(stage.repeats, rows)
+    )

@@ -8,6 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from .._version import __version__
 from ..architecture import Architecture
 from ..core.errors import InfeasibleError, InputError, UnsupportedError
@@ -29,16 +31,18 @@ from .choose import (
     fastest_by_kind,
     kind_of,
     pareto,
-    plateau,
     simplest,
     smallest_memory,
 )
-from .evaluate import Candidates, evaluate_space
+from .pool import SLACK, Candidates, evaluate_space
 from .space import SearchSpace, enumerate_plans
 
 SCHEMA = "llmsim.training-planning/1"
 FINALISTS_PER_KIND = 4
 """Candidates of one kind whose exact schedule is computed: closed forms order them nearly, not exactly."""
+
+MOST_SIMULATED = 400
+"""Candidates simulated beside the finalists to prove that none of them is faster."""
 
 DEFAULT_FRAMEWORK = {"NVIDIA": "megatron-core", "AMD": "megatron-core", "Google": "maxtext"}
 
@@ -76,6 +80,12 @@ class Counts:
         Finalists whose schedule was computed exactly.
     within_one_percent
         Plans within a hundredth of the fastest, by the closed form.
+    proven
+        Whether no other plan of the space can be faster than the winner: the closed form is never above the exact time,
+        and every plan for which it is below the winner's was simulated.
+    bound_gap
+        The winner's time over the least closed form of a plan that was not simulated, less 1: not above 0 where it is
+        proven. How far the winner may be from the best.
     """
 
     considered: int
@@ -84,6 +94,8 @@ class Counts:
     fitting: int
     simulated: int
     within_one_percent: int
+    proven: bool
+    bound_gap: float
 
 
 @dataclass(frozen=True)
@@ -231,19 +243,28 @@ def plan_training(
     assumed.update(software.assumed(*(chosen.schedule or ())))
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
     problem = plan_problem(architecture, machine, template)
-    found = evaluate_space(
-        problem.architecture,
-        machine,
-        problem.structure,
-        table,
-        chosen,
-        sequence=sequence,
-        imbalance=template.rows_factor,
-        optimizer=template.optimizer,
-    )
-    if not found.fits.any():
+
+    def evaluated(slack: float) -> Candidates:
+        return evaluate_space(
+            problem.architecture,
+            machine,
+            problem.structure,
+            table,
+            chosen,
+            sequence=sequence,
+            imbalance=template.rows_factor,
+            optimizer=template.optimizer,
+            slack=slack,
+        )
+
+    found = evaluated(SLACK)
+    if not found.fitting:
         raise _nothing_fits(found, template, architecture, machine)
     finalists = _finalists(found, template, architecture, machine, top, chosen)
+    over = finalists[0].step_time_s / float(found.step_s.min()) - 1
+    if over > found.slack and chosen.spreads_evenly:  # plans that could still be faster were not kept
+        found = evaluated(over * (1 + 1e-9))
+    finalists, gap = _settled(finalists, found, template, architecture, machine)
     best = _differing(finalists, top)
     jobs = [
         PlannedJob(r, job_cost(r.step_time_s, r.tokens_per_step, tokens * epochs, machine) if tokens else None)
@@ -260,7 +281,7 @@ def plan_training(
             Tradeoff(candidate_plan(found, i, template), float(found.step_s[i]), float(found.device_bytes[i]))
             for i in pareto(found)
         ],
-        counts=_counts(found, len(finalists)),
+        counts=_counts(found, len(finalists), proven=gap <= 0 and chosen.spreads_evenly, gap=gap),
         assumed=assumed,
         search_s=perf_counter() - started,
     )
@@ -356,18 +377,46 @@ def _differing(results: Sequence[TrainingResult], count: int) -> list[TrainingRe
     return list(kinds.values())[:count]
 
 
-def _counts(found: Candidates, simulated: int) -> Counts:
+def _settled(
+    results: list[TrainingResult],
+    found: Candidates,
+    template: TrainingPlan,
+    architecture: Architecture,
+    cluster: Cluster,
+) -> tuple[list[TrainingResult], float]:
+    """Results with every candidate simulated whose bound is below the best time, and how far this lies above the least
+    bound that is left."""
+    known = {r.plan: r for r in results}
+    best = results[0].step_time_s
+    order = np.argsort(found.step_s, kind="stable")
+    tried = 0
+    for i in order:
+        if found.step_s[i] >= best or tried == MOST_SIMULATED:
+            break
+        plan = candidate_plan(found, int(i), template)
+        if plan not in known:
+            tried += 1
+            known[plan] = simulate_training(plan, architecture, cluster)
+            best = min(best, known[plan].step_time_s)
+    left = next((i for i in order if candidate_plan(found, int(i), template) not in known), None)
+    bound = np.inf if left is None else float(found.step_s[left])
+    outside = float(found.step_s.min()) * (1 + found.slack)
+    return sorted(known.values(), key=lambda r: r.step_time_s), best / min(bound, outside) - 1
+
+
+def _counts(found: Candidates, simulated: int, *, proven: bool, gap: float) -> Counts:
     dropped = dict(found.table.dropped)
-    fitting = int(found.fits.sum())
-    if len(found) > fitting:
-        dropped["memory"] = len(found) - fitting
+    if found.evaluated > found.fitting:
+        dropped["memory"] = found.evaluated - found.fitting
     return Counts(
-        considered=len(found) + sum(found.table.dropped.values()),
+        considered=found.evaluated + sum(found.table.dropped.values()),
         rejected=dropped,
-        evaluated=len(found),
-        fitting=fitting,
+        evaluated=found.evaluated,
+        fitting=found.fitting,
         simulated=simulated,
-        within_one_percent=plateau(found),
+        within_one_percent=found.near,
+        proven=proven,
+        bound_gap=gap,
     )
 
 
@@ -383,5 +432,5 @@ def _nothing_fits(
     return InfeasibleError(
         f"no plan fits: {architecture.name} on {result.cluster}. The nearest miss is {plan}: its fullest stage needs "
         f"{gib(stage.device_bytes)} ({listing}) and may use {gib(result.memory_limit_bytes)}, {gib(over)} too much. "
-        f"All {len(found):,} plans that divide were checked; more devices, or devices with more memory, would help"
+        f"All {found.evaluated:,} plans that divide were checked; more devices, or devices with more memory, would help"
     )

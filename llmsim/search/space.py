@@ -63,6 +63,11 @@ class SearchSpace(BaseModel):
     layers_per_stage: Annotated[tuple[Literal["even", "balanced"], ...], Field(min_length=1)] = ("even",)
     recompute_layers: Annotated[tuple[Literal["uniform", "fitted"], ...], Field(min_length=1)] = ("uniform",)
 
+    @property
+    def spreads_evenly(self) -> bool:
+        """Whether only plans are asked for that spread layers and recomputation evenly over stages."""
+        return self.layers_per_stage == ("even",) and self.recompute_layers == ("uniform",)
+
     @field_validator("schedule", mode="before")
     @classmethod
     def _schedule(cls, values: Any) -> Any:

@@ -19,23 +19,26 @@ class StageTimes:
         Of one micro-batch on one stage of each run.
     repeats
         Stages in each run.
+    lead
+        Of both passes of a stage's first chunk; where it is not known, an equal part of the stage.
     """
 
     forward: Sequence[Number]
     backward: Sequence[Number]
     repeats: Sequence[Number]
+    lead: Sequence[Number | None] = ()
 
 
 def closed_form(
     schedule: ScheduleName, times: StageTimes, micro_batches: Number, pp: Number, chunks: Number, hop_s: Number
 ) -> Number:
-    """Time of a pipeline that does not split its backward passes, seconds: never above the longest path (interleaved:
-    with equal chunks), and equal to it for equal stages and free hops.
+    """Time of a pipeline that does not split its backward passes, seconds: never above the longest path, and equal
+    to it for equal stages and free hops.
 
     GPipe with unequal stages is exact: ``sum F + (m-1) max F + sum B + (m-1) max B``. For 1F1B the bound is
     ``max_i [m T_i + sum_{j<i} T_j]``: stage i cannot start before the stages in front of it have passed the first
-    micro-batch on, nor can they end before it has passed the last one back; interleaving divides that part by the
-    chunks.
+    micro-batch on, nor can they end before it has passed the last one back; under interleaving it is their first chunks
+    that do so.
 
     Raises
     ------
@@ -55,10 +58,12 @@ def closed_form(
     best: Number = 0
     for s in runs:
         stage = times.forward[s] + times.backward[s]
-        reached = (before + (times.repeats[s] - 1) * stage) / chunks
+        known = times.lead[s] if times.lead else None
+        lead = stage / chunks if known is None else known
+        reached = before + (times.repeats[s] - 1) * lead
         hops = hops + times.repeats[s]
         best = maximum(best, micro_batches * stage + reached + 2 * (hops - 1) * hop_s)
-        before = before + times.repeats[s] * stage
+        before = before + times.repeats[s] * lead
     return best
 
 

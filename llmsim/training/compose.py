@@ -69,6 +69,8 @@ class StageLoad:
         What it gathers so that matrices are whole.
     host_s
         Of the part of the update that the host does, beside the device's.
+    lead
+        Layers of each kind in the first chunk of a stage that has several; None where nobody asks for it.
     """
 
     counts: Sequence[Number]
@@ -80,6 +82,7 @@ class StageLoad:
     products_s: Mapping[str, Number]
     whole: WireTime
     host_s: Number = 0
+    lead: Sequence[Number] | None = None
 
     def map(self, change: Callable[[Number], Number]) -> StageLoad:
         """The same with every number changed (a selection of rows)."""
@@ -87,8 +90,9 @@ class StageLoad:
         wires = self.gather.map(change), self.reduce.map(change)
         products = {name: change(v) for name, v in self.products_s.items()}
         whole = self.whole.map(change)
+        lead = None if self.lead is None else [change(n) for n in self.lead]
         repeats, update, host = (change(v) for v in (self.repeats, self.update_s, self.host_s))
-        return StageLoad(counts, recomputed, repeats, *wires, update, products, whole, host)
+        return StageLoad(counts, recomputed, repeats, *wires, update, products, whole, host, lead)
 
 
 @dataclass(frozen=True)
@@ -279,6 +283,8 @@ class StageTime:
         Once a step: exposed exchanges, and the update.
     saved_s
         Of a forward and a backward pass of one micro-batch: what running side by side hides of their expert transfers.
+    lead_s
+        Of both passes of the first chunk, where a stage has several.
     """
 
     forward: dict[str, Number]
@@ -287,6 +293,7 @@ class StageTime:
     parameters: Number
     optimizer: Number
     saved_s: Number = 0
+    lead_s: Number | None = None
 
     @property
     def forward_s(self) -> Number:
@@ -358,7 +365,8 @@ def compose_step(load: StepLoad, c: StepConstants, times: Sequence[KindTime] | N
         return StepTime(
             found, hop, split_pipeline(load.schedule, load.parts, times, numbers, hop, saved, load.kept), fixed
         )
-    shape = StageTimes([s.forward_s for s in found], [s.backward_s for s in found], [s.repeats for s in load.stages])
+    passes = [s.forward_s for s in found], [s.backward_s for s in found]
+    shape = StageTimes(*passes, [s.repeats for s in load.stages], [s.lead_s for s in found])
     pipeline = closed_form(load.schedule, shape, load.micro_batches, load.pp, load.chunks, hop)
     return StepTime(found, hop, pipeline, fixed)
 
@@ -395,4 +403,16 @@ def _stage_time(
         exposed(beside_backward, wire_seconds(stage.reduce, c), c.overlap["gradient"], c.contention),
         exposed(beside_forward, wire_seconds(stage.gather, c), c.overlap["parameter"], c.contention),
         maximum(here, stage.host_s) + wire_seconds(stage.whole, c),
+        lead_s=None if stage.lead is None else _lead_seconds(stage, stage.lead, times),
     )
+
+
+def _lead_seconds(stage: StageLoad, lead: Sequence[Number], times: Sequence[KindTime]) -> Number:
+    """Both passes of a stage's first chunk, without what it sends to the host."""
+    seconds: Number = 0
+    for kind, n, count, again in zip(times, lead, stage.counts, stage.recomputed, strict=True):
+        if isinstance(n, int) and n == 0:
+            continue
+        own = kind.forward.seconds + kind.backward.seconds
+        seconds = seconds + n * own + again * n / maximum(count, 1) * kind.recompute.seconds
+    return seconds

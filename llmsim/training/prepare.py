@@ -326,6 +326,7 @@ def _stage(
         {c.high_class: here * update.flops / (c.high.peak * c.high.gemm_efficiency)},
         _whole_matrices(problem, update, columns, c),
         _host_update(problem, update, updated_elements(shares, stage.counts), c),
+        stage.lead if problem.schedule == "interleaved" else None,
     )
 
 

@@ -59,7 +59,7 @@ class PhaseSeconds:
     def map(self, change: Callable[[Number], Number]) -> PhaseSeconds:
         """The same with every number changed."""
         wires = {axis: wire.map(change) for axis, wire in self.wires.items()}
-        return PhaseSeconds({name: change(v) for name, v in self.classes.items()}, self.launches, wires)
+        return PhaseSeconds({name: change(v) for name, v in self.classes.items()}, change(self.launches), wires)
 
     def send(self, axis: str, wire: WireTime) -> None:
         """Add a transfer."""

@@ -34,12 +34,15 @@ class Stage:
         Index of the first stage of the run, and how many there are (0 where a plan has fewer runs).
     share
         Of its layers, how many recompute; None where the plan says it for all stages at once.
+    lead
+        Layers of each kind in its first chunk.
     """
 
     counts: tuple[Number, ...]
     first: Number
     repeats: Number
     share: Number | None = None
+    lead: tuple[Number, ...] = ()
 
 
 def model_kinds(architecture: Architecture) -> tuple[LayerKind, ...]:
@@ -160,7 +163,7 @@ def _merged(each: Sequence[tuple[tuple[int, ...], ...]], shares: Sequence[float 
             last = found[-1]
             found[-1] = replace(last, repeats=last.repeats + 1)
         else:
-            found.append(Stage(tuple(sum(c) for c in zip(*own, strict=True)), i, 1, share))
+            found.append(Stage(tuple(sum(c) for c in zip(*own, strict=True)), i, 1, share, own[0]))
         before = own, share
     return tuple(found)
 
@@ -208,17 +211,19 @@ def _table(
         return_inverse=True,
     )
     each = [runs_of(int(p), int(v)) for p, v in pairs.T]
-    empty = Stage((0,) * len(model_kinds(architecture)), 0, 0)
+    nothing = (0,) * len(model_kinds(architecture))
+    empty = Stage(nothing, 0, 0, lead=nothing)
     inverse = inverse.reshape(shape)
     found: list[Stage] = []
     for run in range(max(map(len, each))):
         own = [runs[run] if run < len(runs) else empty for runs in each]
-        counts = np.array([s.counts for s in own])
+        counts, lead = np.array([s.counts for s in own]).T, np.array([s.lead for s in own]).T
         found.append(
             Stage(
-                tuple(column[inverse] for column in counts.T),
+                tuple(column[inverse] for column in counts),
                 np.array([s.first for s in own])[inverse],
                 np.array([s.repeats for s in own])[inverse],
+                lead=tuple(column[inverse] for column in lead),
             )
         )
     return tuple(found)

@@ -1,0 +1,237 @@
+"""What a search keeps of the plans that it evaluates: all of a small space, the candidates of a large one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..architecture import Architecture
+from ..hardware.cluster import Cluster
+from ..training.prepare import Problem
+from ..training.structure import Structure
+from .evaluate import Block, Evaluator
+from .space import SearchSpace, Table
+from .variants import Variant, space_variants
+
+SLACK = 0.02
+"""How far above the best bound a plan may lie to be kept for its time: exact times of near plans may be in another
+order."""
+CROWDED = 200_000
+"""Plans kept at which those that a better one has put out are dropped."""
+
+
+@dataclass
+class Candidates:
+    """Evaluated plans, or those of them that may matter.
+
+    Attributes
+    ----------
+    table
+        Columns of the plans that divide.
+    variants
+        Structural choices.
+    variant, setting, row
+        Of each candidate: number of its variant, of its setting of recomputation there, and of its row in the table.
+    step_s
+        Closed-form time of a step, never above the exact one; infinite for a plan that does not fit (it was not timed).
+    device_bytes
+        Memory of the fullest stage as the driver sees it.
+    limit_bytes
+        What a plan may use.
+    evaluated, fitting, near
+        Plans of the whole space; those of them that fit and were timed; those within a hundredth of the fastest bound.
+    slack
+        All plans with a bound up to this share above the best are candidates.
+    """
+
+    table: Table
+    variants: list[Variant]
+    variant: np.ndarray
+    setting: np.ndarray
+    row: np.ndarray
+    step_s: np.ndarray
+    device_bytes: np.ndarray
+    limit_bytes: float
+    evaluated: int
+    fitting: int
+    near: int
+    slack: float
+
+    @property
+    def fits(self) -> np.ndarray:
+        """Whether each candidate stays below the memory limit."""
+        return self.device_bytes <= self.limit_bytes
+
+    def problem(self, index: int) -> Problem:
+        """The structural half of one candidate, but for recomputation."""
+        return self.variants[int(self.variant[index])].problem
+
+    def __len__(self) -> int:
+        return len(self.step_s)
+
+
+def evaluate_space(
+    architecture: Architecture,
+    cluster: Cluster,
+    base: Structure,
+    table: Table,
+    space: SearchSpace,
+    *,
+    sequence: int,
+    imbalance: float,
+    optimizer: str = "adamw",
+    slack: float | None = None,
+) -> Candidates:
+    """Memory of every plan, and time of those that fit.
+
+    Parameters
+    ----------
+    base
+        The structure that variants change: software, precision, overlap.
+    imbalance
+        Rows of the busiest expert rank over the mean.
+    optimizer
+        Its name.
+    slack
+        Keep only plans that may matter: those whose bound lies up to this share above the best, the best of each kind,
+        those that no kept plan beats in time and memory, and the one that needs the least memory. None keeps all.
+
+    Raises
+    ------
+    InputError
+        Where the allowed settings leave no plan.
+    """
+    chosen = space_variants(architecture, cluster, base, table, space, sequence=sequence, optimizer=optimizer)
+    evaluator = Evaluator(architecture, cluster, base, table, sequence, imbalance)
+    pool = _Pool(table, np.inf if slack is None else slack)
+    for number, variant in enumerate(chosen):
+        for block in evaluator.blocks(variant):
+            pool.add(number, variant, block)
+    return pool.candidates(chosen, evaluator.limit)
+
+
+@dataclass
+class _Pool:
+    """Plans kept so far, in pieces."""
+
+    table: Table
+    slack: float
+    best: float = np.inf
+    evaluated: int = 0
+    fitting: int = 0
+    least: tuple[float, tuple[np.ndarray, ...]] = (np.inf, ())
+    front: list[tuple[float, float]] = field(default_factory=list)
+    pieces: list[tuple[np.ndarray, ...]] = field(default_factory=list)
+    kinds: dict[object, np.ndarray] = field(default_factory=dict)
+    kept: int = 0
+
+    def __post_init__(self) -> None:
+        codes = np.stack([self.table[n] for n in ("tp", "pp", "cp", "ep")])
+        _, self.code = np.unique(codes, axis=1, return_inverse=True)
+        self.code = self.code.reshape(-1)
+
+    def add(self, number: int, variant: Variant, block: Block) -> None:
+        """Take up what may matter of a block."""
+        step, memory = block.step_s, block.device_bytes
+        self.evaluated += step.size
+        if np.isinf(self.slack):
+            self._keep(number, variant, block, np.ones(step.shape, bool))
+            return
+        column = step.min(axis=0)
+        fastest = float(column.min())
+        self.best = min(self.best, fastest)
+        self.fitting += int(np.count_nonzero(np.isfinite(step)))
+        if not np.isfinite(fastest):
+            self._note_least(number, variant, block)
+            return
+        mask = step <= self.best * (1 + self.slack)
+        mask |= self._best_of_kinds(variant, block, column)
+        mask |= self._undominated(step, memory)
+        self._keep(number, variant, block, mask)
+        if self.kept > CROWDED:
+            self._compact()
+
+    def _note_least(self, number: int, variant: Variant, block: Block) -> None:
+        """Remember the plan that needs the least memory: the nearest miss where nothing fits."""
+        least = int(block.device_bytes.argmin())
+        value = float(block.device_bytes.flat[least])
+        if value < self.least[0]:
+            mask = np.zeros(block.step_s.shape, bool)
+            mask.flat[least] = True
+            self.least = value, self._piece(number, variant, block, mask)
+
+    def _best_of_kinds(self, variant: Variant, block: Block, column: np.ndarray) -> np.ndarray:
+        """The fastest plan of each kind in a block, where no block before had a much faster one."""
+        problem = variant.problem
+        best = self.kinds.setdefault((problem.sharding, problem.offload), np.full(self.code.max() + 1, np.inf))
+        code = self.code[variant.rows[block.where]]
+        order = np.lexsort((column, code))
+        _, first = np.unique(code[order], return_index=True)
+        rows = order[first]
+        rows = rows[column[rows] <= best[code[rows]] * (1 + self.slack)]
+        best[code[rows]] = np.minimum(best[code[rows]], column[rows])
+        mask = np.zeros(block.step_s.shape, bool)
+        finite = rows[np.isfinite(column[rows])]
+        mask[block.step_s[:, finite].argmin(axis=0), finite] = True
+        return mask
+
+    def _undominated(self, step: np.ndarray, memory: np.ndarray) -> np.ndarray:
+        """Plans that none before beats in both time and memory; the front is brought up to date with them."""
+        mask = np.isfinite(step)
+        for seconds, used in self.front[:: max(1, len(self.front) // 6)]:
+            mask &= (step < seconds) | (memory < used)
+        where = np.flatnonzero(mask)
+        own = list(zip(step.flat[where].tolist(), memory.flat[where].tolist(), strict=True))
+        front: list[tuple[float, float]] = []
+        for point in sorted([*self.front, *own]):
+            if not front or point[1] < front[-1][1]:
+                front.append(point)
+        self.front, on_it = front, set(front)
+        found = np.zeros(step.shape, bool)
+        found.flat[where] = [point in on_it for point in own]
+        return found
+
+    def _piece(self, number: int, variant: Variant, block: Block, mask: np.ndarray) -> tuple[np.ndarray, ...]:
+        setting, position = np.nonzero(mask)
+        rows = variant.rows[block.where[position]]
+        return np.full(len(rows), number), setting, rows, block.step_s[mask], block.device_bytes[mask]
+
+    def _keep(self, number: int, variant: Variant, block: Block, mask: np.ndarray) -> None:
+        piece = self._piece(number, variant, block, mask)
+        if len(piece[0]):
+            self.pieces.append(piece)
+            self.kept += len(piece[0])
+
+    def _compact(self) -> None:
+        """Drop what is neither near the best any more nor among the last of its kind or on the front."""
+        variant, setting, row, step, memory = _joined(self.pieces)
+        front = set(self.front)
+        keep = step <= self.best * (1 + self.slack)
+        rest = np.flatnonzero(~keep)
+        keep[rest] = [p in front for p in zip(step[rest].tolist(), memory[rest].tolist(), strict=True)]
+        order = np.lexsort((step, self.code[row]))
+        codes = self.code[row][order]
+        first = np.flatnonzero(np.diff(codes, prepend=-1))
+        rank = np.arange(len(order)) - np.repeat(first, np.diff([*first, len(order)]))
+        keep[order[rank < 64]] = True
+        self.pieces = [tuple(v[keep] for v in (variant, setting, row, step, memory))]
+        self.kept = int(keep.sum())
+
+    def candidates(self, variants: list[Variant], limit: float) -> Candidates:
+        """What was kept, in the order of evaluation."""
+        pieces: Iterable[tuple[np.ndarray, ...]] = self.pieces
+        if not self.pieces:
+            pieces = [self.least[1]]
+        variant, setting, row, step, memory = _joined(list(pieces))
+        fitting = int(np.count_nonzero(np.isfinite(step))) if np.isinf(self.slack) else self.fitting
+        best = float(step.min())
+        near = int(np.count_nonzero(step <= best * 1.01)) if np.isfinite(best) else 0
+        return Candidates(
+            self.table, variants, variant, setting, row, step, memory, limit, self.evaluated, fitting, near, self.slack
+        )
+
+
+def _joined(pieces: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(np.concatenate(values) for values in zip(*pieces, strict=True))

@@ -1,0 +1,196 @@
+"""The structural choices of a space: what may branch, and the plans that each choice makes sense for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from ..architecture import Architecture
+from ..core.errors import InputError
+from ..core.pipelines import ScheduleName, schedule_facts
+from ..core.sharding import ContextKind
+from ..hardware.cluster import Cluster
+from ..hardware.software import Software
+from ..plans.offload import Offload
+from ..plans.optimizer import get_optimizer
+from ..plans.recompute import NONE, Recompute, parse_recompute
+from ..training.prepare import Problem
+from ..training.recompute import recompute_ladder
+from ..training.structure import Structure
+from .space import CONTEXT_LIMIT, SearchSpace, Table
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The structural choices that rows of a table are evaluated under.
+
+    Attributes
+    ----------
+    problem
+        With the structure but for recomputation, the sharding and the schedule.
+    settings
+        Of recomputation: each row is a plan under each of them.
+    rows
+        Of the table that it applies to.
+    shard_group
+        Ranks that share a state, for hybrid sharding.
+    ulysses
+        Context-parallel ranks that spread heads, where a ring joins such groups.
+    """
+
+    problem: Problem
+    settings: tuple[Recompute, ...]
+    rows: np.ndarray
+    shard_group: int | None = None
+    ulysses: int = 1
+
+    @property
+    def plans(self) -> int:
+        """How many plans it is."""
+        return len(self.settings) * len(self.rows)
+
+
+def space_variants(
+    architecture: Architecture,
+    cluster: Cluster,
+    base: Structure,
+    table: Table,
+    space: SearchSpace,
+    *,
+    sequence: int,
+    optimizer: str,
+) -> list[Variant]:
+    """Every combination of structural choices, with the rows that it makes sense for.
+
+    Parameters
+    ----------
+    base
+        The structure that variants change: software, precision, overlap.
+
+    Raises
+    ------
+    InputError
+        Where the allowed settings leave no plan.
+    """
+    if any(space.offload_optimizer) and not get_optimizer(optimizer).elementwise:
+        raise InputError(
+            "offload_optimizer", space.offload_optimizer, f"0 with {optimizer}, which multiplies matrices", 0
+        )
+    offloads = [Offload(*shares) for shares in product(space.offload_activations, space.offload_optimizer)]
+    ladder = space.recompute or recompute_ladder(architecture, base.software)
+    settings = tuple(parse_recompute(r) for r in dict.fromkeys(ladder))
+    chosen = [
+        replace(v, problem=replace(v.problem, optimizer=optimizer, offload=offload), settings=settings)
+        for v in _structures(architecture, cluster, base, table, space, sequence)
+        for offload in offloads
+    ]
+    if not chosen:
+        raise _nothing_allowed(space, base.software, cluster)
+    return chosen
+
+
+def _structures(
+    architecture: Architecture, cluster: Cluster, base: Structure, table: Table, space: SearchSpace, sequence: int
+) -> Iterator[Variant]:
+    """Every combination of structural choices but for recomputation, with the rows that it makes sense for."""
+    software = base.software
+    moe = any(k.is_moe for k in architecture.kinds.values())
+    tp, cp = table["tp"], table["cp"]
+    flags = space.sequence_parallel or (True, False)
+    shardings = space.sharding or software.choices.sharding
+    for sequence_parallel in flags:
+        # Without tensor parallelism the setting says nothing: such plans go with the first.
+        shared = (tp > 1) | (sequence_parallel == flags[0])
+        if sequence_parallel:
+            shared = shared & (sequence % (tp * cp) == 0)
+        elif moe:
+            shared = shared & (tp == 1)  # tokens would be dispatched once for each tensor-parallel rank
+        for n, (kind, ulysses) in enumerate(_context_choices(space.context_kind or software.choices.context_kind)):
+            mask = shared & ((cp > 1) | (n == 0 and ulysses == 1))
+            if kind == "ulysses":
+                mask = mask & _heads_divide(architecture, tp * cp)
+            if ulysses > 1:
+                mask = mask & (cp > ulysses) & (cp % ulysses == 0) & _heads_divide(architecture, tp * ulysses)
+            structure = replace(base, sequence_parallel=sequence_parallel, context_kind=kind, recompute=NONE)
+            for sharding in shardings:
+                alone = sharding == "zero3" and set(shardings) <= {"zero3", "hsdp"}
+                problem = Problem(architecture, cluster, structure, sharding)
+                for variant in _scheduled(problem, mask, table, alone, space.schedule or USUAL_SCHEDULES):
+                    yield replace(variant, ulysses=ulysses)
+
+
+def _context_choices(kinds: Sequence[ContextKind]) -> Iterator[tuple[ContextKind, int]]:
+    """Each kind, and for the one that has two parts every size of the nearer one."""
+    for kind in kinds:
+        if kind == "ulysses+ring":
+            yield from ((kind, 2**i) for i in range(1, CONTEXT_LIMIT.bit_length() - 1))
+        else:
+            yield kind, 1
+
+
+def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -> InputError:
+    """The error for settings under which no plan that divides can run."""
+    rules = {
+        "sharding": "zero3 and hsdp go without a pipeline, and hsdp with a multiple of the "
+        f"{cluster.domain} devices of a scale-up domain as data-parallel ranks",
+        "context_kind": "ulysses needs key/value heads that context_parallel x tensor_parallel divides, "
+        "ulysses+ring heads that a part of them does",
+        "sequence_parallel": "it needs a sequence that tensor_parallel x context_parallel divides, and experts under "
+        "tensor parallelism need it",
+        "schedule": "each has its number of chunks per stage (one, two or several); dualpipe takes even numbers of "
+        "stages and micro-batches, and like dualpipe-v at least two micro-batches a stage",
+    }
+    field = next((name for name in rules if getattr(space, name)), "sharding")
+    value = getattr(space, field) or getattr(software.choices, field)
+    return InputError(field, value, rules[field], "1f1b" if field == "schedule" else None, why="leaves no plan")
+
+
+def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
+    """Where a number of ways divides the key/value heads of every layer that attends."""
+    mask = np.ones(len(ways), bool)
+    for kind in (*architecture.kinds.values(), *architecture.mtp):
+        if "heads" in kind.sizes:
+            mask &= kind.sizes.get("kv_heads", kind.sizes["heads"]) % ways == 0
+    return mask
+
+
+USUAL_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
+"""What is looked at unless a space says otherwise."""
+
+
+def _scheduled(
+    problem: Problem, mask: np.ndarray, table: Table, alone: bool, schedules: Sequence[ScheduleName]
+) -> Iterator[Variant]:
+    """One variant a schedule; full sharding goes without a pipeline, and without ranks to share with only where
+    nothing else is allowed. Without a pipeline all schedules are one, and go by the name of 1F1B."""
+    group: int | None = None
+    ranks = table["dp"] * table["cp"]
+    if problem.fully_sharded:
+        mask = mask & (table["pp"] == 1) & ((ranks > 1) | alone)
+    if problem.sharding == "hsdp":
+        group = problem.cluster.domain
+        mask = mask & (ranks > group) & (ranks % group == 0)
+    every: dict[ScheduleName, None] = dict.fromkeys(("1f1b", *schedules))
+    for schedule in every:
+        own = _runs(schedule, table) if schedule in schedules else np.zeros(len(table), bool)
+        if schedule == "1f1b":
+            own = own | (table["pp"] == 1)
+        rows = np.flatnonzero(mask & own)
+        if len(rows):
+            yield Variant(replace(problem, schedule=schedule), (), rows, group)
+
+
+def _runs(schedule: ScheduleName, table: Table) -> np.ndarray:
+    """Rows with a pipeline that a schedule is defined for."""
+    facts, pp, m, chunks = schedule_facts(schedule), table["pp"], table["micro_batches"], table["chunks"]
+    mask = np.isin(chunks, [c for c in np.unique(chunks) if facts.takes(int(c))]) & (pp > 1)
+    if facts.paired:
+        mask = mask & (m >= 2 * pp)
+    if facts.shape == "both":
+        mask = mask & (pp % 2 == 0) & (m % 2 == 0)
+    if facts.chunks == "several":
+        mask = mask & (m % pp == 0)
+    return mask
