@@ -44,7 +44,7 @@ from ..training.update import ElementCost
 from .space import Table
 from .variants import Variant
 
-BLOCK = 16_384
+BLOCK = 32_768
 """Plans that are evaluated at once: what their arrays take stays in the processor's cache."""
 
 
@@ -174,7 +174,10 @@ class Evaluator:
                 yield Block(where, *self._block(variant, where, shares, mode, kinds))
 
     def _alike(self, variant: Variant) -> list[np.ndarray]:
-        """Positions among the rows of plans whose pipelines have equally many runs of stages."""
+        """Positions among the rows of plans whose pipelines have equally many runs of stages: runs that are not there cost
+        as much as others. A few plans go together."""
+        if variant.plans <= 4 * BLOCK:
+            return [np.arange(len(variant.rows))]
         stages = variant.problem.stages(self.columns(None).take(variant.rows))
         runs = np.broadcast_to(sum(np.asarray(stage.repeats) > 0 for stage in stages), variant.rows.shape)
         return [np.flatnonzero(runs == n) for n in np.unique(runs)]
