@@ -12,7 +12,7 @@ SEQUENCE ?= 8192
 BATCH ?= 512
 TOKENS ?= 15T
 
-.PHONY: plan test lint fit validate conform bench clean
+.PHONY: plan test lint fit validate conform mutation bench clean
 
 plan: $(VENV)/.installed
 	$(BIN)/llmsim plan train --model $(MODEL) --cluster $(CLUSTER) --sequence $(SEQUENCE) --global-batch $(BATCH) --tokens $(TOKENS)
@@ -37,6 +37,10 @@ validate: $(VENV)/.installed
 # Every cell, those that `make test` leaves out included.
 conform: $(VENV)/.developing
 	$(BIN)/python -m pytest -n 2 tests -k conformance -m "conform or not conform"
+
+# Small faults of the counting code, one at a time: how many do the tests catch?
+mutation: $(VENV)/.developing
+	$(BIN)/python tools/mutation.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/search.py

@@ -222,3 +222,19 @@ def test_layer_flops() -> None:
     assert sympy.expand(forward / (b * s) - products - 4 * a * d * s) == 0
     backward = SYMBOLS.count(x for w in work if w.phase != "forward" for x in w.flops).subs(single)
     assert sympy.expand(backward / (b * s) - 2 * products - 10 * a * d * s) == 0
+
+
+@pytest.mark.parametrize("kernel", ["math", "unfused", "eager"])
+def test_unfused_attention_writes_its_scores(kernel: str) -> None:
+    """One matrix of a x s x s scores a sequence, so many times over as its row says; fused kernels write none."""
+    row = kernels(attention=kernel).row("attention")
+    work = derive_work(LAYERS["gqa"], mesh_sharding(sequence_parallel=False), kernels(attention=kernel))
+    scores = [w for w in work if w.source == "scores"]
+    element = SYMBOLS.formats[row.score_format].bits // 8
+    assert [w.passes for w in scores] == list(row.score_passes)
+    assert [sympy.expand(SYMBOLS.size(w.bytes)) for w in scores] == [element * b * a * s * s / t] * 2
+    launches = [sum(w.launches for w in work if "attention" in w.operators and w.phase == p)
+                for p in ("forward", "input_gradient")]  # fmt: skip
+    assert launches == [row.forward_launches, row.backward_launches]
+    assert not [w for w in derive_work(LAYERS["gqa"], mesh_sharding(sequence_parallel=False), kernels())
+                if w.source == "scores"]  # fmt: skip

@@ -1,162 +1,246 @@
 """Mutation of the counting code: how many small faults does the suite catch?
 
-Every literal, operator, comparison and connective of ``llmsim/core`` and ``llmsim/layers`` is a candidate. A number of
-them is drawn by a fixed seed; each is changed alone in a copy of the checkout, and the tests run against it until
-one fails. ``python tools/mutation.py --count 200`` prints the survivors and the share that was caught.
+``python tools/mutation.py`` draws candidates (``mutants.py``) by a fixed seed, changes each alone in a copy of the
+checkout and runs the tests against it until one fails; it prints the survivors and the share that was caught. Tests
+that run the changed lines come first, from fastest to slowest, then all others: a fault survives only the whole suite.
 
-Survivors that no test can catch (the change means the same) are listed with their reason in ``EQUIVALENT``.
+Packages from elsewhere are imported once; every mutant is a fork of this process.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
+import compileall
+import contextlib
+import gc
 import json
 import os
-import random
+import py_compile
+import resource
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from queue import Queue
+from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("llmsim/core", "llmsim/layers")
-NOT_COUNTING = {"errors.py", "units.py", "files.py", "provenance.py", "__init__.py", "symbolic.py"}
-FIRST = ("tests/test_core_properties.py", "tests/test_core_closed_forms.py", "tests/test_core_inventory.py",
-         "tests/test_core_data_parallel.py", "tests/test_architecture.py", "tests/test_conformance_messages.py",
-         "tests/test_conformance_blocks.py")  # fmt: skip
-"""Run first: what most faults are caught by, in the order of their speed."""
-TIMEOUT_S = 600
+from mutants import ROOMS, ROOT, Mutant, draw, mutants, mutated
 
-OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
-    ast.Pow: ast.Mult, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt, ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.And: ast.Or,
-    ast.Or: ast.And, ast.USub: ast.UAdd,
-}  # fmt: skip
+PRELOADED = (
+    "numpy", "pytest", "hypothesis", "pydantic", "yaml", "scipy.optimize", "sympy", "rich", "typer.testing", "networkx",
+    "plotly", "torch", "torch.distributed.tensor.parallel", "torch.distributed.fsdp", "torch.distributed.optim",
+    "torch.distributed.pipelining", "torch.nn.parallel", "torch.utils.flop_counter", "torch.utils.checkpoint",
+    "torch._dynamo",
+)  # fmt: skip
+"""What the tests import from elsewhere; one that is missing here costs time, no more."""
+
+PATIENCE = 10
+"""A test that takes this many seconds more than this many times its usual ones hangs: caught."""
+MEMORY_BYTES = 8 << 30
+
+AT_IMPORT = ""
+"""In place of a test: what ran before the first one."""
 
 EQUIVALENT: dict[str, str] = {}
-"""``file:line change`` -> why nothing can tell it from the original."""
+"""Name of a mutant -> why nothing can tell it from the original."""
 
 
 @dataclass(frozen=True)
-class Mutant:
-    """One change: the how-many-th candidate of a file."""
+class Suite:
+    """What is known of the tests.
 
-    file: str
-    index: int
-    line: int
-    change: str
+    Attributes
+    ----------
+    seconds
+        Test -> how long it takes.
+    lines
+        File -> line -> tests that run it. Incomplete, since what one test has derived another may find remembered:
+        good for an order only.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line} {self.change}"
+    seconds: Mapping[str, float]
+    lines: Mapping[str, Mapping[str, Sequence[str]]]
 
+    @cached_property
+    def of_file(self) -> dict[str, set[str]]:
+        """File -> tests that run any of its lines."""
+        return {file: {test for tests in lines.values() for test in tests} for file, lines in self.lines.items()}
 
-def _skipped(tree: ast.AST) -> set[int]:
-    """Nodes that are no counting: decorators, annotations, docstrings, default factories of dataclasses."""
-    found: set[int] = set()
-    for node in ast.walk(tree):
-        parts: list[ast.AST] = []
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            parts += node.decorator_list
-        if isinstance(node, ast.FunctionDef) and node.returns:
-            parts.append(node.returns)
-        if isinstance(node, (ast.AnnAssign, ast.arg)) and node.annotation:
-            parts.append(node.annotation)
-        if isinstance(node, ast.Assign) and any(
-            getattr(t, "id", "").endswith(("_CACHE", "__all__")) for t in node.targets
-        ):
-            parts.append(node)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("field", "lru_cache", "TypeVar", "zip"):
-            parts.append(node)
-        if isinstance(node, ast.Raise):
-            parts.append(node)
-        found.update(id(n) for part in parts for n in ast.walk(part))
-    return found
+    def order(self, mutant: Mutant) -> dict[str, tuple[int, float]]:
+        """Test -> its place: those that run the changed lines, those that run the file, the others.
 
-
-def candidates(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None]]:
-    """Node, text of the change, and which operator of a comparison."""
-    skipped = _skipped(tree)
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float)):
-            yield node, f"{node.value} -> {_other(node.value)}", None
-        elif isinstance(node, (ast.BinOp, ast.BoolOp, ast.UnaryOp)) and type(node.op) in OPERATORS:
-            if isinstance(node, ast.BinOp) and _about_text(node):
-                continue
-            yield node, f"{type(node.op).__name__} -> {OPERATORS[type(node.op)].__name__}", None
-        elif isinstance(node, ast.Compare):
-            for k, op in enumerate(node.ops):
-                yield node, f"{type(op).__name__} -> {OPERATORS[type(op)].__name__}", k
+        Where nothing runs the lines but tests themselves, files of tests that never do are left out.
+        """
+        first, last = mutant.lines
+        lines = self.lines.get(mutant.file, {})
+        near = {test for n in range(first, last + 1) for test in lines.get(str(n), ())}
+        file = self.of_file.get(mutant.file, set())
+        found = {t: (0 if t in near else 1 if t in file else 2, seconds) for t, seconds in self.seconds.items()}
+        if AT_IMPORT in near or not near:
+            return found
+        homes = {test.partition("::")[0] for test in near}
+        return {test: place for test, place in found.items() if test.partition("::")[0] in homes}
 
 
-def _about_text(node: ast.BinOp) -> bool:
-    sides = (node.left, node.right)
-    return any(
-        isinstance(s, ast.JoinedStr) or (isinstance(s, ast.Constant) and isinstance(s.value, str)) for s in sides
-    )
+class Watch:
+    """Plugin of a run against one mutant: order, patience, and the name of the first test that fails."""
+
+    def __init__(self, suite: Suite, order: Mapping[str, tuple[int, float]]):
+        self.suite, self.order, self.failed = suite, order, ""
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = [i for i in items if i.nodeid in self.order or i.nodeid not in self.suite.seconds]
+        items.sort(key=lambda item: self.order.get(item.nodeid, (0, 0.0)))
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.failed = nodeid  # stands if the process ends in the middle of it
+        signal.alarm(int(PATIENCE * (1 + self.suite.seconds.get(nodeid, 1))))
 
 
-def _other(value: bool | float) -> bool | float:
-    return not value if isinstance(value, bool) else value + 1
+class Gather:
+    """Plugin of the run that learns how long each test takes and which lines it runs."""
+
+    def __init__(self, copy: Path):
+        import coverage
+
+        self.copy, self.seconds = copy, dict[str, float]()
+        include = [str(copy / room / "*") for room in ROOMS]
+        self.coverage = coverage.Coverage(data_file=None, include=include, config_file=False)
+        self.coverage.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        _forget()
+        self.coverage.switch_context(nodeid)
+        self.seconds[nodeid] = -time.perf_counter()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self.seconds[nodeid] += time.perf_counter()
+
+    def found(self) -> dict[str, Any]:
+        self.coverage.stop()
+        data = self.coverage.get_data()
+        lines = {
+            str(Path(file).relative_to(self.copy)): {
+                line: list(tests) for line, tests in data.contexts_by_lineno(file).items()
+            }
+            for file in data.measured_files()
+        }
+        return {"seconds": self.seconds, "lines": lines}
 
 
-def mutants() -> list[Mutant]:
-    """All candidates of the counting code."""
-    found = []
-    for room in ROOMS:
-        for path in sorted((ROOT / room).glob("*.py")):
-            if path.name not in NOT_COUNTING:
-                tree = ast.parse(path.read_text(encoding="utf-8"))
-                name = str(path.relative_to(ROOT))
-                found += [Mutant(name, i, n.lineno, change) for i, (n, change, _) in enumerate(candidates(tree))]
-    return found
+def _forget() -> None:
+    """Empty what the package and its tests remember, so that each test derives what it needs."""
+    for module in list(sys.modules.values()):
+        if (getattr(module, "__file__", None) or "").startswith(os.getcwd()):
+            for value in vars(module).values():
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()
+            vars(module).get("_CACHE", {}).clear()
 
 
-def mutated(source: str, index: int) -> str:
-    """A file with one candidate changed."""
-    tree = ast.parse(source)
-    node, _, k = list(candidates(tree))[index]
-    if isinstance(node, ast.Constant):
-        node.value = _other(node.value)
-    elif isinstance(node, ast.Compare) and k is not None:
-        node.ops[k] = OPERATORS[type(node.ops[k])]()
-    else:
-        node.op = OPERATORS[type(node.op)]()  # type: ignore[attr-defined]
-    return ast.unparse(ast.fix_missing_locations(tree))
+def run_tests(copy: Path, *plugins: object) -> int:
+    """Run the suite of a copy in this process, which is good for nothing else afterwards."""
+    import hypothesis
+    import pytest
+
+    os.chdir(copy)
+    os.environ["PYTHONPATH"] = sys.path[0] = str(copy)
+    sys.dont_write_bytecode = True
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
+    signal.alarm(PATIENCE * 60)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
+    # The same examples for every mutant, and none of them smaller than it is.
+    phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+    hypothesis.settings.register_profile("mutation", deadline=None, database=None, derandomize=True, phases=phases)
+    hypothesis.settings.load_profile("mutation")
+    options = ["-x", "-q", "--tb=no", "--assert=plain", "-p", "no:cacheprovider", "-p", "no:xdist", "tests"]
+    options.append("--ignore=tests/test_mutation.py")  # it reads the code instead of running it
+    return int(pytest.main(options, plugins=list(plugins)))
 
 
-def caught(mutant: Mutant, copy: Path) -> bool:
-    """Whether some test fails on a copy of the checkout with this change."""
-    target = copy / mutant.file
-    original = target.read_text(encoding="utf-8")
-    target.write_text(mutated(original, mutant.index), encoding="utf-8")
+@contextlib.contextmanager
+def forked() -> Iterator[int]:
+    """0 in a child that ends with the block, its process id in the parent."""
+    sys.stdout.flush()
+    if child := os.fork():
+        yield child
+        return
+    status = 70
     try:
-        return _fails(copy, list(FIRST)) or _fails(copy, ["tests", *(f"--ignore={t}" for t in FIRST)])
+        yield 0
+    except SystemExit as end:
+        status = int(end.code or 0)
     finally:
-        target.write_text(original, encoding="utf-8")
+        os._exit(status)
 
 
-def _fails(copy: Path, arguments: list[str]) -> bool:
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, timeout=TIMEOUT_S, check=False)
-    except subprocess.TimeoutExpired:
-        return True
-    return done.returncode != 0
+def gather(copy: Path, path: Path) -> None:
+    """Write what is to be known of the tests to a file; the suite must pass."""
+    with forked() as child:
+        if not child:
+            plugin = Gather(copy)
+            status = run_tests(copy, plugin)
+            path.write_text(json.dumps(plugin.found()), encoding="utf-8")
+            sys.exit(status)
+    if os.waitpid(child, 0)[1]:
+        path.unlink(missing_ok=True)
+        sys.exit("the tests do not pass on the code as it is")
 
 
-def _copy(folder: Path) -> Path:
+def start(mutant: Mutant, suite: Suite, copy: Path) -> int:
+    """The process that runs the tests against a mutant, in a copy that is changed."""
+    source = (ROOT / mutant.file).read_text(encoding="utf-8")
+    (copy / mutant.file).write_text(mutated(source, mutant), encoding="utf-8")
+    outcome = copy / "outcome.txt"
+    outcome.unlink(missing_ok=True)
+    with forked() as child:
+        if not child:
+            watch = Watch(suite, suite.order(mutant))
+            status = run_tests(copy, watch)
+            outcome.write_text(watch.failed, encoding="utf-8")
+            sys.exit(status)
+    return child
+
+
+def finish(mutant: Mutant, status: int, copy: Path) -> str:
+    """What caught a mutant whose process has ended: a test, ``import`` or ``limit``; nothing if it survived."""
+    shutil.copyfile(ROOT / mutant.file, copy / mutant.file)
+    if os.WIFSIGNALED(status):
+        return "limit"
+    code = os.WEXITSTATUS(status)
+    if code not in (0, 1, 2, 3):
+        sys.exit(f"{mutant}: pytest ended with {code}")
+    return ((copy / "outcome.txt").read_text(encoding="utf-8") or "import") if code else ""
+
+
+def make_copy(folder: Path) -> Path:
+    """A checkout to change. Its bytecode goes by the hashes of sources, so that a changed file never meets its own."""
     ignore = shutil.ignore_patterns(".git", ".venv", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
-    return Path(shutil.copytree(ROOT, folder, ignore=ignore))
+    copy = Path(shutil.copytree(ROOT, folder, ignore=ignore)).resolve()
+    for part in ("llmsim", "tests"):
+        compileall.compile_dir(copy / part, quiet=2, invalidation_mode=py_compile.PycInvalidationMode.CHECKED_HASH)
+    return copy
+
+
+def run_all(drawn: Sequence[Mutant], suite: Suite, copies: list[Path]) -> Iterator[tuple[Mutant, str, float]]:
+    """Each mutant with what caught it and how long that took, as many at a time as there are copies."""
+    waiting, running = list(reversed(drawn)), dict[int, tuple[Mutant, Path, float]]()
+    while waiting or running:
+        while waiting and copies:
+            mutant, copy = waiting.pop(), copies.pop()
+            running[start(mutant, suite, copy)] = mutant, copy, time.perf_counter()
+        child, status = os.wait()
+        mutant, copy, began = running.pop(child)
+        copies.append(copy)
+        yield mutant, finish(mutant, status, copy), time.perf_counter() - began
 
 
 def main() -> int:
@@ -164,38 +248,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=200, help="mutants to draw")
     parser.add_argument("--seed", type=int, default=2026, help="of the draw")
-    parser.add_argument("--workers", type=int, default=2, help="copies that run side by side")
+    parser.add_argument("--workers", type=int, default=2, help="processes side by side")
     parser.add_argument("--share", type=float, default=0.95, help="least share to catch")
     parser.add_argument("--json", type=Path, help="file for the outcome")
+    parser.add_argument("--only", default="", help="of those drawn, mutants whose name contains this")
+    parser.add_argument("--map", type=Path, help="file that remembers which test runs which lines")
     options = parser.parse_args()
-    every = mutants()
-    drawn = random.Random(options.seed).sample(every, min(options.count, len(every)))
-    print(f"{len(every)} candidates, {len(drawn)} drawn by seed {options.seed}", flush=True)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
-        copies: Queue[Path] = Queue()
-        for n in range(options.workers):
-            copies.put(_copy(Path(folder) / str(n)))
-
-        def run(mutant: Mutant) -> bool:
-            copy = copies.get()
-            try:
-                return caught(mutant, copy)
-            finally:
-                copies.put(copy)
-
-        outcome = {}
-        for mutant, dead in zip(drawn, pool.map(run, drawn), strict=True):
-            outcome[mutant] = dead
-            print(f"{len(outcome):4d}  {'caught  ' if dead else 'SURVIVED'}  {mutant}", flush=True)
-    survivors = [m for m, dead in outcome.items() if not dead]
-    share = 1 - len(survivors) / len(drawn)
-    print(f"{share:.1%} of {len(drawn)} caught")
-    for mutant in survivors:
-        print(f"  {mutant}: {EQUIVALENT.get(str(mutant), 'no reason known')}")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in PRELOADED:
+        with contextlib.suppress(ImportError):
+            import_module(name)
+    gc.freeze()
+    drawn = [m for m in draw(options.count, options.seed) if options.only in m.name]
+    print(f"{len(mutants())} candidates, {len(drawn)} drawn by seed {options.seed}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        copies = [make_copy(Path(folder) / str(n)) for n in range(options.workers)]
+        known = options.map or Path(folder) / "map.json"
+        if not known.exists():
+            gather(copies[0], known)
+        suite = Suite(**json.loads(known.read_text(encoding="utf-8")))
+        print(f"{len(suite.seconds)} tests, {sum(suite.seconds.values()):.0f} s with line tracing", flush=True)
+        outcome: dict[Mutant, str] = {}
+        for mutant, by, seconds in run_all(drawn, suite, copies):
+            outcome[mutant] = by
+            verdict = "caught  " if by else "SURVIVED"
+            print(f"{len(outcome):4d}  {verdict} {seconds:5.1f} s  {mutant}  {by}", flush=True)
+    report(outcome)
     if options.json:
-        rows = [{**asdict(m), "caught": dead} for m, dead in outcome.items()]
+        rows = [{**asdict(m), "name": m.name, "caught_by": by} for m, by in outcome.items()]
         options.json.write_text(json.dumps({"seed": options.seed, "mutants": rows}, indent=1), encoding="utf-8")
-    return 0 if share >= options.share else 1
+    return 0 if sum(map(bool, outcome.values())) >= options.share * len(outcome) else 1
+
+
+def report(outcome: Mapping[Mutant, str]) -> None:
+    """Print the shares and the survivors."""
+    for kind in ("", *sorted({m.kind for m in outcome})):
+        counted = Counter(bool(by) for m, by in outcome.items() if kind in ("", m.kind))
+        print(f"{kind or 'all':8s} {counted[True] / counted.total():.1%} of {counted.total()} caught")
+    for mutant in (m for m, by in outcome.items() if not by):
+        print(f"  {mutant}: {EQUIVALENT.get(mutant.name, 'no reason known')}")
 
 
 if __name__ == "__main__":

@@ -106,8 +106,8 @@ class Product:
     """
 
     dims: tuple[str, ...]
-    forward: int = 2
-    backward: int = 4
+    forward: int
+    backward: int
 
 
 @dataclass(frozen=True, slots=True)

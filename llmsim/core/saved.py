@@ -36,7 +36,7 @@ class Saved:
     storage: str
     terms: Terms
     operator: str
-    per_step: bool = False
+    per_step: bool
 
 
 @dataclass(frozen=True)

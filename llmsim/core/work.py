@@ -46,6 +46,8 @@ class Work:
         How it is rated, and the operator kind it came from.
     phase
         ``forward``, ``input_gradient`` or ``weight_gradient``.
+    launches
+        Kernels launched.
     flops
         Multiply-adds x 2, all of them (attention: the full square).
     masked_flops
@@ -55,8 +57,6 @@ class Work:
         Device memory traffic of one pass; times ``passes``.
     rows, columns, depth, groups
         GEMM shape m, n, k, as terms of elements; ``groups`` local experts of a grouped product.
-    launches
-        Kernels launched.
     low_precision
         Whether the precision recipe's matrix format applies.
     """
@@ -66,6 +66,7 @@ class Work:
     kind: WorkKind
     source: str
     phase: Phase
+    launches: int
     flops: Terms = ()
     masked_flops: bool = False
     bytes: Terms = ()
@@ -74,7 +75,6 @@ class Work:
     columns: Terms = ()
     depth: Terms = ()
     groups: Terms = ()
-    launches: int = 1
     low_precision: bool = False
 
 
@@ -135,23 +135,10 @@ def _contraction(group: Sequence[Operator], sharding: Sharding, row: KernelRow) 
     def add(phase: Phase, m: Terms, n: Terms, k: Terms, traffic: Terms, launches: int) -> None:
         products.append(
             Work(
-                names[0],
-                names,
-                kind,
-                "contract",
-                phase,
-                flops,
-                False,
-                traffic,
-                1.0,
-                m,
-                n,
-                k,
-                groups,
-                launches,
-                low,
+                names[0], names, kind, "contract", phase, launches, flops, bytes=traffic, rows=m, columns=n, depth=k,
+                groups=groups, low_precision=low,
             )
-        )
+        )  # fmt: skip
 
     add("forward", (rows,), columns, (depth,), (read, *weights, *written), row.forward_launches)
     if first.reads[0].tensor.role == "activation":
@@ -183,14 +170,14 @@ def _attention(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
         phase: Phase, flops: Terms, products: int, traffic: Terms, score_passes: float, launches: int
     ) -> list[Work]:
         main = Work(
-            op.name, (op.name,), "attention", "attention", phase, flops, row.skips_masked, traffic, 1.0, rows,
-            (space_term(op, context, sharding),), depth, (), products if score_passes else launches, False,
+            op.name, (op.name,), "attention", "attention", phase, products if score_passes else launches, flops,
+            row.skips_masked, traffic, rows=rows, columns=(space_term(op, context, sharding),), depth=depth,
         )  # fmt: skip
         if not score_passes:
             return [main]
         spill = Work(
-            f"{op.name}.scores", (op.name,), "memory", "scores", phase, (), row.skips_masked, (score_bytes,),
-            score_passes, launches=launches - products,
+            f"{op.name}.scores", (op.name,), "memory", "scores", phase, launches - products, (), row.skips_masked,
+            (score_bytes,), score_passes,
         )  # fmt: skip
         return [main, spill]
 
@@ -216,8 +203,8 @@ def _other(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
     kind = RATED_AS.get(op.kind, "memory")
     rows, depth = _query_shape(op, sharding) if kind == "attention" else ((), ())
     forward = Work(
-        op.name, (op.name,), kind, op.kind, "forward", _products(op, sharding, "forward"), _is_masked(op),
-        (*reads, written), row.forward_passes, rows, (), depth, launches=row.forward_launches,
+        op.name, (op.name,), kind, op.kind, "forward", row.forward_launches, _products(op, sharding, "forward"),
+        _is_masked(op), (*reads, written), row.forward_passes, rows, (), depth,
     )  # fmt: skip
     activations = tuple(_traffic(r, op, sharding) for r in op.activations)
     kept = tuple(
@@ -231,9 +218,9 @@ def _other(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
     if (not activations and not scattered) or (op.kind in BIASES and not op.trained):
         return [forward]
     backward = Work(
-        op.name, (op.name,), kind, op.kind, "input_gradient", _products(op, sharding, "backward"), _is_masked(op),
-        (written, *kept, *activations, *scattered), row.backward_passes, rows, (), depth,
-        launches=row.backward_launches,
+        op.name, (op.name,), kind, op.kind, "input_gradient", row.backward_launches,
+        _products(op, sharding, "backward"), _is_masked(op), (written, *kept, *activations, *scattered),
+        row.backward_passes, rows, (), depth,
     )  # fmt: skip
     return [forward, *_states(op, forward, sharding, row), backward, *_states(op, backward, sharding, row)]
 
@@ -260,7 +247,7 @@ def _states(op: Operator, work: Work, sharding: Sharding, row: KernelRow) -> lis
         return []
     term = space_term(op, op.states, sharding).stored(row.score_format)
     name = f"{op.name}.states"
-    return [Work(name, (op.name,), "memory", "states", work.phase, bytes=(term,), passes=passes, launches=0)]
+    return [Work(name, (op.name,), "memory", "states", work.phase, 0, bytes=(term,), passes=passes)]
 
 
 def _traffic(read: Read, op: Operator, sharding: Sharding) -> Term:

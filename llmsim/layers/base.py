@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from ..core.operators import LayerBuilder, Operator, Tensor, activation
@@ -48,9 +48,9 @@ class LayerKind:
 
     name: str
     operators: tuple[Operator, ...]
-    sizes: Mapping[str, int] = field(default_factory=dict)
-    window: int | None = None
-    causal: bool = True
+    sizes: Mapping[str, int]
+    window: int | None
+    causal: bool
 
     def parameter_counts(self, *, active: bool = False, trained: bool = False) -> dict[str, int]:
         """Elements of each distinct parameter, by name; with ``active``, of ``top_k`` experts instead of all; with

@@ -1,0 +1,141 @@
+"""What layers and passes say is in the vocabulary that they declare: names, dimensions, formats, kinds, phases."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+
+from llmsim.architecture import Architecture
+from llmsim.core.data_parallel import Stored, Unit, data_parallel_messages
+from llmsim.core.formats import FORMATS, get_format
+from llmsim.core.messages import derive_messages
+from llmsim.core.operators import Operator, Tensor
+from llmsim.core.saved import derive_saved
+from llmsim.core.sharding import mesh_sharding
+from llmsim.core.work import derive_work
+from llmsim.hardware.software import get_software, software_names
+from llmsim.layers.base import LayerKind
+from llmsim.models import bundled_models
+from llmsim.plans.recompute import MODULES
+from llmsim.training.structure import Structure
+
+STRUCTURE = Structure("megatron-core")
+CLASSES = {name: format.name for name, format in STRUCTURE.formats().items()}
+FOLLOWING = {
+    "batch", "sequence", "context", "memory", "steps", "index_context", "scan_heads", "slots", "router_experts",
+    "chunk", "chunks", "chunk_context", "conv_span", "top_k",
+}  # fmt: skip
+"""Dimensions that a plan or another dimension gives their size."""
+
+
+@cache
+def kinds() -> tuple[LayerKind, ...]:
+    """All layers and ends of the bundled models, one of each structure."""
+    found: dict[int, LayerKind] = {}
+    for name in bundled_models():
+        model = Architecture.from_config(name)
+        for kind in (*model.kinds.values(), model.embedding, model.head, *model.mtp):
+            found.setdefault(id(kind.operators), kind)
+    return tuple(found.values())
+
+
+def tensors(op: Operator) -> Iterator[Tensor]:
+    yield op.write
+    yield from (read.tensor for read in op.reads)
+
+
+@cache
+def literals(kind: type) -> dict[str, set[Any]]:
+    """Field -> the values that its annotation lists."""
+
+    def listed(hint: Any) -> set[Any]:
+        if get_origin(hint) is Literal:
+            return set(get_args(hint))
+        return set().union(*map(listed, get_args(hint))) if get_origin(hint) in (Union, UnionType) else set()
+
+    hints = get_type_hints(kind)
+    return {f.name: values for f in dataclasses.fields(kind) if (values := listed(hints[f.name]))}
+
+
+def assert_declared(entries: Iterable[Any]) -> None:
+    for entry in entries:
+        for field, values in literals(type(entry)).items():
+            assert getattr(entry, field) in values, (entry, field)
+
+
+def test_names_tell_operators_and_tensors_apart() -> None:
+    for kind in kinds():
+        names = [op.name for op in kind.operators]
+        assert len(set(names)) == len(names), kind.name
+        assert all(name.isidentifier() for name in names), kind.name
+        known: dict[str, Tensor] = {}
+        for op in kind.operators:
+            assert op.write.name == op.name
+            for tensor in tensors(op):
+                assert all(part.isidentifier() for part in tensor.name.split(".")), tensor
+                plain = dataclasses.replace(tensor, role="activation") if tensor.role != "weight" else tensor
+                assert known.setdefault(tensor.name, plain) == plain
+
+
+def test_layers_name_what_they_read_by_whoever_wrote_it() -> None:
+    """An activation that enters a layer is its residual stream, or the output of an encoder."""
+    for kind in kinds():
+        written: set[str] = set()
+        for op in kind.operators:
+            entering = {r.tensor.name for r in op.activations} - written
+            assert entering <= {"x", "encoded", "first"}, op
+            written.add(op.name)
+
+
+def test_dimensions_have_sizes_and_formats_are_known() -> None:
+    for kind in kinds():
+        for op in kind.operators:
+            assert {*op.dims, *op.over} <= {*kind.sizes, *FOLLOWING}, (kind.name, op.name)
+            assert {t.format for t in tensors(op)} <= {*CLASSES, *FORMATS}
+
+
+def test_entries_say_what_their_classes_declare() -> None:
+    inventory = STRUCTURE.inventory
+    for kind in kinds():
+        assert_declared(t for op in kind.operators for t in tensors(op))
+        for context_kind in ("none", "ring", "ulysses"):
+            sharding = mesh_sharding(sequence_parallel=True, context_kind=context_kind)
+            supported = [op for op in kind.operators if inventory.rows.get(op.kind)]
+            assert_declared(derive_messages(supported, sharding, inventory))
+            assert_declared(derive_work(supported, sharding, inventory))
+
+
+@pytest.mark.parametrize("kind", ["ddp", "zero1", "zero1_broadcast", "zero2", "zero3", "hsdp"])
+def test_data_parallel_messages_say_what_their_class_declares(kind: Any) -> None:
+    bf16 = get_format("bf16")
+    sent = data_parallel_messages(kind, [Unit((Stored(8),))], shard=2, parameter_format=bf16, gradient_format=bf16)
+    assert sent
+    assert_declared(sent)
+
+
+def test_profiles_and_plans_speak_of_operators_that_exist() -> None:
+    operators = [op for kind in kinds() for op in kind.operators]
+    names = {op.name for op in operators}
+    for software in map(get_software, software_names()):
+        inventory = software.inventory()
+        assert {name for group in inventory.fused for name in group} <= names, software.name
+        assert inventory.split <= names
+    for module, (select, _) in MODULES.items():
+        assert any(map(select, operators)), module
+
+
+def test_storages_are_those_of_tensors() -> None:
+    """What is kept is a tensor of the layer, some that lie together, or made by one of its operators."""
+    for kind in kinds():
+        inventory = STRUCTURE.inventory
+        supported = [op for op in kind.operators if inventory.rows.get(op.kind)]
+        kept = derive_saved(supported, STRUCTURE.sharding, inventory, formats=CLASSES).kept
+        known = {t.name for op in supported for t in tensors(op)}
+        for saved in kept:
+            own = saved.storage.partition("@")[0].partition(":")[0]
+            assert {*own.split("+")} <= known, saved
