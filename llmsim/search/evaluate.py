@@ -174,8 +174,8 @@ class Evaluator:
                 yield Block(where, *self._block(variant, where, shares, mode, kinds))
 
     def _alike(self, variant: Variant) -> list[np.ndarray]:
-        """Positions among the rows of plans whose pipelines have equally many runs of stages: runs that are not there cost
-        as much as others. A few plans go together."""
+        """Positions among the rows of plans whose pipelines have equally many runs of stages: runs that are not there
+        cost as much as others. A few plans go together."""
         if variant.plans <= 4 * BLOCK:
             return [np.arange(len(variant.rows))]
         stages = variant.problem.stages(self.columns(None).take(variant.rows))
