@@ -24,6 +24,7 @@ from ..hardware.software import Software
 from .closed_forms import in_flight
 from .columns import Columns, distinct_rows, kind_sizes
 from .constants import StepConstants
+from .moments import stage_peak
 from .orders import held
 from .prepare import Prepared, Problem, recomputed_layers, state_columns
 from .sharding import LocalParameters, updated_shares
@@ -192,6 +193,10 @@ def memory_of_stage(
     kinds
         Activations of one layer of each kind on one rank.
     """
+    if problem.structure.software.gradients == "freed":
+        flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
+        found = stage_peak(problem, columns, stage, states, flying / columns.chunks)
+        return _with_rates({**found, "workspace": constants.workspace_bytes}, constants)
     head = body_kinds(problem.architecture) + 1
     recomputed = recomputed_layers(problem, stage.counts)
     if problem.facts.split:
@@ -211,6 +216,11 @@ def memory_of_stage(
         "transients": where(at_loss, 0, transients),
         "workspace": constants.workspace_bytes,
     }
+    return _with_rates(found, constants)
+
+
+def _with_rates(found: Mapping[str, Number], constants: StepConstants) -> StageMemory:
+    """The parts with what the allocator and the driver add."""
     parts = {name: found[name] for name in MEMORY_PARTS}
     reserved = total(parts.values()) * constants.reserved_factor
     return StageMemory(parts, reserved, reserved + constants.context_bytes)
