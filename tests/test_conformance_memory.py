@@ -8,10 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="conformance cells run torch: pip install 'llmsim[torch]'")
 
+from llmsim.measure import step_memory
 from llmsim.measure.kernel_rows import CASES, RowCase, derived_backward_peak, executed_backward_peak
-from llmsim.measure.memory_cells import STEP_CELLS, USUAL_STEPS, MemoryCell
+from llmsim.measure.memory_cells import SHARD_CELLS, STEP_CELLS, USUAL_SHARDS, USUAL_STEPS, MemoryCell
 
 pytestmark = pytest.mark.torch
+USUAL = {*USUAL_STEPS, *USUAL_SHARDS}
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +31,13 @@ def agrees(cell: MemoryCell) -> None:
     assert theirs.peak > sum(theirs.states[::2])
 
 
-@pytest.mark.parametrize("cell", USUAL_STEPS, ids=str)
+@pytest.mark.parametrize("cell", [*USUAL_STEPS, *USUAL_SHARDS], ids=str)
 def test_step(cell: MemoryCell) -> None:
     agrees(cell)
 
 
 @pytest.mark.conform
-@pytest.mark.parametrize("cell", [cell for cell in STEP_CELLS if cell not in USUAL_STEPS], ids=str)
+@pytest.mark.parametrize("cell", [c for c in (*STEP_CELLS, *SHARD_CELLS) if c not in USUAL], ids=str)
 def test_every_step(cell: MemoryCell) -> None:
     agrees(cell)
 
@@ -43,3 +45,13 @@ def test_every_step(cell: MemoryCell) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case.kind not in ("add", "concat")], ids=str)
 def test_what_a_row_holds_in_backward(case: RowCase) -> None:
     assert derived_backward_peak(case) == pytest.approx(executed_backward_peak(case), rel=0.02)
+
+
+def test_sharding_pads_the_first_dimension_of_each_parameter() -> None:
+    padded = next(cell for cell in SHARD_CELLS if "64ranks-padded" in cell.name and "recompute" not in cell.name)
+    states = padded.derived()
+    model = step_memory.architecture(padded.derived.args[0].block, 4)
+    assert states.parameters > 4 * model.parameters / 64
+    rows = [(257, 256), (257, 256), (256, 1)]  # table, head, norm
+    rows += 4 * [(256, 256), (64, 256), (64, 256), (256, 256), (707, 256), (707, 256), (256, 707), (256, 1), (256, 1)]
+    assert states.parameters == 4 * sum(-(-first // 64) * rest for first, rest in rows)

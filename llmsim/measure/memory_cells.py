@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from . import step_memory
+from . import sharded_memory, step_memory
 from .blocks import AttentionKernel
 from .cells import PRECISIONS, WHOLE, describe
 from .pairs import BlockSpec, Family
@@ -71,6 +71,12 @@ def _step(spec: MemorySpec) -> MemoryCell:
     return MemoryCell(name, *both, step_memory.TOLERANCE)
 
 
+def _shard(spec: MemorySpec, note: str = "") -> MemoryCell:
+    name = f"{describe(spec.block)}-{spec.layers}layers-{spec.update}-{spec.shard}ranks{note}"
+    both = partial(step_memory.derived, spec), partial(sharded_memory.executed, spec)
+    return MemoryCell(name, *both, sharded_memory.TOLERANCE)
+
+
 def _steps(updates: Mapping[Update, object]) -> Iterator[MemoryCell]:
     for family, (layers, sizes) in STEP.items():
         for precision in PRECISIONS:
@@ -88,4 +94,34 @@ STEP_CELLS = tuple(_steps(OPTIMIZERS))
 """Real steps on a CPU: families x precisions x recompute x vocabularies x optimizers."""
 
 USUAL_STEPS = STEP_CELLS[::17]
+"""Those of every test run."""
+
+LLAMA_8B = {
+    "batch": 1, "sequence": 8192, "hidden": 4096, "heads": 32, "kv_heads": 8, "head_dim": 128, "ffn": 14336,
+    "vocab": 128256,
+}  # fmt: skip
+
+
+def _shards() -> Iterator[MemoryCell]:
+    small = STEP["llama"][1] | {"vocab": 256}
+    for shard in (8, 64):
+        for recompute in WHOLE:
+            for family in ("llama", "gpt2", "mixtral"):
+                for vocab in VOCABULARIES:
+                    block = BlockSpec(family, "flash", "bf16", {**STEP[family][1], "vocab": vocab}, recompute)
+                    yield _shard(MemorySpec(block, 4, "loop", shard))
+            for note, sizes in (
+                ("", LLAMA_8B),
+                ("-padded", small | {"ffn": 707, "vocab": 257}),  # neither divides
+                ("-short", small | {"batch": 1, "sequence": 16}),  # reductions or the update are the largest
+            ):
+                yield _shard(
+                    MemorySpec(BlockSpec("llama", "flash", "bf16", sizes, recompute), 4, "foreach", shard), note
+                )
+
+
+SHARD_CELLS = tuple(_shards())
+"""A rank of FSDP2: families x ranks x recompute x vocabularies; four layers of Llama-3-8B; sizes that do not divide."""
+
+USUAL_SHARDS = SHARD_CELLS[::7]
 """Those of every test run."""

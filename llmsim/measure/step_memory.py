@@ -73,11 +73,14 @@ class MemorySpec:
         The model.
     update
         The optimizer and how it runs.
+    shard
+        Ranks that FSDP2 spreads the state over, in 32 bits (products and activations in 16); 1: none of it.
     """
 
     block: BlockSpec
     layers: int
     update: Update = "loop"
+    shard: int = 1
 
 
 # --- the walk -------------------------------------------------------------------------------------------------------
@@ -99,7 +102,9 @@ class VariantStructure(Structure):
     def software(self) -> Software:
         """The changed profile."""
         assert self.spec is not None
-        return _software(self.framework, self.spec.block.precision, self.spec.update, _kernels(self.spec.block))
+        return _software(
+            self.framework, self.spec.block.precision, self.spec.shard > 1, self.spec.update, _kernels(self.spec.block)
+        )
 
     def __hash__(self) -> int:
         return hash((self.framework, self.precision, self.recompute, id(self.software)))
@@ -110,13 +115,13 @@ def _kernels(spec: BlockSpec) -> tuple[tuple[str, str], ...]:
 
 
 @cache
-def _software(framework: str, precision: str, update: Update, kernels: tuple[tuple[str, str], ...]) -> Software:
+def _software(
+    framework: str, precision: str, sharded: bool, update: Update, kernels: tuple[tuple[str, str], ...]
+) -> Software:
     own = get_software(framework)
-    formats = own.formats
-    if precision == "autocast":
-        formats = formats.model_copy(
-            update=dict.fromkeys(("residual", "parameter", "gradient", "reduce", "moments"), "fp32")
-        )
+    wide = ["parameter", "gradient", "reduce", "moments"] if sharded or precision == "autocast" else []
+    wide += ["residual"] if precision == "autocast" else []
+    formats = own.formats.model_copy(update=dict.fromkeys(wide, "fp32"))
     how = "loop" if update == "momentum" else update
     return own.model_copy(update={"kernels": {**own.kernels, **dict(kernels)}, "formats": formats, "update": how})
 
@@ -144,9 +149,10 @@ def architecture(spec: BlockSpec, layers: int) -> Architecture:
     return _ARCHITECTURES[key]
 
 
-def problem_of(spec: MemorySpec, sharding: ShardingName = "ddp") -> Problem:
+def problem_of(spec: MemorySpec) -> Problem:
     """The plan's structural half."""
     block = spec.block
+    sharding: ShardingName = "zero3" if spec.shard > 1 else "ddp"
     named = {"none": "none", "block": "full"}[block.recompute]
     precision = "fp32" if block.precision == "fp32" else "bf16"
     structure = VariantStructure("torch-eager", precision=precision, recompute=parse_recompute(named), spec=spec)
@@ -155,10 +161,10 @@ def problem_of(spec: MemorySpec, sharding: ShardingName = "ddp") -> Problem:
     return Problem(architecture(block, spec.layers), cluster, structure, sharding, optimizer=optimizer)
 
 
-def derived_parts(spec: MemorySpec, sharding: ShardingName = "ddp", **columns: int) -> dict[str, Number]:
+def derived_parts(spec: MemorySpec) -> dict[str, Number]:
     """The parts of memory at the peak, kernel workspaces left out: a CPU has none that a plan could know."""
-    problem = problem_of(spec, sharding)
-    table = Columns(spec.block.sizes["sequence"], spec.block.sizes["batch"], 1, **columns)
+    problem = problem_of(spec)
+    table = Columns(spec.block.sizes["sequence"], spec.block.sizes["batch"], 1, dp=spec.shard, shard=spec.shard)
     (stage,) = problem.stages(table)
     states = stage_states(problem, table, stage, kind_parameters(problem, table))
     constants = step_constants(problem.cluster, problem.structure)

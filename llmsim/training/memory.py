@@ -162,7 +162,7 @@ def stage_states(
     share = updated_elements(shares, stage.counts)
     sharded = problem.fully_sharded
     unsharded: Number = 0
-    if sharded:
+    if sharded and software.gradients == "kept":
         largest = maximum(
             *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
         )
@@ -193,7 +193,7 @@ def memory_of_stage(
     kinds
         Activations of one layer of each kind on one rank.
     """
-    if problem.structure.software.gradients == "freed":
+    if problem.structure.software.gradients == "freed" and not problem.facts.split:
         flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
         found = stage_peak(problem, columns, stage, states, flying / columns.chunks)
         return _with_rates({**found, "workspace": constants.workspace_bytes}, constants)

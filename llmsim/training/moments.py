@@ -1,110 +1,77 @@
 """The peak of a stage that frees what nobody needs any more and allocates gradients as they are made: eager torch.
 
-The candidates are the loss, the backward passes of the last and of the first layer, those of the ends, and the update.
-Between the first and the last layer kept tensors go and gradients come, layer by layer alike, so that one of the two is
-the largest. A stage with several kinds of layers takes each of them as its first and as its last one.
+The candidates are the loss, the backward passes of the ends, those of the last two and of the first two layers, the
+reduction of gradients, and the update. In between, kept tensors go and gradients come, layer by layer alike, so that
+one end of the row is the largest. A stage with several kinds of layers takes each of them for its first and its last.
+
+References
+----------
+Fully sharded: FSDP2 (``torch.distributed.fsdp.fully_shard``) gathers a layer while the one before it in backward still
+works, keeps the flat input of a reduction until the next one, and holds the root (both ends) whole from the forward
+pass to its own reduction, the last of a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..core.liveness import Moment, derive_moments
-from ..core.saved import saved_terms
 from ..core.shim import Number, maximum, minimum, total, where
-from ..core.terms import Sizes
-from ..core.transients import hold_terms
-from ..layers.base import LayerKind
 from ..plans.optimizer import get_optimizer, moment_bytes
-from .columns import Columns, kind_sizes
-from .prepare import Problem, recomputed_layers, state_columns
+from .columns import Columns
+from .lives import Alive, KindLife, kind_life
+from .prepare import Problem, kind_parameters, recomputed_layers, state_columns
+from .sharding import LocalParameters
 from .stages import Stage, body_kinds, model_kinds
-from .structure import Structure, derivation, kind_terms
 
 Parts = dict[str, Number]
-_CACHE: dict[tuple[object, ...], tuple[object, tuple[tuple[Moment, ...], ...]]] = {}
 
 
 @dataclass(frozen=True)
-class Alive:
-    """Bytes alive while one operator of a layer runs backward, see :class:`~llmsim.core.liveness.Moment`."""
-
-    kept: Number
-    again: Number
-    flowing: Number
-    gradients: Number
-
-
-@dataclass(frozen=True)
-class KindLife:
-    """One layer of a kind on one rank, bytes.
+class Units:
+    """Units of full sharding on one rank, bytes; zeros where nothing is sharded.
 
     Attributes
     ----------
-    plain, recomputing
-        The moments of its backward pass where it recomputes nothing, and where it recomputes.
-    kept, kept_recomputing
-        What stays alive until then.
-    gradients
-        Of its parameters.
-    looped
-        The most that an update tensor by tensor makes besides.
-    copies
-        Of weights that forward makes once a step and keeps until its end, even in a layer that recomputes: those of
-        plain products, which autocast remembers.
-    loss
-        New tensors while its loss runs forward.
+    own
+        Whole parameters of one layer of each kind.
+    scattered
+        The flat input of the reduction of its gradients.
+    root
+        Whole parameters of both ends.
+    largest, largest_scattered
+        Of the body's kinds.
     """
 
-    plain: tuple[Alive, ...]
-    recomputing: tuple[Alive, ...]
-    kept: Number
-    kept_recomputing: Number
-    gradients: Number
-    looped: Number
-    copies: Number
-    loss: Number
+    own: Sequence[Number]
+    scattered: Sequence[Number]
+    root: Number
+    largest: Number
+    largest_scattered: Number
 
 
-def kind_life(problem: Problem, kind: LayerKind, columns: Columns, *, recomputes: bool) -> KindLife:
-    """What one layer of a kind keeps alive."""
-    structure = problem.structure
-    terms, sizes = kind_terms(kind, structure, recomputes=recomputes), kind_sizes(kind, columns, structure)
-    plain, recomputing = _moments(kind, structure, recomputes=recomputes)
-    each = moment_bytes(structure.software.formats, structure.recipe.compute)
-    losses = [op for op in kind.operators if op.kind == "loss"]
-    inventory, sharding = structure.inventory, structure.sharding
-    return KindLife(
-        tuple(_evaluated(m, sizes) for m in plain),
-        tuple(_evaluated(m, sizes) for m in recomputing),
-        sizes.size(t for saved in terms.plain.kept for t in saved.terms),
-        sizes.size(t for saved in terms.recomputing.kept for t in saved.terms),
-        sizes.size(p.local.stored("gradient") for p in terms.parameters),
-        _looped([sizes.elements(p.local) * each for p in terms.parameters], problem.optimizer),
-        sizes.size(t for t in saved_terms(terms.plain.kept, per_step=True) if "experts" not in dict(t.factors)),
-        sizes.size(t for op in losses for t in hold_terms(op, inventory.row(op.kernel).forward_holds, sharding)),
-    )
+@dataclass(frozen=True)
+class _Row:
+    """A stage as numbers: by kind, layers and how many of them recompute, what they keep, gradients that stay."""
 
+    counts: Sequence[Number]
+    again: Sequence[Number]
+    kept: Sequence[Number]
+    gradients: Sequence[Number]
+    body: int
 
-def _moments(kind: LayerKind, structure: Structure, *, recomputes: bool) -> tuple[tuple[Moment, ...], ...]:
-    """The moments without and with recomputing, derived once."""
-    key = (id(kind.operators), derivation(structure), structure.recompute if recomputes else None)
-    found = _CACHE.get(key)
-    if found is None:
-        terms = kind_terms(kind, structure, recomputes=recomputes)
-        formats = {name: f.name for name, f in structure.formats().items()}
-        both = tuple(
-            derive_moments(kind.operators, structure.sharding, structure.inventory, savings, formats=formats)
-            for savings in (terms.plain, terms.recomputing)
-        )
-        found = _CACHE[key] = (kind.operators, both)
-    return found[1]
+    @property
+    def layers(self) -> Number:
+        """Of the body."""
+        return total(self.counts[: self.body])
 
+    def ends(self, values: Sequence[Number]) -> Number:
+        """A sum over what stands behind the body."""
+        return total(values[self.body + 1 :])
 
-def _evaluated(moment: Moment, sizes: Sizes) -> Alive:
-    parts = (moment.kept, moment.again, moment.flowing, moment.gradients)
-    return Alive(*(sizes.size(terms) for terms in parts))
+    def before(self, values: Sequence[Number]) -> Number:
+        """A sum over the body and what stands before it."""
+        return total(values[: self.body + 1])
 
 
 def stage_peak(problem: Problem, columns: Columns, stage: Stage, states: Mapping[str, Number], flying: Number) -> Parts:
@@ -117,66 +84,133 @@ def stage_peak(problem: Problem, columns: Columns, stage: Stage, states: Mapping
     flying
         Micro-batches in flight.
     """
-    kinds = model_kinds(problem.architecture)
-    body = body_kinds(problem.architecture)
+    kinds, body = model_kinds(problem.architecture), body_kinds(problem.architecture)
     lives = [kind_life(problem, k, columns, recomputes=i < body) for i, k in enumerate(kinds)]
+    parameters = kind_parameters(problem, columns)
     again = recomputed_layers(problem, stage.counts)
-    kept = [
-        (n - r) * life.kept + r * life.kept_recomputing for life, n, r in zip(lives, stage.counts, again, strict=True)
-    ]
-    gradients = [n * life.gradients for life, n in zip(lives, stage.counts, strict=True)]
+    counts = stage.counts
+    kept = [(n - r) * life.kept + r * life.kept_recomputing for life, n, r in zip(lives, counts, again, strict=True)]
+    final = _gradient_bytes(problem, parameters)
+    row = _Row(counts, again, kept, [n * g for n, g in zip(counts, final, strict=True)], body)
+    units = _units(problem, columns, parameters, counts)
     # Micro-batches before this one left theirs behind, to which each new one is added when it is whole.
-    earlier = where(columns.micro_batches > 1, total(gradients), 0)
-    waiting = (flying - 1) * total(kept[: body + 1])
+    earlier = where(columns.micro_batches > 1, total(row.gradients), 0)
+    waiting = (flying - 1) * row.before(kept)
     peak = _Peak(states, waiting, earlier)
-    for i, (life, n, some) in enumerate(zip(lives, stage.counts, again, strict=True)):
-        here = minimum(n, 1)
-        before, behind = total(kept[: body + 1]), total(kept[body + 1 :])
-        for moments, own, present in (
-            (life.plain, life.kept, here * minimum(n - some, 1)),
-            (life.recomputing, life.kept_recomputing, minimum(some, 1)),
-        ):
-            for m in moments:
-                if i > body:  # the ends behind the body: everything before them is still kept
-                    made = total(gradients[body + 1 :]) - life.gradients
-                    peak.offer(replace(m, kept=0), before, behind - own + m.kept, made, present)
-                elif i == body:
-                    peak.offer(m, 0, 0, total(gradients) - life.gradients, present)
-                else:
-                    peak.offer(m, before - own, 0, total(gradients[body + 1 :]), present)
-                    first = total(gradients) - gradients[body] - life.gradients
-                    peak.offer(m, kept[body], 0, first, present)
-    beside = total(life.loss * n + life.copies * r for life, n, r in zip(lives, stage.counts, again, strict=True))
-    peak.offer(Alive(0, 0, beside, 0), total(kept[: body + 1]), total(kept[body + 1 :]), 0, 1)
-    temporary = _update_bytes(problem, columns, stage, lives)
-    peak.offer(Alive(0, 0, temporary, 0), -waiting, 0, total(gradients) - earlier, 1)
+    _offer_ends(peak, row, lives, units, problem.architecture.tied)
+    _offer_body(peak, row, lives, units, final)
+    if problem.fully_sharded:
+        _offer_reductions(peak, row, lives, units, final)
+    beside = total(life.loss * n + life.copies * r for life, n, r in zip(lives, counts, again, strict=True))
+    peak.offer(Alive(0, 0, beside, 0), row.before(kept), row.ends(kept), 0, units.root)
+    temporary = _update_bytes(problem, stage, lives, parameters)
+    peak.offer(Alive(0, 0, temporary, 0), -waiting, 0, total(row.gradients) - earlier, 0)
     return peak.parts
 
 
-def _update_bytes(problem: Problem, columns: Columns, stage: Stage, lives: Sequence[KindLife]) -> Number:
+def _gradient_bytes(problem: Problem, parameters: Sequence[LocalParameters]) -> list[Number]:
+    """Of the gradients of one layer of each kind that a rank keeps until the update."""
+    format = problem.structure.formats()["gradient"]
+    if problem.fully_sharded:
+        return [format.bytes(p.dense_shard + p.expert_shard) for p in parameters]
+    return [format.bytes(p.dense + p.expert) for p in parameters]
+
+
+def _units(
+    problem: Problem, columns: Columns, parameters: Sequence[LocalParameters], counts: Sequence[Number]
+) -> Units:
+    nothing = [0] * len(parameters)
+    if not problem.fully_sharded:
+        return Units(nothing, nothing, 0, 0, 0)
+    formats, body = problem.structure.formats(), body_kinds(problem.architecture)
+    columns = state_columns(problem, columns)
+    padded = [p.dense_shard * columns.shard + p.expert_shard * columns.edp for p in parameters]
+    own = [formats["activation"].bytes(n) for n in padded]
+    scattered = [formats["reduce"].bytes(n) for n in padded]
+    present = [minimum(n, 1) for n in counts]
+    return Units(
+        own,
+        scattered,
+        total(a * n for a, n in zip(own[body:], counts[body:], strict=True)),
+        maximum(0, *(a * n for a, n in zip(own[:body], present, strict=False))),
+        maximum(0, *(a * n for a, n in zip(scattered[:body], present, strict=False))),
+    )
+
+
+def _cases(row: _Row, lives: Sequence[KindLife], i: int) -> Iterator[tuple[Alive, Number, Number]]:
+    """(moment, what its layer keeps until then, whether the stage has such a layer) of one kind."""
+    life, n, some = lives[i], row.counts[i], row.again[i]
+    for moments, own, present in (
+        (life.plain, life.kept, minimum(n - some, 1)),
+        (life.recomputing, life.kept_recomputing, minimum(some, 1)),
+    ):
+        for moment in moments:
+            yield moment, own, present
+
+
+def _offer_ends(peak: _Peak, row: _Row, lives: Sequence[KindLife], units: Units, tied: bool) -> None:
+    """Backward of the head, while everything before is still kept; of the embedding, when everything behind is done."""
+    after = [n * life.gradients for n, life in zip(row.counts, lives, strict=True)]
+    for i in range(row.body, len(lives)):
+        for m, own, present in _cases(row, lives, i):
+            if i > row.body:
+                kept = row.ends(row.kept) - own + m.kept
+                made = row.ends(after) - lives[i].gradients
+                peak.offer(replace(m, kept=0), row.before(row.kept), kept, made, units.root, present)
+            else:
+                made = total(row.gradients[: row.body]) + row.ends(after)
+                behind = units.largest_scattered * minimum(row.layers, 1)
+                peak.offer(m, 0, 0, made, units.root + behind, present)
+
+
+def _offer_body(peak: _Peak, row: _Row, lives: Sequence[KindLife], units: Units, final: Sequence[Number]) -> None:
+    """Backward of the last two and of the first two layers."""
+    made = row.ends([n * life.gradients for n, life in zip(row.counts, lives, strict=True)])
+    inside = total(row.gradients[: row.body])
+    several, many = minimum(maximum(row.layers - 1, 0), 1), minimum(maximum(row.layers - 2, 0), 1)
+    for i in range(row.body):
+        here = units.root + units.own[i]
+        for m, own, present in _cases(row, lives, i):
+            whole = row.before(row.kept)
+            places = (
+                # kept before, gradients behind, units gathered ahead and reduced behind, whether there is such a layer
+                (whole - own, 0, several, 0, 1),
+                (whole - 2 * own, final[i], many, 1, several),
+                (row.kept[row.body] + own, inside - 2 * final[i], 1, many, several),
+                (row.kept[row.body], inside - final[i], 0, several, 1),
+            )
+            for before, gradients, ahead, behind, there in places:
+                beside = here + ahead * units.largest + behind * units.largest_scattered
+                peak.offer(m, before, 0, made + gradients, beside, present * there)
+
+
+def _offer_reductions(peak: _Peak, row: _Row, lives: Sequence[KindLife], units: Units, final: Sequence[Number]) -> None:
+    """Whole gradients and the flat copy of them that is reduced: of the last layer, and of the root at the end."""
+    ends = row.ends([n * life.gradients for n, life in zip(row.counts, lives, strict=True)])
+    for i in range(row.body):
+        for m, own, present in _cases(row, lives, i):
+            reduced = replace(m, kept=0, again=0, gradients=lives[i].gradients)
+            beside = units.root + units.largest + units.scattered[i]
+            peak.offer(reduced, row.before(row.kept) - own, 0, ends, beside, present)
+    root = total(n * life.gradients for n, life in zip(row.counts[row.body :], lives[row.body :], strict=True))
+    flat = total(n * s for n, s in zip(row.counts[row.body :], units.scattered[row.body :], strict=True))
+    peak.offer(Alive(0, 0, 0, root), 0, 0, total(row.gradients[: row.body]), flat)
+
+
+def _update_bytes(
+    problem: Problem, stage: Stage, lives: Sequence[KindLife], parameters: Sequence[LocalParameters]
+) -> Number:
     """Temporaries of the update."""
     software = problem.structure.software
-    rule = get_optimizer(problem.optimizer).matrix
-    if software.update == "fused" or not rule.temporaries:
+    count = get_optimizer(problem.optimizer).matrix.temporaries
+    if software.update == "fused" or not count:
         return 0
     if software.update == "loop":
         return maximum(0, *(life.looped * minimum(n, 1) for life, n in zip(lives, stage.counts, strict=True)))
     each = moment_bytes(software.formats, problem.structure.recipe.compute)
-    columns = state_columns(problem, columns)
-    elements: Number = 0
-    for kind, n in zip(model_kinds(problem.architecture), stage.counts, strict=True):
-        sizes = kind_sizes(kind, columns, problem.structure)
-        terms = kind_terms(kind, problem.structure)
-        elements = elements + n * sizes.count(p.local for p in terms.parameters)
-    return rule.temporaries * each * elements
-
-
-def _looped(sizes_bytes: Sequence[Number], optimizer: str) -> Number:
-    """The most beside the states in a loop over tensors: an operator's input and result, while the result of the tensor
-    before is still referred to."""
-    count = get_optimizer(optimizer).matrix.temporaries
-    pairs = zip([0, *sizes_bytes[:-1]], sizes_bytes, strict=True)
-    return maximum(0, *(count * before + (count + 1) * own for before, own in pairs)) if count else 0
+    sharded = problem.fully_sharded
+    local = [p.dense_shard + p.expert_shard if sharded else p.dense + p.expert for p in parameters]
+    return count * each * total(p * n for p, n in zip(local, stage.counts, strict=True))
 
 
 class _Peak:
@@ -187,10 +221,21 @@ class _Peak:
         self._most: Number = -1
         self.parts: Parts = {}
 
-    def offer(self, moment: Alive, body: Number, ends: Number, gradients: Number, present: Number) -> None:
-        """Take a moment if it is larger; ``body`` and ``ends`` are kept besides, ``gradients`` are there already.
+    def offer(
+        self, moment: Alive, body: Number, ends: Number, gradients: Number, units: Number, present: Number = 1
+    ) -> None:
+        """Take a moment if it is larger.
 
-        ``present`` is 0 where the stage has no such layer.
+        Parameters
+        ----------
+        body, ends
+            Kept besides.
+        gradients
+            There already.
+        units
+            Whole parameters and flat buffers.
+        present
+            0 where the stage has no such layer.
         """
         found = {
             **self._states,
@@ -199,6 +244,7 @@ class _Peak:
             "head": ends,
             "recomputed": moment.again,
             "transients": moment.flowing,
+            "unsharded": units,
         }
         size = where(present > 0, total(found.values()), 0)
         if not self.parts:
