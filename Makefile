@@ -12,7 +12,7 @@ SEQUENCE ?= 8192
 BATCH ?= 512
 TOKENS ?= 15T
 
-.PHONY: plan test lint fit validate conform mutation bench clean
+.PHONY: plan test lint fit validate conform conform-full mutation bench clean
 
 plan: $(VENV)/.installed
 	$(BIN)/llmsim plan train --model $(MODEL) --cluster $(CLUSTER) --sequence $(SEQUENCE) --global-batch $(BATCH) --tokens $(TOKENS)
@@ -36,7 +36,11 @@ validate: $(VENV)/.installed
 
 # Every cell, those that `make test` leaves out included.
 conform: $(VENV)/.developing
-	$(BIN)/python -m pytest -n 2 tests -k conformance -m "conform or not conform"
+	$(BIN)/python -m pytest -n 2 tests -k conformance -m "not full"
+
+# Published models at full depth and thousands of ranks besides.
+conform-full: $(VENV)/.publishing
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 tests -k conformance -m "full or not full"
 
 # Small faults of the counting code, one at a time: how many do the tests catch?
 mutation: $(VENV)/.developing
@@ -57,6 +61,11 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+# transformers builds the published models; torch stays as it is.
+$(VENV)/.publishing: $(VENV)/.developing
+	$(BIN)/pip install --quiet -e ".[transformers]"
 	touch $@
 
 clean:

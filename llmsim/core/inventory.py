@@ -76,8 +76,9 @@ class KernelRow:
     backward_products
         Attention: products with query-key width and with value width that backward executes (flash 3 and 2, since it
         computes the scores again; math 2 and 2).
-    backward_holds
-        New tensors that are alive at once while it runs backward, beside what it keeps.
+    forward_holds, backward_holds
+        New tensors that are alive at once while it runs forward or backward, beside what it keeps; those with a
+        negative number were alive when it began and are freed by then.
     skips_masked
         Attention: whether blocks above the diagonal are skipped.
     checked
@@ -93,13 +94,14 @@ class KernelRow:
     score_passes: tuple[float, float] = (0.0, 0.0)
     score_format: str = "activation"
     backward_products: tuple[int, int] = (3, 2)
+    forward_holds: tuple[Keep, ...] = ()
     backward_holds: tuple[Keep, ...] = ()
     skips_masked: bool = True
     checked: str = ""
 
 
 _KEEP = re.compile(
-    r"(?:(?P<copies>[1-9]) )?(?P<new>new )?(?P<source>[a-z_0-9 ]+?)(?:\[(?P<renamed>[a-z_=, ]+)\])?"
+    r"(?:(?P<copies>-?[1-9]) )?(?P<new>new )?(?P<source>[a-z_0-9 ]+?)(?:\[(?P<renamed>[a-z_=, ]+)\])?"
     r"(?: as (?P<format>[a-z_0-9-]+))?(?P<per_step> per step)?(?P<for_weights> for weights)?"
 )
 
@@ -142,7 +144,7 @@ def parse_row(data: Mapping[str, Any]) -> KernelRow:
         if key not in fields:
             raise unknown_name("kernel row key", key, fields)
         values[key] = tuple(value) if isinstance(value, list) else value
-    for key in ("keeps", "backward_holds"):
+    for key in ("keeps", "forward_holds", "backward_holds"):
         values[key] = tuple(parse_keep(k) for k in data.get(key, ()))
     return KernelRow(**values)
 

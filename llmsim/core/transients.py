@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .inventory import Inventory
+from .inventory import Inventory, Keep
 from .layout import need_term, result_term, space_term
 from .operators import Operator, names
 from .sharding import Sharding
@@ -50,8 +50,21 @@ def _alive(group: Sequence[Operator], sharding: Sharding, weight_gradients: bool
 
 def derive_holds(operators: Sequence[Operator], sharding: Sharding, inventory: Inventory) -> Terms:
     """What the kernels' rows say is alive besides while they run backward."""
-    return tuple(
-        space_term(op, names(hold.source), sharding).stored(hold.format or op.write.format).scaled(hold.copies)
-        for op in operators
-        for hold in inventory.row(op.kernel).backward_holds
-    )
+    return tuple(t for op in operators for t in hold_terms(op, inventory.row(op.kernel).backward_holds, sharding))
+
+
+def hold_terms(op: Operator, holds: Sequence[Keep], sharding: Sharding) -> Terms:
+    """New tensors of one kernel."""
+    found = []
+    for hold in holds:
+        dims, format = _held(op, hold)
+        change = dict(hold.renamed)
+        term = space_term(op, tuple(change.get(d, d) for d in dims), sharding)
+        found.append(term.stored(hold.format or format).scaled(hold.copies))
+    return tuple(found)
+
+
+def _held(op: Operator, hold: Keep) -> tuple[tuple[str, ...], str]:
+    if hold.read is not None:
+        return op.reads[hold.read].dims, op.reads[hold.read].tensor.format
+    return (op.write.dims if hold.source == "write" else names(hold.source)), op.write.format

@@ -28,6 +28,8 @@ class Formats(BaseModel):
 
     Attributes
     ----------
+    residual
+        Of the stream between layers and of what norms write (autocast leaves both in 32 bits).
     parameter
         Of the weights that forward and backward read, ``compute`` for the recipe's 16-bit format.
     gradient
@@ -40,6 +42,7 @@ class Formats(BaseModel):
 
     model_config = _STRICT
 
+    residual: str = "compute"
     parameter: str = "compute"
     gradient: str = "fp32"
     reduce: str = "fp32"
@@ -195,6 +198,12 @@ class Software(BaseModel):
         Operators of fused groups whose outputs are copied out into storages of their own.
     accumulates_in_place
         Whether a product adds its weight gradient to the accumulated one itself.
+    gradients
+        ``kept``: buffers for all gradients exist throughout (Megatron); ``freed``: each is allocated when backward
+        makes it and freed by the update, and whatever else is not needed any more is freed at once (eager torch).
+    update
+        Whether parameters are updated by one ``fused`` kernel, by operators on lists of all tensors (``foreach``), or
+        tensor by tensor (``loop``): where not fused, temporaries of all parameters, or of the largest.
     gather
         Axis -> what becomes of a gathered copy (``keep``, ``again``, ``stream``).
     shared_input
@@ -224,6 +233,8 @@ class Software(BaseModel):
     fused: tuple[tuple[str, ...], ...] = ()
     split: tuple[str, ...] = ()
     accumulates_in_place: bool = True
+    gradients: Literal["kept", "freed"] = "kept"
+    update: Literal["fused", "foreach", "loop"] = "fused"
     gather: dict[Literal["tp", "cp", "etp"], Literal["keep", "again", "stream"]] = Field(default_factory=dict)
     shared_input: bool = True
     early_stop: bool = True

@@ -298,9 +298,10 @@ class Experts(nn.Module):
         return combine(compute(rows, sorting.ends), shares, sorting).view(x.shape)
 
     def _compute(self, rows: Tensor, ends: Tensor) -> Tensor:
-        gate, up, down = (w.to(self.compute_dtype) for w in (self.gate, self.up, self.down))
-        inner = F.silu(torch._grouped_mm(rows, gate, offs=ends)) * torch._grouped_mm(rows, up, offs=ends)
-        return torch._grouped_mm(inner, down, offs=ends)
+        def product(x: Tensor, weight: Tensor) -> Tensor:
+            return torch._grouped_mm(x, weight.to(self.compute_dtype), offs=ends)
+
+        return product(F.silu(product(rows, self.gate)) * product(rows, self.up), self.down)
 
     def _compute_remotely(self, rows: Tensor, ends: Tensor) -> Tensor:
         assert self.group is not None

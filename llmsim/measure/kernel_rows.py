@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from ..core.formats import get_format
 from ..core.inventory import Inventory
+from ..core.liveness import derive_moments
 from ..core.operators import LayerBuilder, activation, index, weight
 from ..core.saved import derive_saved, saved_terms
 from ..core.sharding import mesh_sharding
@@ -25,6 +27,7 @@ from ..core.work import derive_work
 from ..hardware.software import kernel_rows
 from ..layers.recurrent import convolution
 from . import blocks, mixers
+from .allocator import allocator_peak
 from .counters import SavedTensors, WorkCounter
 from .pairs import CLASSES, DROPOUT
 
@@ -277,3 +280,28 @@ def executed_scores(kernel: blocks.AttentionKernel, *, dropout: bool = False) ->
         return (traffic[2048][phase] - 2 * traffic[1024][phase]) / (2 * square)
 
     return counter.kernels["forward"], counter.kernels["backward"], passes(0), passes(1)
+
+
+def derived_backward_peak(case: RowCase) -> int:
+    """The most beside what there was while the operator runs backward, its own gradient included, bytes."""
+    builder = LayerBuilder()
+    case.build(builder)
+    inventory = Inventory({case.kind: kernel_rows()[case.kind][case.implementation]})
+    sharding, formats = mesh_sharding(sequence_parallel=False), CLASSES["bf16"]
+    values = Sizes(SIZES, {}, {name: get_format(format) for name, format in formats.items()})
+    savings = derive_saved(builder.operators, sharding, inventory, formats=formats)
+    moments = derive_moments(builder.operators, sharding, inventory, savings, formats=formats)
+    return max(values.size((*moment.flowing, *moment.gradients)) for moment in moments)
+
+
+def executed_backward_peak(case: RowCase) -> int:
+    """The same of the allocator, on real tensors."""
+    tensors = [_make(text) for text in case.inputs]
+    leaves = [t for t in tensors if t.requires_grad]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        # The operator behind makes the gradient, so that it is freed as in a model.
+        y = case.run(*tensors) * 1.0
+        gradient = torch.ones_like(y)
+        with record_function("backward"):
+            torch.autograd.grad(y, leaves, gradient)
+    return allocator_peak(profiled, since="backward")

@@ -149,7 +149,14 @@ _FUSED: Mapping[Family, tuple[tuple[str, ...], ...]] = {
 
 def inventory(spec: BlockSpec, **implementations: str) -> Inventory:
     """The kernels that the torch block of this specification runs on a CPU."""
-    chosen = {
+    chosen = kernel_choices(spec, **implementations)
+    rows = {kind: kernel_rows()[kind][implementation] for kind, implementation in chosen.items()}
+    return Inventory(rows, _FUSED[spec.family] if spec.fused else ())
+
+
+def kernel_choices(spec: BlockSpec, **implementations: str) -> dict[str, str]:
+    """Operator kind -> row."""
+    return {
         **dict.fromkeys(("add", "concat", "embedding", "activation", "dropout", "scale"), "plain"),
         "contract": "autocast" if spec.precision == "autocast" else "plain",
         "norm": spec.norm,
@@ -160,8 +167,6 @@ def inventory(spec: BlockSpec, **implementations: str) -> Inventory:
         "gated_norm": "eager_norm_first" if spec.family == "delta_net" else "eager",
         **implementations,
     }
-    rows = {kind: kernel_rows()[kind][implementation] for kind, implementation in chosen.items()}
-    return Inventory(rows, _FUSED[spec.family] if spec.fused else ())
 
 
 def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:

@@ -55,6 +55,8 @@ class Rule:
         Newton-Schulz steps on the whole matrix.
     flops
         Elementwise operations per element.
+    temporaries
+        Tensors of the moments' shape and format that an update makes where its operators are not fused.
     """
 
     moments: int = 0
@@ -68,6 +70,7 @@ class Rule:
     products: int = 0
     iterations: int = 0
     flops: int = 0
+    temporaries: int = 0
 
     @property
     def whole(self) -> bool:
@@ -139,7 +142,7 @@ class Optimizer:
     @property
     def uniform(self) -> bool:
         """Whether an element costs the same wherever it stands."""
-        plain = Rule(moments=self.vector.moments, flops=self.vector.flops)
+        plain = Rule(moments=self.vector.moments, flops=self.vector.flops, temporaries=self.vector.temporaries)
         return self.matrix == self.table == self.vector == plain
 
 
@@ -177,7 +180,7 @@ def _alike(name: str, rule: Rule) -> Optimizer:
     return Optimizer(name, rule, rule, rule)
 
 
-_ADAM = Rule(moments=2, flops=14)
+_ADAM = Rule(moments=2, flops=14, temporaries=1)
 _ADAM_8BIT = Rule(moments=2, quantised_bytes=1 + FP32_BYTES / 256, smallest=4096, flops=20)
 _FACTORED = Rule(factored=True, flops=12)
 

@@ -92,8 +92,8 @@ def storage_classes(precision: Precision, formats: Formats) -> dict[str, Format]
     parameter = resolve(formats.parameter)
     return {
         "activation": get_format(precision.compute),
-        "residual": get_format(precision.compute),
-        "normed": get_format(precision.compute),
+        "residual": resolve(formats.residual),
+        "normed": resolve(formats.residual),
         "operand": get_format(precision.operand),
         "weight": parameter,
         "weight_high": parameter,

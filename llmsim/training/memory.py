@@ -23,6 +23,7 @@ from .closed_forms import in_flight
 from .columns import Columns, distinct_rows
 from .constants import StepConstants
 from .kept import KindMemory, model_memory
+from .moments import stage_peak
 from .orders import held
 from .prepare import Prepared, Problem, recomputed_layers, state_columns
 from .sharding import LocalParameters, updated_shares
@@ -113,7 +114,7 @@ def stage_states(
     share = updated_elements(shares, stage.counts)
     sharded = problem.fully_sharded
     unsharded: Number = 0
-    if sharded:
+    if sharded and software.gradients == "kept":
         largest = maximum(*(p.held * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True)))
         with_gradient = maximum(
             *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
@@ -149,6 +150,10 @@ def memory_of_stage(
     kinds
         Activations of one layer of each kind on one rank.
     """
+    if problem.structure.software.gradients == "freed" and not problem.facts.split:
+        flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
+        found = stage_peak(problem, columns, stage, states, flying / columns.chunks)
+        return _with_rates({**found, "workspace": constants.workspace_bytes}, constants, states["host"])
     head = body_kinds(problem.architecture) + 1
     recomputed = recomputed_layers(problem, stage.counts, stage.share)
     if problem.facts.split:
@@ -171,9 +176,14 @@ def memory_of_stage(
         "transients": where(at_loss, 0, transients),
         "workspace": constants.workspace_bytes,
     }
+    return _with_rates(found, constants, states["host"] + away)
+
+
+def _with_rates(found: Mapping[str, Number], constants: StepConstants, host_bytes: Number) -> StageMemory:
+    """The parts with what the allocator and the driver add."""
     parts = {name: found[name] for name in MEMORY_PARTS}
     reserved = total(parts.values()) * constants.reserved_factor
-    return StageMemory(parts, reserved, reserved + constants.context_bytes, states["host"] + away)
+    return StageMemory(parts, reserved, reserved + constants.context_bytes, host_bytes)
 
 
 def _offloaded(

@@ -1,0 +1,124 @@
+"""What one layer of a kind keeps alive where every tensor is freed as soon as nobody needs it: moments of its backward
+pass, in bytes on one rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..core.liveness import Moment, derive_moments
+from ..core.parameters import Parameter
+from ..core.saved import saved_terms
+from ..core.shim import Number, ceil_div, maximum
+from ..core.terms import Sizes
+from ..core.transients import hold_terms
+from ..layers.base import LayerKind
+from ..plans.optimizer import get_optimizer, moment_bytes
+from .columns import Columns, kind_sizes
+from .prepare import Problem
+from .structure import Structure, derivation, kind_terms
+
+_CACHE: dict[tuple[object, ...], tuple[object, tuple[tuple[Moment, ...], ...]]] = {}
+
+
+@dataclass(frozen=True)
+class Alive:
+    """Bytes alive while one operator of a layer runs backward, see :class:`~llmsim.core.liveness.Moment`."""
+
+    kept: Number
+    again: Number
+    flowing: Number
+    gradients: Number
+
+
+@dataclass(frozen=True)
+class KindLife:
+    """One layer of a kind on one rank, bytes.
+
+    Attributes
+    ----------
+    plain, recomputing
+        The moments of its backward pass where it recomputes nothing, and where it recomputes.
+    kept, kept_recomputing
+        What stays alive until then.
+    gradients
+        Of its parameters.
+    looped
+        The most that an update tensor by tensor makes besides.
+    copies
+        Of weights that forward makes once a step and keeps until its end, even in a layer that recomputes: those of
+        plain products, which autocast remembers.
+    loss
+        New tensors while its loss runs forward.
+    """
+
+    plain: tuple[Alive, ...]
+    recomputing: tuple[Alive, ...]
+    kept: Number
+    kept_recomputing: Number
+    gradients: Number
+    looped: Number
+    copies: Number
+    loss: Number
+
+
+def kind_life(problem: Problem, kind: LayerKind, columns: Columns, *, recomputes: bool) -> KindLife:
+    """What one layer of a kind keeps alive."""
+    structure, sharded = problem.structure, problem.fully_sharded
+    terms, sizes = kind_terms(kind, structure, recomputes=recomputes), kind_sizes(kind, columns, structure)
+    if sharded:  # whole gradients have the format of whole parameters
+        sizes = Sizes(sizes.dims, sizes.degrees, {**structure.formats(), "gradient": structure.formats()["activation"]})
+    plain, recomputing = _moments(kind, structure, recomputes=recomputes, sharded=sharded)
+    each = moment_bytes(structure.software.formats, structure.recipe.compute)
+    losses = [op for op in kind.operators if op.kind == "loss"]
+    inventory, sharding = structure.inventory, structure.sharding
+    return KindLife(
+        tuple(_evaluated(m, sizes) for m in plain),
+        tuple(_evaluated(m, sizes) for m in recomputing),
+        sizes.size(t for saved in terms.plain.kept for t in saved.terms),
+        sizes.size(t for saved in terms.recomputing.kept for t in saved.terms),
+        sizes.size(p.local.stored("gradient") for p in terms.parameters),
+        _looped([each * _updated(p, sizes, columns, sharded=sharded) for p in terms.parameters], problem.optimizer),
+        sizes.size(t for t in saved_terms(terms.plain.kept, per_step=True) if "experts" not in dict(t.factors)),
+        sizes.size(t for op in losses for t in hold_terms(op, inventory.row(op.kernel).forward_holds, sharding)),
+    )
+
+
+def _updated(parameter: Parameter, sizes: Sizes, columns: Columns, *, sharded: bool) -> Number:
+    """Elements of a tensor that a rank updates."""
+    if not sharded:
+        return sizes.elements(parameter.local)
+    ranks = columns.edp if parameter.expert else columns.shard
+    return ceil_div(sizes.elements(parameter.leading), ranks) * sizes.elements(parameter.rest)
+
+
+def _looped(sizes_bytes: Sequence[Number], optimizer: str) -> Number:
+    """The most beside the states in a loop over tensors: an operator's input and result, while the result of the tensor
+    before is still referred to."""
+    count = get_optimizer(optimizer).matrix.temporaries
+    pairs = zip([0, *sizes_bytes[:-1]], sizes_bytes, strict=True)
+    return maximum(0, *(count * before + (count + 1) * own for before, own in pairs)) if count else 0
+
+
+def _moments(
+    kind: LayerKind, structure: Structure, *, recomputes: bool, sharded: bool
+) -> tuple[tuple[Moment, ...], ...]:
+    """The moments without and with recomputing, derived once."""
+    key = (id(kind.operators), derivation(structure), structure.recompute if recomputes else None, sharded)
+    found = _CACHE.get(key)
+    if found is None:
+        terms = kind_terms(kind, structure, recomputes=recomputes)
+        formats = {name: f.name for name, f in structure.formats().items()}
+        if sharded:
+            formats["gradient"] = formats["activation"]
+        both = tuple(
+            derive_moments(kind.operators, structure.sharding, structure.inventory, savings, formats=formats)
+            for savings in (terms.plain, terms.recomputing)
+        )
+        found = _CACHE[key] = (kind.operators, both)
+    return found[1]
+
+
+def _evaluated(moment: Moment, sizes: Sizes) -> Alive:
+    parts = (moment.kept, moment.again, moment.flowing, moment.gradients)
+    return Alive(*(sizes.size(terms) for terms in parts))
