@@ -282,8 +282,8 @@ def _over_settings(kinds: Sequence[KindSeconds]) -> KindSeconds:
 
 def _settings_memory(kinds: Sequence[KindMemory]) -> KindMemory:
     """What one layer kind keeps under several settings of recomputation."""
-    recomputing, again = (_stacked([getattr(k, name) for k in kinds]) for name in ("recomputing", "again"))
-    return replace(kinds[0], recomputing=recomputing, again=again)
+    names = ("recomputing", "again", "change")
+    return replace(kinds[0], **{name: _stacked([getattr(k, name) for k in kinds]) for name in names})
 
 
 def _stacked(values: Sequence[Number]) -> np.ndarray:

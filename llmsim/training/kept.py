@@ -37,6 +37,8 @@ class KindMemory:
         New tensors that its kernels say are alive while they run backward (a loss and its gradient in 32 bits).
     operands
         Kept between the gradients of inputs and those of weights.
+    change
+        What a recomputing layer keeps more than a plain one (less, if negative).
     """
 
     plain: Number
@@ -45,19 +47,22 @@ class KindMemory:
     per_step: Number
     transients: Number
     holds: Number
-    operands: Number = 0
+    operands: Number
+    change: Number
 
 
 def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
     """What one layer keeps."""
+    plain, recomputing = (sizes.size(saved_terms(own.kept)) for own in (terms.plain, terms.recomputing))
     return KindMemory(
-        sizes.size(saved_terms(terms.plain.kept)),
-        sizes.size(saved_terms(terms.recomputing.kept)),
+        plain,
+        recomputing,
         sizes.size(saved_terms(terms.recomputing.again)),
         sizes.size(saved_terms(terms.plain.kept, per_step=True)),
         maximum(0, *(sizes.size(t) for t in terms.transients)),
         sizes.size(terms.holds),
         sizes.size(terms.operands),
+        recomputing - plain,
     )
 
 

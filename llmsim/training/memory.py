@@ -11,8 +11,9 @@ states are shared among the ranks of both copies as among any that hold the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -25,11 +26,13 @@ from .constants import StepConstants
 from .kept import KindMemory, model_memory
 from .moments import stage_peak
 from .orders import held
-from .prepare import Prepared, Problem, recomputed_layers, state_columns
+from .prepare import Prepared, Problem, recomputed_layers, recomputed_share, state_columns
 from .sharding import LocalParameters, updated_shares
 from .stages import Stage, body_kinds
 from .update import stage_update, updated_elements
 
+STATE_PARTS = ("parameters", "gradients", "optimizer", "unsharded")
+"""Parts that do not depend on what is kept for backward."""
 MEMORY_PARTS = (
     "parameters", "gradients", "optimizer", "activations", "head", "recomputed", "transients", "unsharded", "workspace",
 )  # fmt: skip
@@ -50,23 +53,25 @@ class StageMemory:
 
     Attributes
     ----------
-    parts
-        Part -> bytes allocated.
-    reserved_bytes, device_bytes
-        What the caching allocator holds, and what the driver sees.
+    allocated_bytes, reserved_bytes, device_bytes
+        Tensors; what the caching allocator holds; what the driver sees.
     host_bytes
         What is offloaded.
+    detail
+        Gives the parts when they are wanted.
     """
 
-    parts: dict[str, Number]
+    allocated_bytes: Number
     reserved_bytes: Number
     device_bytes: Number
-    host_bytes: Number = 0
+    host_bytes: Number
+    detail: Callable[[], Mapping[str, Number]]
 
-    @property
-    def allocated_bytes(self) -> Number:
-        """Sum of the parts."""
-        return total(self.parts.values())
+    @cached_property
+    def parts(self) -> dict[str, Number]:
+        """Part -> bytes allocated; they sum to all that is."""
+        found = self.detail()
+        return {name: found[name] for name in MEMORY_PARTS}
 
     @property
     def owner(self) -> str:
@@ -152,38 +157,47 @@ def memory_of_stage(
     """
     if problem.structure.software.gradients == "freed" and not problem.facts.split:
         flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
-        found = stage_peak(problem, columns, stage, states, flying / columns.chunks)
-        return _with_rates({**found, "workspace": constants.workspace_bytes}, constants, states["host"])
+        found = {**stage_peak(problem, columns, stage, states, flying / columns.chunks)}
+        found["workspace"] = constants.workspace_bytes
+        whole = total(found[name] for name in MEMORY_PARTS)
+        return _with_rates(whole, constants, states["host"], lambda: found)
     head = body_kinds(problem.architecture) + 1
-    recomputed = recomputed_layers(problem, stage.counts, stage.share)
+    share = recomputed_share(problem, stage.share)
     if problem.facts.split:
-        kept, ends, again = _split_activations(problem, columns, stage, kinds, recomputed, head)
+        kept, ends, again = _split_activations(problem, columns, stage, kinds, share, head)
     else:
         flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
-        kept, ends, again = _activations(kinds, stage.counts, recomputed, flying / columns.chunks, head)
+        kept, ends, again = _activations(kinds, stage.counts, share, flying / columns.chunks, head)
     away: Number = 0
     if problem.offload.activations:
+        recomputed = recomputed_layers(problem, stage.counts, stage.share)
         kept, away = _offloaded(problem, kinds[:head], stage.counts, recomputed, kept)
     present = [(k, minimum(n, 1)) for k, n in zip(kinds, stage.counts, strict=True)]
     transients = maximum(*(k.transients * some for k, some in present[:head]))
     holds = maximum(*(k.holds * some for k, some in present[head:]))
-    at_loss = holds > again + transients
-    found = {
-        **states,
-        "activations": kept,
-        "head": ends + where(at_loss, holds, 0),
-        "recomputed": where(at_loss, 0, again),
-        "transients": where(at_loss, 0, transients),
-        "workspace": constants.workspace_bytes,
-    }
-    return _with_rates(found, constants, states["host"] + away)
+    fixed = total(states[name] for name in STATE_PARTS) + constants.workspace_bytes + ends
+
+    def detail() -> dict[str, Number]:
+        at_loss = holds > again + transients
+        return {
+            **states,
+            "activations": kept,
+            "head": ends + where(at_loss, holds, 0),
+            "recomputed": where(at_loss, 0, again),
+            "transients": where(at_loss, 0, transients),
+            "workspace": constants.workspace_bytes,
+        }
+
+    whole = fixed + kept + maximum(holds, again + transients)
+    return _with_rates(whole, constants, states["host"] + away, detail)
 
 
-def _with_rates(found: Mapping[str, Number], constants: StepConstants, host_bytes: Number) -> StageMemory:
-    """The parts with what the allocator and the driver add."""
-    parts = {name: found[name] for name in MEMORY_PARTS}
-    reserved = total(parts.values()) * constants.reserved_factor
-    return StageMemory(parts, reserved, reserved + constants.context_bytes, host_bytes)
+def _with_rates(
+    allocated: Number, constants: StepConstants, host_bytes: Number, detail: Callable[[], Mapping[str, Number]]
+) -> StageMemory:
+    """What is allocated with what the allocator and the driver add."""
+    reserved = allocated * constants.reserved_factor
+    return StageMemory(allocated, reserved, reserved + constants.context_bytes, host_bytes, detail)
 
 
 def _offloaded(
@@ -202,14 +216,16 @@ def _offloaded(
 
 
 def _activations(
-    memories: Sequence[KindMemory], counts: Sequence[Number], recomputed: Sequence[Number], held: Number, head: int
+    memories: Sequence[KindMemory], counts: Sequence[Number], share: Number, held: Number, head: int
 ) -> tuple[Number, Number, Number]:
     """Activations at a stage's peak, bytes: kept by the body, kept by the head, made again by the layer in backward.
 
     Parameters
     ----------
-    counts, recomputed
-        Layers of each kind, and how many of them recompute.
+    counts
+        Layers of each kind.
+    share
+        Of the body's layers, how many recompute.
     held
         Micro-batches in flight (a fraction where chunks are in flight).
     head
@@ -217,15 +233,19 @@ def _activations(
     """
     body: Number = 0
     ends: Number = 0
+    saved: Number = 0
     again: Number = 0
-    for index, (kind, count, some) in enumerate(zip(memories, counts, recomputed, strict=True)):
-        kept = (count - some) * kind.plain + some * kind.recomputing
+    some = where(share > 0, 1, 0)
+    for index, (kind, count) in enumerate(zip(memories, counts, strict=True)):
         if index >= head:
-            ends = ends + kept
-        else:
-            body = body + kept * held + count * kind.per_step
-            again = maximum(again, kind.again * minimum(some, 1))
-    return body, ends, again
+            ends = ends + count * kind.plain
+            continue
+        flying = count * held
+        body = body + flying * kind.plain + count * kind.per_step
+        if index < head - 1:  # embeddings never recompute
+            saved = saved + flying * kind.change
+            again = maximum(again, minimum(count, 1) * kind.again)
+    return body + share * saved, ends, some * again
 
 
 def _split_activations(
@@ -233,14 +253,14 @@ def _split_activations(
     columns: Columns,
     stage: Stage,
     kinds: Sequence[KindMemory],
-    recomputed: Sequence[Number],
+    recomputing: Number,
     head: int,
 ) -> tuple[Number, Number, Number]:
     """:func:`_activations` under a schedule that splits backward passes: chunks that wait for the gradients of inputs
     hold all that they keep, those that wait for the gradients of weights their operands. The fullest of a run of stages
     is its first or its last."""
-    whole, ends, again = _activations(kinds, stage.counts, recomputed, 1, head)
-    none, _, _ = _activations(kinds, stage.counts, recomputed, 0, head)
+    whole, ends, again = _activations(kinds, stage.counts, recomputing, 1, head)
+    none, _, _ = _activations(kinds, stage.counts, recomputing, 0, head)
     operands = total(k.operands * n for k, n in zip(kinds[: head - 1], stage.counts, strict=False))
     share = 1 / columns.chunks if problem.facts.shape == "loop" else 0.5
     most: Number = 0

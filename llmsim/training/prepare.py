@@ -167,10 +167,16 @@ def recomputed_layers(problem: Problem, counts: Sequence[Number], share: Number 
     share
         Of the stage's layers, where it has one of its own.
     """
-    recompute, body = problem.structure.recompute, body_kinds(problem.architecture)
-    if share is None:
-        share = float(recompute.layers) if recompute.mode != "none" else 0.0
+    body, share = body_kinds(problem.architecture), recomputed_share(problem, share)
     return [n * share if i < body else n * 0.0 for i, n in enumerate(counts)]
+
+
+def recomputed_share(problem: Problem, share: Number | None = None) -> Number:
+    """Of a stage's layers, how many recompute: its own share, else the plan's."""
+    if share is not None:
+        return share
+    recompute = problem.structure.recompute
+    return float(recompute.layers) if recompute.mode != "none" else 0.0
 
 
 TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ulysses", "ep", "etp", "imbalance")
