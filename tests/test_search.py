@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from io import StringIO
 from itertools import product
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
+import llmsim.search.plan as plan_module
 from llmsim.architecture import Architecture
 from llmsim.core.errors import InfeasibleError, InputError
 from llmsim.core.units import GIB
 from llmsim.hardware.cluster import Cluster
 from llmsim.plans.rules import violations
 from llmsim.plans.training import TrainingPlan
+from llmsim.report.training import planning_report
 from llmsim.search.choose import candidate_plan, kind_of, pareto
 from llmsim.search.plan import plan_training
 from llmsim.search.pool import evaluate_space
@@ -76,11 +80,11 @@ CASES = {
 }
 
 
-def evaluated(architecture, cluster, space, *, sequence=16384, global_batch=16):
+def evaluated(architecture, cluster, space, *, sequence=16384, global_batch=16, slack=None):
     template = TrainingPlan(sequence_length=sequence, global_batch_size=global_batch, imbalance=1.1)
     table = enumerate_plans(architecture, cluster.n_devices, sequence, global_batch, space)
     base = plan_problem(architecture, cluster, template).structure
-    found = evaluate_space(architecture, cluster, base, table, space, sequence=sequence, imbalance=1.1)
+    found = evaluate_space(architecture, cluster, base, table, space, sequence=sequence, imbalance=1.1, slack=slack)
     return found, [candidate_plan(found, i, template) for i in range(len(found))]
 
 
@@ -408,3 +412,67 @@ def test_divisors():
     assert divisors(12) == [1, 2, 3, 4, 6, 12]
     assert divisors(36, 9) == [1, 2, 3, 4, 6, 9]
     assert divisors(1) == [1]
+
+
+# --- what a search keeps, and what it proves --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_pool_keeps_what_may_matter(name):
+    architecture, cluster, space = CASES[name]
+    every, plans = evaluated(architecture, cluster, space)
+    pool, kept = evaluated(architecture, cluster, space, slack=0.02)
+    assert pool.evaluated == every.evaluated == len(plans)
+    assert pool.fitting == every.fitting == every.fits.sum()
+    assert pool.near == every.near
+    known = dict(zip(kept, pool.step_s, strict=True))
+    numbers = dict(zip(plans, every.step_s, strict=True))
+    assert all(numbers[plan] == seconds for plan, seconds in known.items())
+    assert len(pool) < len(every)
+    near = {plan for plan, seconds in numbers.items() if seconds <= 1.02 * every.step_s.min()}
+    assert near <= set(kept)
+    assert {plans[i] for i in pareto(every, limit=10**6)} <= set(kept)
+    best: dict[object, float] = {}
+    for plan, seconds in numbers.items():
+        best[kind_of(plan)] = min(seconds, best.get(kind_of(plan), np.inf))
+    for kind, seconds in best.items():
+        if np.isfinite(seconds):
+            assert min(known[p] for p in kept if kind_of(p) == kind) == seconds
+
+
+def test_where_nothing_fits_a_pool_keeps_the_nearest_miss():
+    space = SearchSpace(**{**FEW, "recompute": ("none",)})
+    large, cluster = Architecture.from_config("llama-3-70b"), Cluster.parse("1x8xl40s-48gb")
+    every, plans = evaluated(large, cluster, space, sequence=16384)
+    pool, kept = evaluated(large, cluster, space, sequence=16384, slack=0.02)
+    assert pool.fitting == 0
+    assert kept == [plans[int(every.device_bytes.argmin())]]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_proven_winner_leaves_no_bound_below_it(name):
+    architecture, cluster, space = CASES[name]
+    answer = plan_training(architecture, cluster, **QUESTION, precision="bf16", imbalance=1.1, space=space)
+    assert answer.counts.proven
+    assert answer.counts.bound_gap <= 0
+    best = answer.best[0].result.step_time_s
+    assert all(r.step_time_s >= best for r in brute_force(name).values() if r.fits)
+
+
+def test_no_proof_where_layers_may_be_spread_in_other_ways():
+    architecture, cluster, space = CASES["dense"]
+    asked = space.model_copy(update={"layers_per_stage": ("even", "balanced")})
+    answer = plan_training(architecture, cluster, **QUESTION, precision="bf16", imbalance=1.1, space=asked)
+    assert not answer.counts.proven
+
+
+def test_a_search_that_gives_up_says_how_far_it_may_be_off(monkeypatch):
+    architecture, cluster, space = CASES["dense"]
+    monkeypatch.setattr(plan_module, "MOST_SIMULATED", 0)
+    monkeypatch.setattr(plan_module, "fastest_by_kind", lambda found, count, each: [int(found.step_s.argsort()[40])])
+    answer = plan_training(architecture, cluster, **QUESTION, precision="bf16", imbalance=1.1, space=space)
+    assert not answer.counts.proven
+    assert answer.counts.bound_gap > 0
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(planning_report(answer))
+    assert "may be faster by up to" in console.export_text()
