@@ -10,10 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from ..core.shim import Number
+
 
 @dataclass(frozen=True, slots=True)
 class Offload:
-    """Shares that live on the host, each in [0, 1].
+    """Shares that live on the host, each in [0, 1]; of one plan, or columns of many.
 
     Attributes
     ----------
@@ -23,8 +27,23 @@ class Offload:
         Of the optimizer states, which are updated there too.
     """
 
-    activations: float = 0.0
-    optimizer: float = 0.0
+    activations: Number = 0.0
+    optimizer: Number = 0.0
+
+    @property
+    def moves_activations(self) -> bool:
+        """Whether any plan sends activations."""
+        return bool(np.any(self.activations))
+
+    @property
+    def moves_states(self) -> bool:
+        """Whether any plan keeps optimizer states on the host."""
+        return bool(np.any(self.optimizer))
+
+    @property
+    def moves(self) -> bool:
+        """Whether anything is on the host at all."""
+        return self.moves_activations or self.moves_states
 
 
 NO_OFFLOAD = Offload()

@@ -29,7 +29,7 @@ def candidate_plan(found: Candidates, index: int, template: TrainingPlan) -> Tra
     """One candidate as a plan; what the space does not vary comes from the template."""
     variant, row = found.variants[int(found.variant[index])], int(found.row[index])
     values: dict[str, Any] = {field: int(found.table[name][row]) for name, field in _PLAN_FIELDS.items()}
-    structure, problem = variant.problem.structure, variant.problem
+    structure, problem, setting = variant.problem.structure, variant.problem, found.chosen_setting(index)
     group = variant.shard_group
     if group is not None:
         group = min(group, values["data_parallel"] * values["context_parallel"])
@@ -38,12 +38,12 @@ def candidate_plan(found: Candidates, index: int, template: TrainingPlan) -> Tra
         sequence_parallel=structure.sequence_parallel and values["tensor_parallel"] > 1,
         context_kind=structure.context_kind,
         ulysses_parallel=variant.ulysses if variant.ulysses > 1 else None,
-        recompute=str(variant.settings[int(found.setting[index])]),
+        recompute=str(setting.recompute),
         sharding=problem.sharding,
         shard_group=group,
         schedule=problem.schedule,
-        offload_activations=problem.offload.activations,
-        offload_optimizer=problem.offload.optimizer,
+        offload_activations=setting.offload.activations,
+        offload_optimizer=setting.offload.optimizer,
     )
 
 
@@ -83,8 +83,8 @@ def _by_time(found: Candidates) -> Iterator[int]:
 
 def _kind_key(found: Candidates, index: int) -> tuple[object, ...]:
     row = int(found.row[index])
-    problem = found.problem(index)
-    return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), problem.sharding, problem.offload)
+    sharding, offload = found.variants[int(found.variant[index])].problem.sharding, found.chosen_setting(index).offload
+    return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), sharding, offload)
 
 
 def pareto(found: Candidates, limit: int = 12) -> list[int]:

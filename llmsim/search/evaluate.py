@@ -7,7 +7,7 @@ arrays: only what depends on them is as large as all plans. Memory comes first: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain
@@ -19,7 +19,7 @@ from ..architecture import Architecture
 from ..core.shim import Number, maximum
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, WireTime
-from ..plans.offload import NO_OFFLOAD
+from ..plans.offload import Offload
 from ..plans.recompute import FULL, NONE, Recompute
 from ..training.columns import Columns
 from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
@@ -42,7 +42,7 @@ from ..training.stages import Stage
 from ..training.structure import Structure
 from ..training.update import ElementCost
 from .space import Table
-from .variants import Variant
+from .variants import Setting, Variant
 
 BLOCK = 32_768
 """Plans that are evaluated at once: what their arrays take stays in the processor's cache."""
@@ -76,6 +76,34 @@ class Block:
     where: np.ndarray
     step_s: np.ndarray
     device_bytes: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Settings as columns of one entry each: modes of recomputation, shares of the layers, shares on the host."""
+
+    mode: np.ndarray
+    shares: np.ndarray
+    offload: Offload
+
+
+def _mode(setting: Setting) -> Recompute:
+    """What is recomputed, in however many layers."""
+    return replace(setting.recompute, layers=FULL.layers)
+
+
+def _choice(variant: Variant, kinds: Kinds) -> _Choice:
+    settings = variant.settings
+
+    def column(values: Iterable[Any]) -> np.ndarray:
+        return np.array([[float(v)] for v in values])
+
+    offload = Offload(column(s.offload.activations for s in settings), column(s.offload.optimizer for s in settings))
+    return _Choice(
+        np.array([kinds.modes.index(_mode(s)) for s in settings]),
+        column(s.recompute.layers if s.recompute.mode != "none" else 0 for s in settings),
+        offload if offload.moves else variant.problem.offload,
+    )
 
 
 @dataclass
@@ -134,8 +162,7 @@ class Evaluator:
     def kinds(self, variant: Variant) -> Kinds:
         """The layer kinds under a structure and the settings of recomputation of a variant."""
         problem, ulysses = variant.problem, variant.ulysses
-        # In how many layers a setting applies does not matter here.
-        modes = list(dict.fromkeys(replace(r, layers=FULL.layers) for r in variant.settings))
+        modes = list(dict.fromkeys(map(_mode, variant.settings)))
         facts = problem.facts
         key = (problem.structure, facts.split, facts.paired, ulysses, tuple(modes))
         if key not in self._kinds:
@@ -165,13 +192,12 @@ class Evaluator:
     def blocks(self, variant: Variant) -> Iterator[Block]:
         """Step time and memory of all plans of a variant, a block of rows at a time."""
         kinds = self.kinds(variant)
-        mode = np.array([kinds.modes.index(replace(r, layers=FULL.layers)) for r in variant.settings])
-        shares = np.array([[float(r.layers) if r.mode != "none" else 0.0] for r in variant.settings])
+        choice = _choice(variant, kinds)
         size = max(256, BLOCK // len(variant.settings))
         for group in self._alike(variant):
             for start in range(0, len(group), size):
                 where = group[start : start + size]
-                yield Block(where, *self._block(variant, where, shares, mode, kinds))
+                yield Block(where, *self._block(variant, where, choice, kinds))
 
     def _alike(self, variant: Variant) -> list[np.ndarray]:
         """Positions among the rows of plans whose pipelines have equally many runs of stages: runs that are not there
@@ -183,17 +209,17 @@ class Evaluator:
         return [np.flatnonzero(runs == n) for n in np.unique(runs)]
 
     def _block(
-        self, variant: Variant, where: np.ndarray, shares: np.ndarray, mode: np.ndarray, kinds: Kinds
+        self, variant: Variant, where: np.ndarray, choice: _Choice, kinds: Kinds
     ) -> tuple[np.ndarray, np.ndarray]:
         """Step time and memory of some rows under every setting, ``[setting, row]``."""
-        problem, rows = variant.problem, variant.rows[where]
+        problem, rows = replace(variant.problem, offload=choice.offload), variant.rows[where]
         columns = self.columns(variant.shard_group, variant.ulysses).take(rows)
         parameters = [_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
         known = self.keys(variant.ulysses).rows
         keys = rows if known is None else known[rows]
-        stages = [replace(s, share=shares) for s in problem.stages(columns)]
-        kept = [_rows(m, keys, mode) for m in kinds.memories]
-        shape = (len(shares), len(rows))
+        stages = [replace(s, share=choice.shares) for s in problem.stages(columns)]
+        kept = [_rows(m, keys, choice.mode) for m in kinds.memories]
+        shape = (len(variant.settings), len(rows))
         memory = self._memory(problem, columns, stages, parameters, kept, shape)
         fits = memory <= self.limit
         step = np.full(shape, np.inf)
@@ -202,9 +228,9 @@ class Evaluator:
             own = [_rows(p, fit) for p in parameters]
             runs = [_stage_rows(s, fit) for s in stages]
             load = step_load(problem, columns.take(fit), runs, own, (), self.constants)
-            if problem.offload.activations:
+            if problem.offload.moves_activations:
                 load = offloading(problem, load, [_rows(m, fit) for m in kept], self.constants)
-            step[:, fit] = self._time(problem, load, kinds, keys[fit], shares, mode)
+            step[:, fit] = self._time(problem, load, kinds, keys[fit], choice)
             step[~fits] = np.inf
         return step, memory
 
@@ -225,7 +251,7 @@ class Evaluator:
             for stage in stages
         ]
         memory = np.broadcast_to(maximum(*(m.device_bytes for m in each)), shape)
-        if problem.offload == NO_OFFLOAD:
+        if not problem.offload.moves:
             return memory
         host = np.broadcast_to(maximum(*(m.host_bytes for m in each)), shape)
         return np.where(host <= self.cluster.profile.host_memory_bytes.value, memory, np.inf)
@@ -236,15 +262,14 @@ class Evaluator:
         load: StepLoad,
         kinds: Kinds,
         keys: np.ndarray,
-        shares: np.ndarray,
-        mode: np.ndarray,
+        choice: _Choice,
     ) -> Number:
-        load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
+        load = load.recomputing(lambda counts: recomputed_layers(problem, counts, choice.shares))
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
-            load = replace(load, kinds=[k.map(lambda v: _keyed(v, keys, mode)) for k in kinds.seconds])
+            load = replace(load, kinds=[k.map(lambda v: _keyed(v, keys, choice.mode)) for k in kinds.seconds])
             return compose_step(load, self.constants).seconds
         whole = not problem.facts.paired
-        times = [t.map(lambda v: _keyed(v, keys, mode), whole=whole) for t in kinds.times]
+        times = [t.map(lambda v: _keyed(v, keys, choice.mode), whole=whole) for t in kinds.times]
         return compose_step(load, self.constants, times).seconds
 
 

@@ -9,11 +9,10 @@ import numpy as np
 
 from ..architecture import Architecture
 from ..hardware.cluster import Cluster
-from ..training.prepare import Problem
 from ..training.structure import Structure
 from .evaluate import Block, Evaluator
 from .space import SearchSpace, Table
-from .variants import Variant, space_variants
+from .variants import Setting, Variant, space_variants
 
 SLACK = 0.02
 """How far above the best bound a plan may lie to be kept for its time: exact times of near plans may be in another
@@ -33,7 +32,7 @@ class Candidates:
     variants
         Structural choices.
     variant, setting, row
-        Of each candidate: number of its variant, of its setting of recomputation there, and of its row in the table.
+        Of each candidate: number of its variant, of its setting there, and of its row in the table.
     step_s
         Closed-form time of a step, never above the exact one; infinite for a plan that does not fit (it was not timed).
     device_bytes
@@ -64,9 +63,9 @@ class Candidates:
         """Whether each candidate stays below the memory limit."""
         return self.device_bytes <= self.limit_bytes
 
-    def problem(self, index: int) -> Problem:
-        """The structural half of one candidate, but for recomputation."""
-        return self.variants[int(self.variant[index])].problem
+    def chosen_setting(self, index: int) -> Setting:
+        """What one candidate recomputes and offloads."""
+        return self.variants[int(self.variant[index])].settings[int(self.setting[index])]
 
     def __len__(self) -> int:
         return len(self.step_s)
@@ -139,15 +138,14 @@ class _Pool:
         if np.isinf(self.slack):
             self._keep(number, variant, block, np.ones(step.shape, bool))
             return
-        column = step.min(axis=0)
-        fastest = float(column.min())
+        fastest = float(step.min())
         self.best = min(self.best, fastest)
         self.fitting += int(np.count_nonzero(np.isfinite(step)))
         if not np.isfinite(fastest):
             self._note_least(number, variant, block)
             return
         mask = step <= self.best * (1 + self.slack)
-        mask |= self._best_of_kinds(variant, block, column)
+        mask |= self._best_of_kinds(variant, block)
         mask |= self._undominated(step, memory)
         self._keep(number, variant, block, mask)
         if self.kept > CROWDED:
@@ -162,19 +160,22 @@ class _Pool:
             mask.flat[least] = True
             self.least = value, self._piece(number, variant, block, mask)
 
-    def _best_of_kinds(self, variant: Variant, block: Block, column: np.ndarray) -> np.ndarray:
+    def _best_of_kinds(self, variant: Variant, block: Block) -> np.ndarray:
         """The fastest plan of each kind in a block, where no block before had a much faster one."""
-        problem = variant.problem
-        best = self.kinds.setdefault((problem.sharding, problem.offload), np.full(self.code.max() + 1, np.inf))
         code = self.code[variant.rows[block.where]]
-        order = np.lexsort((column, code))
-        _, first = np.unique(code[order], return_index=True)
-        rows = order[first]
-        rows = rows[column[rows] <= best[code[rows]] * (1 + self.slack)]
-        best[code[rows]] = np.minimum(best[code[rows]], column[rows])
+        offloads = [setting.offload for setting in variant.settings]
         mask = np.zeros(block.step_s.shape, bool)
-        finite = rows[np.isfinite(column[rows])]
-        mask[block.step_s[:, finite].argmin(axis=0), finite] = True
+        for offload in dict.fromkeys(offloads):
+            own = np.flatnonzero([o == offload for o in offloads])
+            step = block.step_s[own]
+            column = step.min(axis=0)
+            best = self.kinds.setdefault((variant.problem.sharding, offload), np.full(self.code.max() + 1, np.inf))
+            order = np.lexsort((column, code))
+            _, first = np.unique(code[order], return_index=True)
+            rows = order[first]
+            rows = rows[np.isfinite(column[rows]) & (column[rows] <= best[code[rows]] * (1 + self.slack))]
+            best[code[rows]] = np.minimum(best[code[rows]], column[rows])
+            mask[own[step[:, rows].argmin(axis=0)], rows] = True
         return mask
 
     def _undominated(self, step: np.ndarray, memory: np.ndarray) -> np.ndarray:

@@ -23,6 +23,14 @@ from ..training.structure import Structure
 from .space import CONTEXT_LIMIT, SearchSpace, Table
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Choices that need no counting of their own: what is recomputed, and what lives on the host."""
+
+    recompute: Recompute
+    offload: Offload
+
+
 @dataclass(frozen=True)
 class Variant:
     """The structural choices that rows of a table are evaluated under.
@@ -30,9 +38,9 @@ class Variant:
     Attributes
     ----------
     problem
-        With the structure but for recomputation, the sharding and the schedule.
+        With the structure but for recomputation, the sharding and the schedule; nothing is offloaded.
     settings
-        Of recomputation: each row is a plan under each of them.
+        Each row is a plan under each of them.
     rows
         Of the table that it applies to.
     shard_group
@@ -42,7 +50,7 @@ class Variant:
     """
 
     problem: Problem
-    settings: tuple[Recompute, ...]
+    settings: tuple[Setting, ...]
     rows: np.ndarray
     shard_group: int | None = None
     ulysses: int = 1
@@ -81,11 +89,10 @@ def space_variants(
         )
     offloads = [Offload(*shares) for shares in product(space.offload_activations, space.offload_optimizer)]
     ladder = space.recompute or recompute_ladder(architecture, base.software)
-    settings = tuple(parse_recompute(r) for r in dict.fromkeys(ladder))
+    settings = tuple(Setting(parse_recompute(r), o) for o in dict.fromkeys(offloads) for r in dict.fromkeys(ladder))
     chosen = [
-        replace(v, problem=replace(v.problem, optimizer=optimizer, offload=offload), settings=settings)
+        replace(v, problem=replace(v.problem, optimizer=optimizer), settings=settings)
         for v in _structures(architecture, cluster, base, table, space, sequence)
-        for offload in offloads
     ]
     if not chosen:
         raise _nothing_allowed(space, base.software, cluster)

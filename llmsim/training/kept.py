@@ -109,7 +109,7 @@ class KeptTransfers:
         return KeptTransfers(plain, recomputing, hidden)
 
 
-def kept_transfers(memories: Sequence[KindMemory], share: float, bandwidth: Number, hidden: Number) -> KeptTransfers:
+def kept_transfers(memories: Sequence[KindMemory], share: Number, bandwidth: Number, hidden: Number) -> KeptTransfers:
     """The transfers of the body's layers, of which a share sends all that it keeps.
 
     Parameters

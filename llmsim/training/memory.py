@@ -169,7 +169,7 @@ def memory_of_stage(
         flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
         kept, ends, again = _activations(kinds, stage.counts, share, flying / columns.chunks, head)
     away: Number = 0
-    if problem.offload.activations:
+    if problem.offload.moves_activations:
         recomputed = recomputed_layers(problem, stage.counts, stage.share)
         kept, away = _offloaded(problem, kinds[:head], stage.counts, recomputed, kept)
     present = [(k, minimum(n, 1)) for k, n in zip(kinds, stage.counts, strict=True)]

@@ -105,7 +105,7 @@ def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Pre
     parameters = kind_parameters(problem, columns)
     seconds = model_seconds(problem, _known_rates(problem, columns, constants))
     load = step_load(problem, columns, runs, parameters, seconds, constants)
-    if problem.offload.activations:
+    if problem.offload.moves_activations:
         load = offloading(problem, load, model_memory(problem, columns), constants)
     return Prepared(columns, runs, parameters, load)
 
@@ -135,7 +135,7 @@ def step_load(
 def offloading(problem: Problem, load: StepLoad, memories: Sequence[KindMemory], constants: StepConstants) -> StepLoad:
     """The same step with the transfers of activations that live on the host."""
     share = problem.offload.activations
-    if not share:
+    if not problem.offload.moves_activations:
         return load
     hidden = constants.overlap["offload"]
     return replace(
@@ -340,7 +340,7 @@ def _host_update(problem: Problem, update: Update, elements: Number, c: StepCons
     """Seconds of the update on the host: gradients come down, states pass through its memory, parameters go up, tensor
     by tensor, so that the slowest of the three decides (Ren 2021, arXiv:2101.06840, section 4)."""
     share, formats = problem.offload.optimizer, problem.structure.formats()
-    if not share:
+    if not problem.offload.moves_states:
         return 0
     down = formats["gradient"].bytes(elements) / c.host_bandwidth
     up = formats["weight"].bytes(elements) / c.host_bandwidth

@@ -12,7 +12,6 @@ from ..architecture import Architecture
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
-from ..plans.offload import NO_OFFLOAD
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .balance import balanced_layout
@@ -134,7 +133,7 @@ def _offload_report(
     exposed_s: float,
     constants: StepConstants,
 ) -> OffloadReport | None:
-    if problem.offload == NO_OFFLOAD:
+    if not problem.offload.moves:
         return None
     link, kept = float(constants.host_bandwidth), prepared.load.kept
     sent, required = 0.0, 0.0
