@@ -54,7 +54,7 @@ class Attention:
             k = b.op("k_norm", "norm", [k], KV_HEADS, over="head_dim", format="normed")
         reads: list[Tensor | Read] = [q, renamed(k, sequence="context"), renamed(v, sequence="context")]
         if self.sinks:
-            reads.append(weight("attention.sinks", "heads", format="weight_high"))
+            reads.append(weight("attention.sinks", "heads"))
         o = b.op("attention", "attention", reads, HEADS, over="context")
         if gate is not None:
             o = b.op("attention_gate", "gate", [gate, o], HEADS)
