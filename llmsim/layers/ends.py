@@ -61,7 +61,7 @@ def head(*, tied: bool, norm: Norm | None, bias: bool = False, projected: bool =
 def logits_and_loss(b: LayerBuilder, x: Tensor, tied: bool, bias: bool, width: str = "hidden") -> None:
     """The product with the vocabulary matrix, whose rows have ``width``, and the loss of its logits."""
     matrix = weight(TABLE if tied else "head.weight", width, "vocab", leading="vocab", format="weight_high")
-    reads = [x, matrix, *([weight("head.bias", "vocab", format="weight_high")] if bias else [])]
+    reads = [x, matrix, *([weight("head.bias", "vocab")] if bias else [])]
     logits = b.op("logits", "contract", reads, "batch sequence vocab")
     b.op(
         "loss",

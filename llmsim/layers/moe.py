@@ -65,7 +65,7 @@ class MixtureOfExperts:
             weight("router.weight", "hidden", "router_experts", format="weight_high"),
         ]
         if self.router_bias:
-            reads.append(weight("router.bias", "router_experts", format="weight_high"))
+            reads.append(weight("router.bias", "router_experts"))
         logits = b.op("router", "contract", reads, "batch sequence router_experts")
         chosen = b.op("route", "route", [logits], "batch sequence top_k", over="router_experts", format="fp32")
         inner, width = (b.linear("latent_down", x, "hidden", "latent"), "latent") if self.latent else (x, "hidden")
