@@ -87,3 +87,9 @@ def test_a_difference_on_a_device_has_its_own_status(monkeypatch: pytest.MonkeyP
 def test_without_a_device_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert device_memory.main([]) == device_memory.NO_DEVICE
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_names_are_unique() -> None:
+    names = [cell.name for cell in (*STEP_CELLS, *SHARD_CELLS)]
+    assert len(set(names)) == len(names)
+    assert len(USUAL) == len(USUAL_STEPS) + len(USUAL_SHARDS)
