@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="conformance cells run torch: pip install 'llmsim[torch]'")
 
 from llmsim.measure.cells import MESSAGE_CELLS, MESSAGE_GROUPS, Cell
+from llmsim.measure.full_cells import FULL_MESSAGE_CELLS
 from llmsim.measure.wide_cells import WIDE_GROUPS
 
 pytestmark = pytest.mark.torch
@@ -25,7 +26,13 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "cell", [*MESSAGE_CELLS, *(pytest.param(cell, marks=pytest.mark.conform) for cell in WIDE)], ids=str
+    "cell",
+    [
+        *MESSAGE_CELLS,
+        *(pytest.param(cell, marks=pytest.mark.conform) for cell in WIDE),
+        *(pytest.param(cell, marks=pytest.mark.full) for cell in FULL_MESSAGE_CELLS),
+    ],
+    ids=str,
 )
 def test_messages(cell: Cell) -> None:
     ours, theirs = cell.derived(), cell.executed()

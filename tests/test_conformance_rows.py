@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("torch", reason="conformance cells run torch: pip install 'llmsim[torch]'")
 
 from llmsim.hardware.software import kernel_rows
-from llmsim.measure.cells import BLOCK_CELLS, MESSAGE_GROUPS, MODEL_CELLS
-from llmsim.measure.kernel_rows import CASES, RowCase, derived_row, executed_row, executed_scores
-from llmsim.measure.wide_cells import WIDE_GROUPS
+from llmsim.measure import document
+from llmsim.measure.kernel_rows import CASES, SCORES, RowCase, derived_row, executed_row, executed_scores
 
 pytestmark = pytest.mark.torch
 
@@ -24,9 +21,6 @@ def test_row(case: RowCase) -> None:
     assert {f: ours[f] for f in exact} == {f: theirs[f] for f in exact}
     for field in (f for f in compared if f not in exact):
         assert ours[field] == pytest.approx(theirs[field], rel=0.02), field
-
-
-SCORES = [("math", False), ("eager", False), ("eager", True)]
 
 
 @pytest.mark.parametrize(("kernel", "dropout"), SCORES)
@@ -45,16 +39,11 @@ def test_every_row_says_what_it_was_checked_with() -> None:
             assert not (name.startswith("eager") and not row.checked), f"{kind}.{name} can be checked in torch"
 
 
-def test_the_documented_numbers_of_cells() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "conformance.md").read_text(encoding="utf-8")
-    lines = [[part.strip() for part in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("|")]
-    documented = {name: (int(usual), int(wide)) for name, usual, wide in lines if usual.isdigit()}
-    usual = {
-        "blocks": len(BLOCK_CELLS),
-        "models": len(MODEL_CELLS),
-        **{group: len(cells) for group, cells in MESSAGE_GROUPS.items()},
-        "kernel rows": len(CASES) + len(SCORES),
-    }
-    counted = {group: (number, number + len(WIDE_GROUPS.get(group, ()))) for group, number in usual.items()}
-    counted["all"] = tuple(map(sum, zip(*counted.values(), strict=True)))
-    assert documented == counted
+def test_the_document_is_up_to_date() -> None:
+    text = document.DOCUMENT.read_text(encoding="utf-8")
+    assert document.filled(text) == text, "python -m llmsim.measure.document --write"
+
+
+def test_a_document_without_its_markers_is_refused() -> None:
+    with pytest.raises(ValueError, match="no marker"):
+        document.filled("| cells |")

@@ -64,6 +64,8 @@ def _key(problem: Problem) -> Hashable:
         software.defaults,
         software.padded_shards,
         software.memory,
+        software.gradients,
+        software.update,
         problem.sharding,
         problem.schedule,
         problem.optimizer,

@@ -253,6 +253,12 @@ CASES: tuple[RowCase, ...] = (
 )  # fmt: skip
 """Every row of a memory-bound kind that can be checked on a CPU one operator at a time."""
 
+BACKWARD_CASES = tuple(case for case in CASES if case.kind not in ("add", "concat"))
+"""Those whose backward pass is one of its own: sums and concatenations hand views on."""
+
+SCORES: tuple[tuple[blocks.AttentionKernel, bool], ...] = (("math", False), ("eager", False), ("eager", True))
+"""Attention kernels that write their scores, with dropout or without."""
+
 
 def executed_scores(kernel: blocks.AttentionKernel, *, dropout: bool = False) -> tuple[int, int, float, float]:
     """(forward launches, backward launches, forward passes, backward passes) of attention that writes its scores.

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.optim import ZeroRedundancyOptimizer
@@ -145,13 +146,46 @@ def shard_units(
 def run_fully_sharded_tensor_parallel(spec: BlockSpec, layers: int, *, shard: int, degree: int) -> Events:
     """FSDP2 over one axis, tensor and sequence parallelism over the other."""
     with fake_world(shard=shard, tp=degree) as mesh:
-        model = model_module(spec, layers)
-        parallelize_module(model, mesh["tp"], tensor_plan(model, sequence_parallel=True, shared_input=True))
-        shard_units(model, mesh["shard"])
-        tokens, labels = token_batch(spec)
-        with communication_log(mesh) as log, loss_parallel():
-            blocks.token_loss(model(tokens), labels).backward()
-        return log.counted()
+        return _fully_sharded_tensor_parallel(spec, layers, mesh)
+
+
+def run_large_fully_sharded_tensor_parallel(spec: BlockSpec, layers: int, *, shard: int, degree: int) -> Events:
+    """The same on fake tensors, for models that fit no machine."""
+    with fake_world(shard=shard, tp=degree) as mesh, _real_meshes(), FakeTensorMode(allow_non_fake_inputs=True):
+        return _fully_sharded_tensor_parallel(spec, layers, mesh)
+
+
+def _fully_sharded_tensor_parallel(spec: BlockSpec, layers: int, mesh: DeviceMesh) -> Events:
+    model = model_module(spec, layers)
+    parallelize_module(model, mesh["tp"], tensor_plan(model, sequence_parallel=True, shared_input=True))
+    shard_units(model, mesh["shard"])
+    tokens, labels = token_batch(spec)
+    with communication_log(mesh) as log, loss_parallel():
+        blocks.token_loss(model(tokens), labels).backward()
+    return log.counted()
+
+
+@contextmanager
+def _real_meshes() -> Iterator[None]:
+    """A mesh computes with the numbers of its ranks, which fake tensors do not have."""
+    names = ("__init__", "__getitem__", "_compute_coordinates_from_mesh", "_concatenate", "_flatten", "_unflatten")
+    originals = {name: DeviceMesh.__dict__[name] for name in names if name in DeviceMesh.__dict__}
+
+    def real(function: Any) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with unset_fake_temporarily():
+                return function(*args, **kwargs)
+
+        return run
+
+    for name, original in originals.items():
+        static = isinstance(original, staticmethod)
+        setattr(DeviceMesh, name, staticmethod(real(original.__func__)) if static else real(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(DeviceMesh, name, original)
 
 
 def run_distributed_data_parallel(spec: BlockSpec, layers: int, *, degree: int, bucket_mib: float | None) -> list[int]:
