@@ -119,9 +119,10 @@ def step_load(
     constants: StepConstants,
 ) -> StepLoad:
     """What a step has to do, from its layers' seconds and parameters."""
+    body = body_kinds(problem.architecture)
     return StepLoad(
         seconds,
-        [_unit(problem, p, columns, constants) for p in parameters],
+        [_unit(problem, p, columns, constants, root=i >= body) for i, p in enumerate(parameters)],
         [_stage(problem, stage, parameters, columns, constants) for stage in runs],
         collective_time("send_recv", hop_bytes(problem, columns), *columns.group(("pp",)), constants.tiers),
         columns.micro_batches,
@@ -271,8 +272,9 @@ def hop_bytes(problem: Problem, columns: Columns) -> Number:
     return problem.structure.formats()["activation"].bytes(elements) / part
 
 
-def _unit(problem: Problem, p: LocalParameters, columns: Columns, c: StepConstants) -> UnitTraffic:
-    """What full sharding moves for one layer and micro-batch."""
+def _unit(problem: Problem, p: LocalParameters, columns: Columns, c: StepConstants, *, root: bool) -> UnitTraffic:
+    """What full sharding moves for one layer and micro-batch; the root unit holds both ends, and some stacks do not
+    free it after forward."""
     if not problem.fully_sharded:
         return UnitTraffic()
     formats = problem.structure.formats()
@@ -288,6 +290,8 @@ def _unit(problem: Problem, p: LocalParameters, columns: Columns, c: StepConstan
         moved = replace(moved, gather=gathered)
     each = problem.structure.software.defaults.data_parallel_reduce == "microbatch"
     reduce = moved.scatter if each else moved.scatter.scaled(1 / columns.micro_batches)
+    if root and not problem.structure.software.reshard_root:
+        return UnitTraffic(moved.gather, reduce)
     return UnitTraffic(moved.gather, moved.gather + reduce)
 
 
