@@ -21,6 +21,7 @@ from llmsim.plans.rules import violations
 from llmsim.plans.training import TrainingPlan
 from llmsim.report.training import planning_report
 from llmsim.search.choose import candidate_plan, kind_of, pareto
+from llmsim.search.exact import exact_steps
 from llmsim.search.plan import plan_training
 from llmsim.search.pool import evaluate_space
 from llmsim.search.space import SearchSpace, divisors, enumerate_plans
@@ -459,6 +460,17 @@ def test_a_proven_winner_leaves_no_bound_below_it(name):
     assert all(r.step_time_s >= best for r in brute_force(name).values() if r.fits)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_exact_times_of_many_are_those_of_each(name):
+    architecture, cluster, space = CASES[name]
+    found, plans = evaluated(architecture, cluster, space)
+    fitting = np.flatnonzero(found.fits)
+    singles = brute_force(name)
+    seconds = exact_steps(found.evaluator, found, fitting)
+    assert seconds == pytest.approx([singles[plans[i]].step_time_s for i in fitting], rel=1e-9)
+    assert (found.step_s[fitting] <= seconds * (1 + 1e-9)).all()
+
+
 def test_no_proof_where_layers_may_be_spread_in_other_ways():
     architecture, cluster, space = CASES["dense"]
     asked = space.model_copy(update={"layers_per_stage": ("even", "balanced")})
@@ -468,7 +480,7 @@ def test_no_proof_where_layers_may_be_spread_in_other_ways():
 
 def test_a_search_that_gives_up_says_how_far_it_may_be_off(monkeypatch):
     architecture, cluster, space = CASES["dense"]
-    monkeypatch.setattr(plan_module, "MOST_SIMULATED", 0)
+    monkeypatch.setattr(plan_module, "MOST_EXACT", 0)
     monkeypatch.setattr(plan_module, "fastest_by_kind", lambda found, count, each: [int(found.step_s.argsort()[40])])
     answer = plan_training(architecture, cluster, **QUESTION, precision="bf16", imbalance=1.1, space=space)
     assert not answer.counts.proven

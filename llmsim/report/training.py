@@ -243,7 +243,7 @@ def _proof(counts: Counts) -> str:
         return "no other plan of the space can be faster: the closed form, which is never above the exact time, says so"
     if counts.bound_gap <= 0:
         return "none: layers spread over stages in other ways were tried on the finalists only"
-    return f"none: plans that were not simulated may be faster by up to {100 * counts.bound_gap:.1f} %"
+    return f"none: plans whose schedule was not computed may be faster by up to {100 * counts.bound_gap:.1f} %"
 
 
 def _search(answer: TrainingPlanning) -> Table:
@@ -252,7 +252,7 @@ def _search(answer: TrainingPlanning) -> Table:
         ("combinations formed", f"{counts.considered:,}"),
         *((f"  dropped: {rule}", f"{number:,}") for rule, number in counts.rejected.items()),
         ("plans that fit, timed by closed form", f"{counts.fitting:,}"),
-        ("finalists timed by their exact schedule", f"{counts.simulated:,}"),
+        ("timed by their exact schedule", f"{counts.simulated:,}"),
         ("proof", _proof(counts)),
         ("plans within 1 % of the best", f"{counts.within_one_percent:,}; simplest simulated: {answer.simplest}"),
         ("search time", seconds(answer.search_s)),

@@ -87,7 +87,7 @@ class _Choice:
     offload: Offload
 
 
-def _mode(setting: Setting) -> Recompute:
+def mode_of(setting: Setting) -> Recompute:
     """What is recomputed, in however many layers."""
     return replace(setting.recompute, layers=FULL.layers)
 
@@ -100,7 +100,7 @@ def _choice(variant: Variant, kinds: Kinds) -> _Choice:
 
     offload = Offload(column(s.offload.activations for s in settings), column(s.offload.optimizer for s in settings))
     return _Choice(
-        np.array([kinds.modes.index(_mode(s)) for s in settings]),
+        np.array([kinds.modes.index(mode_of(s)) for s in settings]),
         column(s.recompute.layers if s.recompute.mode != "none" else 0 for s in settings),
         offload if offload.moves else variant.problem.offload,
     )
@@ -162,7 +162,7 @@ class Evaluator:
     def kinds(self, variant: Variant) -> Kinds:
         """The layer kinds under a structure and the settings of recomputation of a variant."""
         problem, ulysses = variant.problem, variant.ulysses
-        modes = list(dict.fromkeys(map(_mode, variant.settings)))
+        modes = list(dict.fromkeys(map(mode_of, variant.settings)))
         facts = problem.facts
         key = (problem.structure, facts.split, facts.paired, ulysses, tuple(modes))
         if key not in self._kinds:
@@ -193,7 +193,7 @@ class Evaluator:
         """Step time and memory of all plans of a variant, a block of rows at a time."""
         kinds = self.kinds(variant)
         choice = _choice(variant, kinds)
-        size = max(256, BLOCK // len(variant.settings))
+        size = max(64, BLOCK // len(variant.settings))
         for group in self._alike(variant):
             for start in range(0, len(group), size):
                 where = group[start : start + size]
@@ -214,22 +214,22 @@ class Evaluator:
         """Step time and memory of some rows under every setting, ``[setting, row]``."""
         problem, rows = replace(variant.problem, offload=choice.offload), variant.rows[where]
         columns = self.columns(variant.shard_group, variant.ulysses).take(rows)
-        parameters = [_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
+        parameters = [some_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
         known = self.keys(variant.ulysses).rows
         keys = rows if known is None else known[rows]
         stages = [replace(s, share=choice.shares) for s in problem.stages(columns)]
-        kept = [_rows(m, keys, choice.mode) for m in kinds.memories]
+        kept = [some_rows(m, keys, choice.mode) for m in kinds.memories]
         shape = (len(variant.settings), len(rows))
         memory = self._memory(problem, columns, stages, parameters, kept, shape)
         fits = memory <= self.limit
         step = np.full(shape, np.inf)
         fit = np.flatnonzero(fits.any(axis=0))
         if len(fit):
-            own = [_rows(p, fit) for p in parameters]
+            own = [some_rows(p, fit) for p in parameters]
             runs = [_stage_rows(s, fit) for s in stages]
             load = step_load(problem, columns.take(fit), runs, own, (), self.constants)
             if problem.offload.moves_activations:
-                load = offloading(problem, load, [_rows(m, fit) for m in kept], self.constants)
+                load = offloading(problem, load, [some_rows(m, fit) for m in kept], self.constants)
             step[:, fit] = self._time(problem, load, kinds, keys[fit], choice)
             step[~fits] = np.inf
         return step, memory
@@ -319,13 +319,13 @@ def _stacked(values: Sequence[Number]) -> np.ndarray:
 Record = TypeVar("Record", LocalParameters, FrozenParameters, KindMemory, ElementCost)
 
 
-def _rows(record: Record, rows: np.ndarray, mode: np.ndarray | None = None) -> Record:
+def some_rows(record: Record, rows: np.ndarray, mode: np.ndarray | None = None) -> Record:
     """Some rows of every number in a record, and in the records that it holds."""
 
     def some(value: Any) -> Any:
         if isinstance(value, tuple):
-            return tuple(_rows(v, rows) for v in value)
-        return _rows(value, rows) if isinstance(value, FrozenParameters) else _keyed(value, rows, mode)
+            return tuple(some_rows(v, rows) for v in value)
+        return some_rows(value, rows) if isinstance(value, FrozenParameters) else _keyed(value, rows, mode)
 
     return replace(record, **{f.name: some(getattr(record, f.name)) for f in fields(record)})
 

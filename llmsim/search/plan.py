@@ -34,6 +34,7 @@ from .choose import (
     simplest,
     smallest_memory,
 )
+from .exact import exact_steps
 from .pool import SLACK, Candidates, evaluate_space
 from .space import SearchSpace, enumerate_plans
 
@@ -41,8 +42,10 @@ SCHEMA = "llmsim.training-planning/1"
 FINALISTS_PER_KIND = 4
 """Candidates of one kind whose exact schedule is computed: closed forms order them nearly, not exactly."""
 
-MOST_SIMULATED = 400
-"""Candidates simulated beside the finalists to prove that none of them is faster."""
+BATCH, MOST_EXACT = 256, 20_000
+"""Candidates whose schedules are computed together, and at most, to prove that none is faster than the winner."""
+MOST_BESIDE = 8
+"""Of those, how many are simulated in full beside the finalists."""
 
 DEFAULT_FRAMEWORK = {"NVIDIA": "megatron-core", "AMD": "megatron-core", "Google": "maxtext"}
 
@@ -77,14 +80,14 @@ class Counts:
     evaluated, fitting
         Plans whose memory was computed, and those that fit and were timed.
     simulated
-        Finalists whose schedule was computed exactly.
+        Plans whose schedule was computed exactly.
     within_one_percent
         Plans within a hundredth of the fastest, by the closed form.
     proven
         Whether no other plan of the space can be faster than the winner: the closed form is never above the exact time,
-        and every plan for which it is below the winner's was simulated.
+        and every plan for which it is below the winner's had its schedule computed.
     bound_gap
-        The winner's time over the least closed form of a plan that was not simulated, less 1: not above 0 where it is
+        The winner's time over the least closed form of a plan whose schedule was not, less 1: not above 0 where it is
         proven. How far the winner may be from the best.
     """
 
@@ -264,7 +267,7 @@ def plan_training(
     over = finalists[0].step_time_s / float(found.step_s.min()) - 1
     if over > found.slack and chosen.spreads_evenly:  # plans that could still be faster were not kept
         found = evaluated(over * (1 + 1e-9))
-    finalists, gap = _settled(finalists, found, template, architecture, machine)
+    finalists, schedules, gap = _settled(finalists, found, template, architecture, machine)
     best = _differing(finalists, top)
     jobs = [
         PlannedJob(r, job_cost(r.step_time_s, r.tokens_per_step, tokens * epochs, machine) if tokens else None)
@@ -281,7 +284,7 @@ def plan_training(
             Tradeoff(candidate_plan(found, i, template), float(found.step_s[i]), float(found.device_bytes[i]))
             for i in pareto(found)
         ],
-        counts=_counts(found, len(finalists), proven=gap <= 0 and chosen.spreads_evenly, gap=gap),
+        counts=_counts(found, len(finalists) + schedules, proven=gap <= 0 and chosen.spreads_evenly, gap=gap),
         assumed=assumed,
         search_s=perf_counter() - started,
     )
@@ -383,25 +386,32 @@ def _settled(
     template: TrainingPlan,
     architecture: Architecture,
     cluster: Cluster,
-) -> tuple[list[TrainingResult], float]:
-    """Results with every candidate simulated whose bound is below the best time, and how far this lies above the least
-    bound that is left."""
-    known = {r.plan: r for r in results}
+) -> tuple[list[TrainingResult], int, float]:
+    """Results with the best of all candidates whose bound is below the best time; how many schedules were computed for
+    that, and how far the best lies above the least bound that is left."""
     best = results[0].step_time_s
     order = np.argsort(found.step_s, kind="stable")
-    tried = 0
-    for i in order:
-        if found.step_s[i] >= best or tried == MOST_SIMULATED:
-            break
-        plan = candidate_plan(found, int(i), template)
+    bound = found.step_s[order]
+    exact = np.full(len(order), np.nan)
+    done = 0
+    while done < min(below := int(np.searchsorted(bound, best)), MOST_EXACT):
+        batch = order[done : min(done + BATCH, below)]
+        seconds = exact_steps(found.evaluator, found, batch)
+        for k in np.flatnonzero(np.isnan(seconds)):
+            plan = candidate_plan(found, int(batch[k]), template)
+            seconds[k] = simulate_training(plan, architecture, cluster).step_time_s
+        exact[done : done + len(batch)] = seconds
+        done += len(batch)
+        best = min(best, float(seconds.min()))
+    known = {r.plan: r for r in results}
+    for k in np.argsort(exact[:done], kind="stable")[:MOST_BESIDE]:
+        plan = candidate_plan(found, int(order[k]), template)
         if plan not in known:
-            tried += 1
             known[plan] = simulate_training(plan, architecture, cluster)
-            best = min(best, known[plan].step_time_s)
-    left = next((i for i in order if candidate_plan(found, int(i), template) not in known), None)
-    bound = np.inf if left is None else float(found.step_s[left])
-    outside = float(found.step_s.min()) * (1 + found.slack)
-    return sorted(known.values(), key=lambda r: r.step_time_s), best / min(bound, outside) - 1
+    left = float(bound[done]) if done < len(bound) else np.inf
+    outside = float(bound[0]) * (1 + found.slack)
+    ordered = sorted(known.values(), key=lambda r: r.step_time_s)
+    return ordered, done, ordered[0].step_time_s / min(left, outside) - 1
 
 
 def _counts(found: Candidates, simulated: int, *, proven: bool, gap: float) -> Counts:

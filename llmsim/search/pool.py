@@ -43,6 +43,8 @@ class Candidates:
         Plans of the whole space; those of them that fit and were timed; those within a hundredth of the fastest bound.
     slack
         All plans with a bound up to this share above the best are candidates.
+    evaluator
+        What evaluated them.
     """
 
     table: Table
@@ -57,6 +59,7 @@ class Candidates:
     fitting: int
     near: int
     slack: float
+    evaluator: Evaluator
 
     @property
     def fits(self) -> np.ndarray:
@@ -108,7 +111,7 @@ def evaluate_space(
     for number, variant in enumerate(chosen):
         for block in evaluator.blocks(variant):
             pool.add(number, variant, block)
-    return pool.candidates(chosen, evaluator.limit)
+    return pool.candidates(chosen, evaluator)
 
 
 @dataclass
@@ -220,7 +223,7 @@ class _Pool:
         self.pieces = [tuple(v[keep] for v in (variant, setting, row, step, memory))]
         self.kept = int(keep.sum())
 
-    def candidates(self, variants: list[Variant], limit: float) -> Candidates:
+    def candidates(self, variants: list[Variant], evaluator: Evaluator) -> Candidates:
         """What was kept, in the order of evaluation."""
         pieces: Iterable[tuple[np.ndarray, ...]] = self.pieces
         if not self.pieces:
@@ -230,8 +233,9 @@ class _Pool:
         best = float(step.min())
         near = int(np.count_nonzero(step <= best * 1.01)) if np.isfinite(best) else 0
         return Candidates(
-            self.table, variants, variant, setting, row, step, memory, limit, self.evaluated, fitting, near, self.slack
-        )
+            self.table, variants, variant, setting, row, step, memory, evaluator.limit, self.evaluated, fitting, near,
+            self.slack, evaluator,
+        )  # fmt: skip
 
 
 def _joined(pieces: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:

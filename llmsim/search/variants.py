@@ -23,6 +23,10 @@ from ..training.structure import Structure
 from .space import CONTEXT_LIMIT, SearchSpace, Table
 
 
+MOST_SETTINGS = 512
+"""Of one variant: with more of them a block of rows would be too large for the processor's cache."""
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """Choices that need no counting of their own: what is recomputed, and what lives on the host."""
@@ -91,8 +95,9 @@ def space_variants(
     ladder = space.recompute or recompute_ladder(architecture, base.software)
     settings = tuple(Setting(parse_recompute(r), o) for o in dict.fromkeys(offloads) for r in dict.fromkeys(ladder))
     chosen = [
-        replace(v, problem=replace(v.problem, optimizer=optimizer), settings=settings)
+        replace(v, problem=replace(v.problem, optimizer=optimizer), settings=settings[start : start + MOST_SETTINGS])
         for v in _structures(architecture, cluster, base, table, space, sequence)
+        for start in range(0, len(settings), MOST_SETTINGS)
     ]
     if not chosen:
         raise _nothing_allowed(space, base.software, cluster)

@@ -153,21 +153,21 @@ def _hop(way: Sequence[tuple[int, int]], part: int, hop_s: Number) -> Number:
 
 def pipeline_seconds(
     schedule: ScheduleName,
-    forward: Sequence[Sequence[float]],
-    backward: Sequence[Sequence[float]],
+    forward: Times,
+    backward: Times,
     micro_batches: int,
-    hop_s: float = 0.0,
-    weight: Sequence[Sequence[float]] | None = None,
-    saved: Sequence[float] | None = None,
-) -> float:
-    """Time of a schedule, seconds: :func:`longest_path` for as many micro-batches as a pipeline needs to repeat itself,
-    and its pace from then on."""
+    hop_s: Number = 0.0,
+    weight: Times | None = None,
+    saved: Sequence[Number] | None = None,
+) -> Number:
+    """Time of a schedule, seconds, of one pipeline or (with arrays) of many of one shape: :func:`longest_path` for as
+    many micro-batches as a pipeline needs to repeat itself, and its pace from then on."""
     pp = len(forward)
     if pp == 1:
         return micro_batches * (sum(forward[0]) + sum(backward[0]))
 
-    def exact(count: int) -> float:
-        return float(longest_path(schedule, forward, backward, count, hop_s, weight, saved).seconds)
+    def exact(count: int) -> Number:
+        return longest_path(schedule, forward, backward, count, hop_s, weight, saved).seconds
 
     groups = max(32, 512 // pp)  # of pp micro-batches, as interleaving takes them
     if micro_batches < (groups + 1) * pp:

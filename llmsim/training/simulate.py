@@ -173,9 +173,8 @@ def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, constant
         backward.append([b for _, b, _ in own])
         weight.append([w for _, _, w in own])
     saved = [float(s.saved_s) * pair_share(problem.schedule) for s in _each_stage(prepared, time)]
-    return pipeline_seconds(
-        problem.schedule, forward, backward, int(load.micro_batches), float(time.hop_s), weight, saved
-    )
+    m, hop = int(load.micro_batches), float(time.hop_s)
+    return float(pipeline_seconds(problem.schedule, forward, backward, m, hop, weight, saved))
 
 
 def _each_stage(prepared: Prepared, time: StepTime) -> list[StageTime]:

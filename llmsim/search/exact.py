@@ -1,0 +1,146 @@
+"""Exact step times of many candidates: the longest path through each schedule, pipelines of one shape together."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..core.pipelines import ScheduleName
+from ..core.shim import Number
+from ..plans.offload import Offload
+from ..training.compose import KindTime, StepTime, compose_step, kind_time
+from ..training.kept import KeptTransfers
+from ..training.longest_path import pipeline_seconds
+from ..training.prepare import Problem, offloading, recomputed_layers, step_load
+from ..training.split import pass_seconds
+from ..training.stages import chunk_counts
+from .evaluate import Evaluator, mode_of, some_rows
+from .pool import Candidates
+from .variants import Setting, Variant
+
+Shape = tuple[ScheduleName, int, int, int]
+"""Schedule, stages, chunks, micro-batches."""
+
+
+@dataclass(frozen=True)
+class _Pipelines:
+    """Pipelines of one shape: where their times go, what they are made of, and the rest of their steps."""
+
+    where: np.ndarray
+    forward: list[list[Number]]
+    backward: list[list[Number]]
+    weight: list[list[Number]]
+    hop_s: np.ndarray
+    rest_s: np.ndarray
+
+
+def exact_steps(evaluator: Evaluator, found: Candidates, chosen: np.ndarray) -> np.ndarray:
+    """Seconds of a step of some candidates, as a simulation of each has them; NaN where passes run in pairs, which hide
+    transfers stage by stage.
+
+    Parameters
+    ----------
+    chosen
+        Numbers of the candidates.
+    """
+    result = np.full(len(chosen), np.nan)
+    shapes: dict[Shape, list[_Pipelines]] = defaultdict(list)
+    for number in np.unique(found.variant[chosen]):
+        where = np.flatnonzero(found.variant[chosen] == number)
+        if not found.variants[number].problem.facts.paired:
+            _collect(evaluator, found, chosen, where, shapes)
+    for (schedule, _, _, m), parts in shapes.items():
+        columns = [_joined([getattr(p, name) for p in parts]) for name in ("forward", "backward", "weight")]
+        hop = np.concatenate([p.hop_s for p in parts])
+        seconds = pipeline_seconds(schedule, columns[0], columns[1], m, hop, columns[2])
+        where = np.concatenate([p.where for p in parts])
+        result[where] = seconds + np.concatenate([p.rest_s for p in parts])
+    return result
+
+
+def _joined(parts: Sequence[list[list[Number]]]) -> list[list[Number]]:
+    """``[device][chunk]`` of several batches, one after the other."""
+    return [[np.concatenate(values) for values in zip(*chunks, strict=True)] for chunks in zip(*parts, strict=True)]
+
+
+def _collect(
+    evaluator: Evaluator,
+    found: Candidates,
+    chosen: np.ndarray,
+    where: np.ndarray,
+    shapes: dict[Shape, list[_Pipelines]],
+) -> None:
+    """Sort candidates of one variant by the shape of their pipelines."""
+    variant = found.variants[int(found.variant[chosen[where[0]]])]
+    rows, settings = found.row[chosen[where]], [variant.settings[k] for k in found.setting[chosen[where]]]
+    shares = np.array([float(s.recompute.layers) if s.recompute.mode != "none" else 0.0 for s in settings])
+    offload = Offload(*(np.array([getattr(s.offload, n) for s in settings]) for n in ("activations", "optimizer")))
+    problem = replace(variant.problem, offload=offload if offload.moves else variant.problem.offload)
+    times, step, kept = _composed(evaluator, problem, variant, rows, settings, shares)
+    table = found.table
+    shape = np.stack([table["pp"][rows], table["chunks"][rows], table["micro_batches"][rows]], axis=1)
+    for pp, chunks, m in np.unique(shape, axis=0):
+        own = np.flatnonzero((shape == (pp, chunks, m)).all(axis=1))
+        each = [t.map(lambda v: _entries(v, own, len(rows))) for t in times]  # noqa: B023
+        moved = kept and kept.map(lambda v: _entries(v, own, len(rows)))  # noqa: B023
+        forward: list[list[Number]] = []
+        backward: list[list[Number]] = []
+        weight: list[list[Number]] = []
+        for device in chunk_counts(evaluator.architecture, int(pp), int(chunks), problem.schedule, problem.layout):
+            passes = [
+                pass_seconds(counts, recomputed_layers(problem, counts, shares[own]), each, moved) for counts in device
+            ]
+            whole = [[np.broadcast_to(v, own.shape) for v in p] for p in passes]
+            forward.append([f for f, _, _ in whole])
+            backward.append([i + w for _, i, w in whole])
+            weight.append([w for _, _, w in whole])
+        rest = np.broadcast_to(step.seconds - step.pipeline_s, rows.shape)[own]
+        hop = np.broadcast_to(step.hop_s, rows.shape)[own]
+        key = problem.schedule, int(pp), int(chunks), int(m)
+        shapes[key].append(_Pipelines(where[own], forward, backward, weight, hop, rest))
+
+
+def _composed(
+    evaluator: Evaluator,
+    problem: Problem,
+    variant: Variant,
+    rows: np.ndarray,
+    settings: Sequence[Setting],
+    shares: np.ndarray,
+) -> tuple[list[KindTime], StepTime, KeptTransfers | None]:
+    """The layers of each candidate, its step by the closed form, and what it sends to the host."""
+    kinds = evaluator.kinds(variant)
+    mode = np.array([kinds.modes.index(mode_of(s)) for s in settings])
+    known = evaluator.keys(variant.ulysses).rows
+    keys = rows if known is None else known[rows]
+    columns = evaluator.columns(variant.shard_group, variant.ulysses).take(rows)
+    parameters = [some_rows(p, rows) for p in evaluator.parameters(variant.problem, variant.shard_group)]
+    stages = [replace(s, share=shares) for s in problem.stages(columns)]
+    load = step_load(problem, columns, stages, parameters, (), evaluator.constants)
+    if problem.offload.moves_activations:
+        kept = [replace(m, plain=_paired(m.plain, keys, mode), recomputing=_paired(m.recomputing, keys, mode))
+                for m in kinds.memories]  # fmt: skip
+        load = offloading(problem, load, kept, evaluator.constants)
+    load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
+    if problem.fully_sharded:
+        seconds = [k.map(lambda v: _paired(v, keys, mode)) for k in kinds.seconds]
+        times = [kind_time(k, u, evaluator.constants) for k, u in zip(seconds, load.units, strict=True)]
+    else:
+        times = [t.map(lambda v: _paired(v, keys, mode)) for t in kinds.times]
+    return times, compose_step(load, evaluator.constants, times), load.kept
+
+
+def _paired(value: Number, rows: np.ndarray, mode: np.ndarray) -> Number:
+    """One entry a candidate: of its key, and of its mode of recomputation."""
+    if not isinstance(value, np.ndarray) or value.ndim == 0:
+        return value
+    if value.ndim == 1:
+        return value if len(value) == 1 else value[rows]
+    return value[mode if len(value) > 1 else 0, rows if value.shape[1] > 1 else 0]
+
+
+def _entries(value: Number, own: np.ndarray, size: int) -> Number:
+    return np.broadcast_to(value, (size,))[own] if isinstance(value, np.ndarray) and value.ndim else value
