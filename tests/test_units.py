@@ -30,7 +30,10 @@ def test_no_counts(text: str | float) -> None:
         parse_count(text, "tokens")
 
 
-@pytest.mark.parametrize(("text", "value"), [("8k", 8192), ("1M", 1 << 20), ("8192", 8192), (1, 1), ("0.5k", 512)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("8k", 8192), ("1M", 1 << 20), ("8192", 8192), ("8,192", 8192), ("1_024k", 1 << 20), (1, 1), ("0.5k", 512)],
+)
 def test_lengths(text: str | int, value: int) -> None:
     """As model builders mean them: 8k is 8,192."""
     assert parse_length(text, "sequence") == value

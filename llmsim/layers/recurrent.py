@@ -48,8 +48,8 @@ class Mamba2:
         Biases of the two projections and of the convolution.
     """
 
-    bias: bool = False
-    conv_bias: bool = True
+    bias: bool
+    conv_bias: bool
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
         z, inner = (b.linear(f"ssm_{n}", x, "hidden", MAMBA2_HEADS, bias=self.bias) for n in ("z", "x"))

@@ -185,7 +185,7 @@ def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:
         case "dsa":
             return LatentAttention(indexer=True), Mlp(), rms
         case "mamba2":
-            return Mamba2(), Mlp(), rms
+            return Mamba2(bias=False, conv_bias=True), Mlp(), rms
         case "mamba1":
             return Mamba1(), Mlp(), rms
         case "delta_net":

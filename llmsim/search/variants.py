@@ -22,7 +22,6 @@ from ..training.recompute import recompute_ladder
 from ..training.structure import Structure
 from .space import CONTEXT_LIMIT, SearchSpace, Table
 
-
 MOST_SETTINGS = 512
 """Of one variant: with more of them a block of rows would be too large for the processor's cache."""
 
