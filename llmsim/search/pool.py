@@ -166,10 +166,8 @@ class _Pool:
     def _best_of_kinds(self, variant: Variant, block: Block) -> np.ndarray:
         """The fastest plan of each kind in a block, where no block before had a much faster one."""
         code = self.code[variant.rows[block.where]]
-        offloads = [setting.offload for setting in variant.settings]
         mask = np.zeros(block.step_s.shape, bool)
-        for offload in dict.fromkeys(offloads):
-            own = np.flatnonzero([o == offload for o in offloads])
+        for offload, own in variant.offloads.items():
             step = block.step_s[own]
             column = step.min(axis=0)
             best = self.kinds.setdefault((variant.problem.sharding, offload), np.full(self.code.max() + 1, np.inf))
@@ -184,7 +182,7 @@ class _Pool:
     def _undominated(self, step: np.ndarray, memory: np.ndarray) -> np.ndarray:
         """Plans that none before beats in both time and memory; the front is brought up to date with them."""
         mask = np.isfinite(step)
-        for seconds, used in self.front[:: max(1, len(self.front) // 6)]:
+        for seconds, used in self.front[:: max(1, len(self.front) // 10)]:
             mask &= (step < seconds) | (memory < used)
         where = np.flatnonzero(mask)
         own = list(zip(step.flat[where].tolist(), memory.flat[where].tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..training.recompute import recompute_ladder
 from ..training.structure import Structure
 from .space import CONTEXT_LIMIT, SearchSpace, Table
 
-MOST_SETTINGS = 512
+MOST_SETTINGS = 1024
 """Of one variant: with more of them a block of rows would be too large for the processor's cache."""
 
 
@@ -57,6 +58,14 @@ class Variant:
     rows: np.ndarray
     shard_group: int | None = None
     ulysses: int = 1
+
+    @cached_property
+    def offloads(self) -> dict[Offload, np.ndarray]:
+        """Numbers of the settings by what they offload."""
+        found: dict[Offload, list[int]] = {}
+        for number, setting in enumerate(self.settings):
+            found.setdefault(setting.offload, []).append(number)
+        return {offload: np.array(numbers) for offload, numbers in found.items()}
 
     @property
     def plans(self) -> int:

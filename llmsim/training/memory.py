@@ -26,7 +26,7 @@ from .constants import StepConstants
 from .kept import KindMemory, model_memory
 from .moments import stage_peak
 from .orders import held
-from .prepare import Prepared, Problem, recomputed_layers, recomputed_share, state_columns
+from .prepare import Prepared, Problem, recomputed_share, state_columns
 from .sharding import LocalParameters, updated_shares
 from .stages import Stage, body_kinds
 from .update import stage_update, updated_elements
@@ -170,8 +170,7 @@ def memory_of_stage(
         kept, ends, again = _activations(kinds, stage.counts, share, flying / columns.chunks, head)
     away: Number = 0
     if problem.offload.moves_activations:
-        recomputed = recomputed_layers(problem, stage.counts, stage.share)
-        kept, away = _offloaded(problem, kinds[:head], stage.counts, recomputed, kept)
+        kept, away = _offloaded(problem, kinds[: head - 1], stage.counts, share, kept)
     present = [(k, minimum(n, 1)) for k, n in zip(kinds, stage.counts, strict=True)]
     transients = maximum(*(k.transients * some for k, some in present[:head]))
     holds = maximum(*(k.holds * some for k, some in present[head:]))
@@ -204,14 +203,14 @@ def _offloaded(
     problem: Problem,
     kinds: Sequence[KindMemory],
     counts: Sequence[Number],
-    recomputed: Sequence[Number],
+    share: Number,
     kept: Number,
 ) -> tuple[Number, Number]:
     """Activations in flight that stay on the device, and those on the host, bytes. Of the latter two layers are on the
     device too: one that leaves or comes back, and its neighbour at work."""
-    layers = list(zip(kinds, counts, recomputed, strict=False))
-    moving = problem.offload.activations * (kept - total(n * k.per_step for k, n, _ in layers))
-    means = (((n - some) * k.plain + some * k.recomputing) / maximum(n, 1) for k, n, some in layers)
+    layers = list(zip(kinds, counts, strict=False))  # the ends send nothing
+    moving = problem.offload.activations * (kept - total(n * k.per_step for k, n in layers))
+    means = (minimum(n, 1) * (k.plain + share * k.change) for k, n in layers)
     return kept - moving + minimum(moving, 2 * maximum(*means)), moving
 
 
