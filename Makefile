@@ -48,6 +48,7 @@ mutation: $(VENV)/.developing
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/spaces.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -97,7 +97,10 @@ def as_input_error(error: ValidationError, model: type[BaseModel], where: str) -
     """The most telling problem of a pydantic error, in our words: a misspelt key before the one that is missing for
     it."""
     first = min(error.errors(), key=lambda e: e["type"] not in _UNKNOWN_KEY)
-    path = ".".join(str(p) for p in first["loc"])
+    # Of a field that takes several kinds of values pydantic names the kind too.
+    path = ".".join(
+        str(p) for p in first["loc"] if not re.search(r"[\[(]", str(p)) and p not in ("int", "str", "tuple")
+    )
     field = ": ".join(part for part in (where, path) if part)
     if first["type"] in _UNKNOWN_KEY:
         known = unknown_name("key", str(first["loc"][-1]), _fields_at(model, first["loc"][:-1]))

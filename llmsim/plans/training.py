@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -114,6 +115,14 @@ class TrainingPlan(BaseModel):
     pad_to_capacity: bool = False
     framework: str = "megatron-core"
     release: str = ""
+
+    @field_validator("layers_per_stage", "recompute_layers", "document_length", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """Numbers joined by commas, as a command line has them."""
+        if isinstance(value, str) and re.fullmatch(r"\s*\d+\s*(,\s*\d+\s*)+", value):
+            return tuple(int(part) for part in value.split(","))
+        return value
 
     @field_validator("schedule", mode="before")
     @classmethod
