@@ -6,12 +6,14 @@ from core_cases import CLASSES, LAYERS, kept_terms, kernels, values
 
 from llmsim.architecture import Architecture
 from llmsim.core.data_parallel import Stored, Unit, shard_elements
+from llmsim.core.inventory import Inventory, KernelRow
 from llmsim.core.liveness import derive_moments
 from llmsim.core.messages import stage_transfers
-from llmsim.core.operators import LayerBuilder
+from llmsim.core.operators import LayerBuilder, product
 from llmsim.core.saved import Region, derive_saved, weight_operands
 from llmsim.core.sharding import mesh_sharding
 from llmsim.core.terms import Term
+from llmsim.core.work import derive_work
 from llmsim.layers.base import layer_input
 from llmsim.plans.adapters import Adapters, adapted_operators
 from llmsim.training.structure import Structure, kind_terms
@@ -60,6 +62,25 @@ def test_frozen_products_wait_for_no_gradient_of_weights() -> None:
     size = values(lora_rank=4).size(operands)
     # Both adapter products keep their input (hidden, rank) and the gradient of their result (rank, heads x width).
     assert size == rows * (256 + 4) + rows * (4 + 16 * 32)
+
+
+def test_gathered_operands_are_kept_whole_or_gathered_again() -> None:
+    """A column-parallel product under sequence parallelism: its input as it is kept, and the gradient of its result."""
+    b = LayerBuilder()
+    b.linear("up", layer_input(), "hidden", "ffn")
+    sharding, gradient = mesh_sharding(sequence_parallel=True), 16 * 512 * 704 * 2 // 4
+    for gather, kept in ((None, STREAM), ({"tp": "keep"}, STREAM), ({"tp": "again"}, STREAM // 4)):
+        operands = weight_operands(b.operators, sharding, kernels(), formats=CLASSES, gather=gather)
+        assert values({"tp": 4}).size(operands) == kept + gradient
+
+
+def test_every_visible_position_is_masked() -> None:
+    """Products over positions that a query may see, of keys or of an indexer's; not over those of a chunk."""
+    for dims, masked in (("batch context", True), ("batch index_context", True), ("batch chunk_context", False)):
+        b = LayerBuilder()
+        b.op("select", "index_select", [layer_input()], "batch sequence", products=[product(dims)])
+        work = derive_work(b.operators, PLAIN, Inventory({"index_select": KernelRow()}))
+        assert [w.masked_flops for w in work] == [masked] * 2
 
 
 def test_masks_and_low_precision_are_marked_where_they_apply() -> None:

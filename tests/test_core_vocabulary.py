@@ -99,6 +99,37 @@ def test_dimensions_have_sizes_and_formats_are_known() -> None:
             assert {t.format for t in tensors(op)} <= {*CLASSES, *FORMATS}
 
 
+def test_only_what_is_multiplied_is_open_to_low_precision() -> None:
+    """What is looked up, added or scales is no matrix of a product, whatever its shape."""
+    for kind in kinds():
+        multiplied = {id(op.reads[1].tensor) for op in kind.operators if op.kind == "contract"}
+        for op in kind.operators:
+            for read in op.weights:
+                assert read.tensor.format == "weight_high" or id(read.tensor) in multiplied, read.tensor
+
+
+def test_lookups_have_one_index_for_each_row() -> None:
+    """Rows are looked up for every position that is written, or for positions that a batch shares."""
+    for kind in kinds():
+        for op in (op for op in kind.operators if op.kind == "embedding"):
+            rows, table = op.reads
+            assert set(op.write.dims) - set(table.dims) - set(rows.dims) <= {"batch"}, op
+            assert set(rows.dims) <= set(op.write.dims)
+
+
+def test_what_parts_of_a_model_share_is_one_tensor() -> None:
+    """Tokens, labels and a tied table, in embedding, head and prediction modules."""
+    for name in bundled_models():
+        model = Architecture.from_config(name)
+        shared: dict[str, Tensor] = {}
+        for kind in (model.embedding, model.head, *model.mtp):
+            here = {t.name: t for op in kind.operators for t in tensors(op)}
+            for tensor in here.values():
+                if tensor.name in ("tokens", "labels", "embedding.weight", "head.weight"):
+                    found = dataclasses.replace(tensor, dims=tuple(sorted(tensor.dims)))
+                    assert shared.setdefault(tensor.name, found) == found, (name, tensor)
+
+
 def test_entries_say_what_their_classes_declare() -> None:
     inventory = STRUCTURE.inventory
     for kind in kinds():

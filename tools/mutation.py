@@ -115,6 +115,7 @@ class Gather:
         self.coverage.start()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
+        signal.alarm(PATIENCE * 60)
         _forget()
         self.coverage.switch_context(nodeid)
         self.seconds[nodeid] = -time.perf_counter()

@@ -34,7 +34,7 @@ class View:
     @property
     def gathered(self) -> tuple[str, ...]:
         """Axes at home that the operator wants whole."""
-        return tuple(a for a in self.home if a not in self.need and a in self.missing)
+        return tuple(a for a in self.home if a not in self.need)
 
     @property
     def exchanged(self) -> tuple[str, ...]:

@@ -26,7 +26,6 @@ STATISTIC_REDUCTIONS: Mapping[str, tuple[int, int]] = {
     "norm": (1, 1),
     "layer_norm": (2, 2),
     "loss": (3, 0),
-    "attention": (2, 0),
 }
 BORDER_KINDS = frozenset({"dispatch", "combine"})
 """Kinds between the two factorisations of the same ranks, token layout and expert layout; they carry their own

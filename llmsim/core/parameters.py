@@ -42,7 +42,7 @@ class Parameter:
     gradient_axes: tuple[str, ...]
     expert: bool
     format: str
-    frozen: bool = False
+    frozen: bool
 
 
 def derive_parameters(operators: Sequence[Operator], sharding: Sharding) -> tuple[Parameter, ...]:
