@@ -170,3 +170,12 @@ def test_storages_are_those_of_tensors() -> None:
         for saved in kept:
             own = saved.storage.partition("@")[0].partition(":")[0]
             assert {*own.split("+")} <= known, saved
+
+
+def test_tokens_are_looked_up_for_every_position() -> None:
+    for kind in kinds():
+        for op in kind.operators:
+            for read in op.reads:
+                if op.kind == "embedding" and read.tensor.leading == ("vocab",):
+                    assert op.reads[0].dims == ("batch", "sequence"), (kind.name, op.name)
+                    assert op.write.dims[:2] == ("batch", "sequence"), (kind.name, op.name)
