@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-import llmsim.search.plan as plan_module
+import llmsim.search.finalists as finalists_module
 from llmsim.architecture import Architecture
 from llmsim.core.errors import InfeasibleError, InputError
 from llmsim.core.units import GIB
@@ -480,8 +480,10 @@ def test_no_proof_where_layers_may_be_spread_in_other_ways():
 
 def test_a_search_that_gives_up_says_how_far_it_may_be_off(monkeypatch):
     architecture, cluster, space = CASES["dense"]
-    monkeypatch.setattr(plan_module, "MOST_EXACT", 0)
-    monkeypatch.setattr(plan_module, "fastest_by_kind", lambda found, count, each: [int(found.step_s.argsort()[40])])
+    monkeypatch.setattr(finalists_module, "MOST_EXACT", 0)
+    monkeypatch.setattr(
+        finalists_module, "fastest_by_kind", lambda found, count, each: [int(found.step_s.argsort()[40])]
+    )
     answer = plan_training(architecture, cluster, **QUESTION, precision="bf16", imbalance=1.1, space=space)
     assert not answer.counts.proven
     assert answer.counts.bound_gap > 0

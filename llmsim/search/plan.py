@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from .._version import __version__
 from ..architecture import Architecture
 from ..core.errors import InfeasibleError, InputError, UnsupportedError
-from ..core.pipelines import schedule_facts
 from ..core.units import gib
 from ..economics.job import JobCost, device_price, job_cost
 from ..hardware.cluster import Cluster
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
-from ..plans.recompute import FULL, parse_recompute
 from ..plans.training import TrainingPlan
 from ..training.problem import plan_problem
 from ..training.result import TrainingResult
@@ -28,25 +24,16 @@ from .choose import (
     Difference,
     candidate_plan,
     differences,
-    fastest_by_kind,
     kind_of,
     pareto,
     simplest,
     smallest_memory,
 )
-from .exact import exact_steps
+from .finalists import best_by_kind, settled
 from .pool import SLACK, Candidates, evaluate_space
 from .space import SearchSpace, enumerate_plans
 
 SCHEMA = "llmsim.training-planning/1"
-FINALISTS_PER_KIND = 4
-"""Candidates of one kind whose exact schedule is computed: closed forms order them nearly, not exactly."""
-
-BATCH, MOST_EXACT = 256, 20_000
-"""Candidates whose schedules are computed together, and at most, to prove that none is faster than the winner."""
-MOST_BESIDE = 8
-"""Of those, how many are simulated in full beside the finalists."""
-
 DEFAULT_FRAMEWORK = {"NVIDIA": "megatron-core", "AMD": "megatron-core", "Google": "maxtext"}
 
 
@@ -263,17 +250,17 @@ def plan_training(
     found = evaluated(SLACK)
     if not found.fitting:
         raise _nothing_fits(found, template, architecture, machine)
-    finalists = _finalists(found, template, architecture, machine, top, chosen)
-    over = finalists[0].step_time_s / float(found.step_s.min()) - 1
+    ahead = best_by_kind(found, template, architecture, machine, top, chosen)
+    over = ahead[0].step_time_s / float(found.step_s.min()) - 1
     if over > found.slack and chosen.spreads_evenly:  # plans that could still be faster were not kept
         found = evaluated(over * (1 + 1e-9))
-    finalists, schedules, gap = _settled(finalists, found, template, architecture, machine)
-    best = _differing(finalists, top)
+    results, schedules, gap = settled(ahead, found, template, architecture, machine)
+    best = _differing(results, top)
     jobs = [
         PlannedJob(r, job_cost(r.step_time_s, r.tokens_per_step, tokens * epochs, machine) if tokens else None)
         for r in best
     ]
-    near = [(r.step_time_s, r.plan) for r in finalists if r.step_time_s <= 1.01 * best[0].step_time_s]
+    near = [(r.step_time_s, r.plan) for r in results if r.step_time_s <= 1.01 * best[0].step_time_s]
     return TrainingPlanning(
         model=architecture.name,
         cluster=best[0].cluster,
@@ -284,7 +271,7 @@ def plan_training(
             Tradeoff(candidate_plan(found, i, template), float(found.step_s[i]), float(found.device_bytes[i]))
             for i in pareto(found)
         ],
-        counts=_counts(found, len(finalists) + schedules, proven=gap <= 0 and chosen.spreads_evenly, gap=gap),
+        counts=_counts(found, len(results) + schedules, proven=gap <= 0 and chosen.spreads_evenly, gap=gap),
         assumed=assumed,
         search_s=perf_counter() - started,
     )
@@ -339,79 +326,11 @@ def _template(
     return build(TrainingPlan, values, "")
 
 
-def _finalists(
-    found: Candidates,
-    template: TrainingPlan,
-    architecture: Architecture,
-    cluster: Cluster,
-    top: int,
-    space: SearchSpace,
-) -> list[TrainingResult]:
-    """The best few of each kind with their exact schedules, fastest first.
-
-    Closed forms know an even spread of layers over stages only: plans that are near with it are tried with others.
-    """
-    usual = [candidate_plan(found, i, template) for i in fastest_by_kind(found, top + 3, FINALISTS_PER_KIND)]
-    plans = dict.fromkeys(p for plan in usual for p in _spreads(plan, space))
-    results = [r for p in plans if (r := simulate_training(p, architecture, cluster)).fits]
-    results = results or [simulate_training(p, architecture, cluster) for p in dict.fromkeys(usual)]
-    return sorted(results, key=lambda r: r.step_time_s)
-
-
-def _spreads(plan: TrainingPlan, space: SearchSpace) -> Iterator[TrainingPlan]:
-    """A plan with every allowed spread of layers and of recomputation over its stages."""
-    if plan.pipeline_parallel == 1:
-        yield plan
-        return
-    setting = parse_recompute(plan.recompute)
-    for layers in space.layers_per_stage:
-        for depths in space.recompute_layers:
-            if depths == "uniform":
-                yield plan.replace(layers_per_stage=layers)
-            elif schedule_facts(plan.schedule_name).shape != "both":
-                whole = replace(setting, layers=FULL.layers) if setting.mode != "none" else FULL
-                yield plan.replace(layers_per_stage=layers, recompute=str(whole), recompute_layers=depths)
-
-
 def _differing(results: Sequence[TrainingResult], count: int) -> list[TrainingResult]:
     kinds: dict[tuple[object, ...], TrainingResult] = {}
     for result in results:
         kinds.setdefault(kind_of(result.plan), result)
     return list(kinds.values())[:count]
-
-
-def _settled(
-    results: list[TrainingResult],
-    found: Candidates,
-    template: TrainingPlan,
-    architecture: Architecture,
-    cluster: Cluster,
-) -> tuple[list[TrainingResult], int, float]:
-    """Results with the best of all candidates whose bound is below the best time; how many schedules were computed for
-    that, and how far the best lies above the least bound that is left."""
-    best = results[0].step_time_s
-    order = np.argsort(found.step_s, kind="stable")
-    bound = found.step_s[order]
-    exact = np.full(len(order), np.nan)
-    done = 0
-    while done < min(below := int(np.searchsorted(bound, best)), MOST_EXACT):
-        batch = order[done : min(done + BATCH, below)]
-        seconds = exact_steps(found.evaluator, found, batch)
-        for k in np.flatnonzero(np.isnan(seconds)):
-            plan = candidate_plan(found, int(batch[k]), template)
-            seconds[k] = simulate_training(plan, architecture, cluster).step_time_s
-        exact[done : done + len(batch)] = seconds
-        done += len(batch)
-        best = min(best, float(seconds.min()))
-    known = {r.plan: r for r in results}
-    for k in np.argsort(exact[:done], kind="stable")[:MOST_BESIDE]:
-        plan = candidate_plan(found, int(order[k]), template)
-        if plan not in known:
-            known[plan] = simulate_training(plan, architecture, cluster)
-    left = float(bound[done]) if done < len(bound) else np.inf
-    outside = float(bound[0]) * (1 + found.slack)
-    ordered = sorted(known.values(), key=lambda r: r.step_time_s)
-    return ordered, done, ordered[0].step_time_s / min(left, outside) - 1
 
 
 def _counts(found: Candidates, simulated: int, *, proven: bool, gap: float) -> Counts:
