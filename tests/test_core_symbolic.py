@@ -161,6 +161,7 @@ def test_what_is_a_symbol() -> None:
 
 
 def test_equal_symbols_are_one_key() -> None:
+    assert repr(symbol("x", 2)) == "Symbolic(x, 2)"
     assert len({symbol("x", 2), symbol("x", 2), symbol("x", 3), symbol("y", 2)}) == 3
     assert symbol("x", 2).expr.is_positive
     assert symbol("x", 2, positive=False).expr.is_positive is False

@@ -121,9 +121,8 @@ class _Ledger:
         copied = [a for a in look.gathered if self.gather.get(a, "keep") == "keep"] + list(look.exchanged)
         carriers = {a: p for a, p in look.home.items() if a not in copied}
         carriers |= {a: look.need[a] for a in look.exchanged}
-        name = f"{read.tensor.name}@{'·'.join(copied)}"
-        if not self.shared_input:
-            name = f"{name}@{self.inventory.group(op.name)[0]}"
+        owner = () if self.shared_input else self.inventory.group(op.name)[:1]
+        name = "@".join((read.tensor.name, *copied, *owner))
         return name, local_term(read.dims, carriers, read.tensor.format), bool(copied)
 
     def of(self, keep: Keep, op: Operator) -> tuple[str, Terms]:
