@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from core_cases import CLASSES, LAYERS, kept_terms, kernels, values
+from core_cases import CLASSES, LAYERS, kept_terms, kernels, model_sizes, values
 
 from llmsim.architecture import Architecture
 from llmsim.core.data_parallel import Stored, Unit, shard_elements
-from llmsim.core.inventory import Inventory, KernelRow
+from llmsim.core.formats import get_format
+from llmsim.core.inventory import Inventory, KernelRow, parse_keep
 from llmsim.core.liveness import derive_moments
 from llmsim.core.messages import stage_transfers
 from llmsim.core.operators import LayerBuilder, product
+from llmsim.core.parameters import derive_parameters
 from llmsim.core.saved import Region, derive_saved, weight_operands
 from llmsim.core.sharding import mesh_sharding
-from llmsim.core.terms import Term
+from llmsim.core.terms import Sizes, Term
 from llmsim.core.work import derive_work
 from llmsim.layers.base import layer_input
 from llmsim.plans.adapters import Adapters, adapted_operators
@@ -119,3 +121,69 @@ def test_a_gradient_in_another_format_is_a_storage_of_its_own() -> None:
     savings = derive_saved(operators, PLAIN, kernels(), formats=classes)
     moments = derive_moments(operators, PLAIN, kernels(), savings, formats=classes)
     assert len(moments[0].flowing) == 3  # the 32-bit gradient that arrives, and one in 16 bits for each term
+
+
+def test_a_gradient_of_a_matrix_is_converted_behind_its_product() -> None:
+    """Under autocast: made in the 16 bits of the operands, then, when what arrived is gone, in the 32 of the matrix."""
+    b = LayerBuilder()
+    b.linear("up", layer_input(), "hidden", "ffn")
+    classes = {**dict.fromkeys(CLASSES, "fp32"), "activation": "bf16"}
+    savings = derive_saved(b.operators, PLAIN, kernels(), formats=classes)
+    product, conversion = derive_moments(b.operators, PLAIN, kernels(), savings, formats=classes)
+    sizes = Sizes(model_sizes(), {}, {name: get_format(format) for name, format in classes.items()})
+    rows, matrix = 16 * 512, 256 * 704
+    assert sizes.size(product.flowing) == 2 * rows * 704 + 4 * rows * 256 + 2 * matrix
+    assert not product.gradients
+    assert sizes.size(conversion.flowing) == 4 * rows * 256 + 2 * matrix
+    assert sizes.size(conversion.gradients) == 4 * matrix
+
+
+def test_every_trained_parameter_has_a_gradient_in_the_end_and_no_other() -> None:
+    for adapters in (None, Adapters(4, ("q",)), Adapters(4, ("q", "down"))):
+        for name in ("gqa", "gpt", "mla"):
+            operators = adapted_operators(LAYERS[name], adapters) if adapters else LAYERS[name]
+            savings = derive_saved(operators, PLAIN, kernels(), formats=CLASSES)
+            moments = derive_moments(operators, PLAIN, kernels(), savings, formats=CLASSES)
+            trained = [p.local for p in derive_parameters(operators, PLAIN) if not p.frozen]
+            sizes = values(lora_rank=4)
+            assert sizes.count(moments[-1].gradients) == sizes.count(trained)
+
+
+def test_recomputing_holds_the_variables_of_its_branch() -> None:
+    """Results since the last sum that nobody keeps live until the module returns, beside what its kernels make."""
+    b, dims = LayerBuilder(), "batch sequence hidden"
+    x = b.op("sum", "add", [layer_input(), layer_input()], dims)
+    x = b.op("first", "rotary", [x], dims)
+    x = b.op("kept", "rotary", [x], dims)
+    x = b.op("last", "activation", [x], dims)
+    b.op("out", "gate", [x], dims)
+    rows = {
+        "add": KernelRow(),
+        "rotary": KernelRow(),
+        "activation": KernelRow(keeps=(parse_keep("read0"),)),
+        "gate": KernelRow(keeps=(parse_keep("scalar as fp32"),), forward_holds=(parse_keep("batch hidden as fp32"),)),
+    }
+    whole = Region(frozenset(op.name for op in b.operators))
+    savings = derive_saved(b.operators, PLAIN, Inventory(rows), formats=CLASSES, regions=[whole])
+    assert savings.recomputed == ("sum", "first", "kept", "last", "out")
+    moment, *_ = derive_moments(b.operators, PLAIN, Inventory(rows), savings, formats=CLASSES)
+    # The gradient that arrives, the results of `first` and `last`, and what the kernel holds.
+    assert values().size(moment.flowing) == 3 * STREAM + 4 * 16 * 256
+    assert values().size(moment.again) == STREAM + 4
+    assert values().size(moment.kept) == STREAM
+
+
+def test_regions_run_to_the_last_operator_that_keeps_something_new() -> None:
+    b, dims = LayerBuilder(), "batch sequence hidden"
+    x = layer_input()
+    for name, kind in (("a", "norm"), ("b", "gate"), ("c", "add")):
+        x = b.op(name, kind, [x], dims)
+    rows = {"norm": "rows as fp32", "gate": "read0", "add": None}
+    for keeps, again in ((rows, ("a",)), ({**rows, "norm": None}, ("a",)), ({**rows, "gate": "write"}, ("a", "b")),
+                         ({**rows, "gate": None}, ("a",)), (dict.fromkeys(rows), ())):  # fmt: skip
+        inventory = Inventory({k: KernelRow(keeps=(parse_keep(v),) if v else ()) for k, v in keeps.items()})
+        whole = Region(frozenset("abc"))
+        found = derive_saved(b.operators, PLAIN, inventory, formats=CLASSES, regions=[whole])
+        assert found.recomputed == again, keeps
+        all_of_it = derive_saved(b.operators, PLAIN, inventory, formats=CLASSES, regions=[whole], early_stop=False)
+        assert all_of_it.recomputed == ("a", "b", "c")

@@ -111,12 +111,11 @@ def derive_moments(
             own = [o for o in _branch(operators, place[op.name]) if o.write.name not in names]
             variables = tuple(result_term(o, sharding) for o in own)
             moments.append(Moment(kept, again, (*flow.terms, *variables, *holds), ()))
-    for position in range(len(operators) - 1, -1, -1):
-        op = operators[position]
+    for position, op in reversed(list(enumerate(operators))):
         arrived = flow.storage_of.get(op.write.name)
         if arrived is None and op.kind not in ("loss", "index_select"):
             continue  # no gradient reaches it
-        made = tuple(need_term(r, op, sharding, "gradient") for r in op.weights)
+        made = tuple(need_term(r, op, sharding, "gradient") for r in op.trained)
         converted = _unconverted(op, sharding, formats)
         kept, again = (_alive(saved, place, position) for saved in (savings.kept, savings.again))
         holds = hold_terms(op, inventory.row(op.kernel).backward_holds, sharding)
@@ -164,4 +163,4 @@ def _unconverted(op: Operator, sharding: Sharding, formats: Mapping[str, str]) -
     """A product's weight gradient in the format of its operands, before it is converted to the parameter's."""
     if op.kind != "contract" or formats.get("gradient") == formats.get("activation"):
         return ()
-    return tuple(need_term(r, op, sharding, "activation") for r in op.weights[:1])
+    return tuple(need_term(r, op, sharding, "activation") for r in op.weights[:1] if not r.tensor.frozen)
