@@ -130,6 +130,24 @@ def test_what_parts_of_a_model_share_is_one_tensor() -> None:
                     assert shared.setdefault(tensor.name, found) == found, (name, tensor)
 
 
+def test_elementwise_kernels_write_what_they_read() -> None:
+    alike = {
+        "activation",
+        "add",
+        "bias",
+        "clamped_gate",
+        "dropout",
+        "gate",
+        "gated_norm",
+        "layer_norm",
+        "norm",
+        "rotary",
+    }
+    for kind in kinds():
+        for op in (op for op in kind.operators if op.kind in alike):
+            assert {*op.write.dims} in [{*read.dims} for read in op.activations], op
+
+
 def test_entries_say_what_their_classes_declare() -> None:
     inventory = STRUCTURE.inventory
     for kind in kinds():
@@ -138,6 +156,8 @@ def test_entries_say_what_their_classes_declare() -> None:
             sharding = mesh_sharding(sequence_parallel=True, context_kind=context_kind)
             supported = [op for op in kind.operators if inventory.rows.get(op.kind)]
             assert_declared(derive_messages(supported, sharding, inventory))
+            again = derive_messages(supported, sharding, inventory, gather={"tp": "again", "cp": "stream"})
+            assert_declared(again)
             assert_declared(derive_work(supported, sharding, inventory))
 
 
@@ -160,16 +180,22 @@ def test_profiles_and_plans_speak_of_operators_that_exist() -> None:
         assert any(map(select, operators)), module
 
 
-def test_storages_are_those_of_tensors() -> None:
-    """What is kept is a tensor of the layer, some that lie together, or made by one of its operators."""
+@pytest.mark.parametrize("framework", ["megatron-core", "torch-eager"])
+def test_storages_say_what_they_hold(framework: str) -> None:
+    """A tensor of the layer, some that lie together, or what an operator made: of a tensor, a statistic, dimensions."""
+    structure = Structure(framework)
+    inventory, classes = structure.inventory, {name: f.name for name, f in structure.formats().items()}
     for kind in kinds():
-        inventory = STRUCTURE.inventory
         supported = [op for op in kind.operators if inventory.rows.get(op.kind)]
-        kept = derive_saved(supported, STRUCTURE.sharding, inventory, formats=CLASSES).kept
+        kept = derive_saved(supported, structure.sharding, inventory, formats=classes).kept
         known = {t.name for op in supported for t in tensors(op)}
         for saved in kept:
-            own = saved.storage.partition("@")[0].partition(":")[0]
-            assert {*own.split("+")} <= known, saved
+            owner, _, made = saved.storage.partition("@")[0].partition(":")
+            assert {*owner.split("+")} <= known, saved
+            source, _, format = made.partition(" as ")
+            source = source.removeprefix("new ")
+            assert source in {"", "rows", "scalar", "write", *known} or {*source.split()} <= {*kind.sizes, *FOLLOWING}
+            assert format in {"", *CLASSES, *FORMATS}, saved
 
 
 def test_tokens_are_looked_up_for_every_position() -> None:

@@ -228,8 +228,7 @@ def _recomputed(
 def _needed(inside: Sequence[Operator], inventory: Inventory) -> int:
     """How many operators run before the last kept tensor exists: up to the last one that keeps anything, without that
     one itself where it keeps no more than its inputs."""
-    for position in range(len(inside) - 1, -1, -1):
-        op = inside[position]
+    for position, op in reversed(list(enumerate(inside))):
         keeps = inventory.row(op.kernel).keeps
         if any(k.read is None for k in keeps):
             return position + 1
