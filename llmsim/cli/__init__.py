@@ -1,0 +1,50 @@
+"""The command line: the verbs of the package, with the same names and the same numbers."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from . import plan, simulate
+from .catalogue import hardware, models
+from .compare import compare
+from .validate import validate
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Plan, simulate and validate the training of Transformers on a cluster.",
+)
+app.add_typer(plan.app, name="plan")
+app.add_typer(simulate.app, name="simulate")
+for command in (models, hardware, compare, validate):
+    app.command()(command)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"llmsim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the ``llmsim`` command."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

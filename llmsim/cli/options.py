@@ -1,0 +1,90 @@
+"""What the commands share: options, parsing of their texts, errors in one line, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+from ..core.errors import InputError, LlmsimError
+from ..core.units import parse_count
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Bundled name, hub id, or path of a config.json.")]
+ClusterText = Annotated[
+    str, typer.Option("--cluster", "-c", help="NODESxDEVICESxDEVICE, such as 64x8xh100-sxm-80gb, or a YAML file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Network = Annotated[str | None, typer.Option(help="Fabric profile; by default the usual one of the device.")]
+Precision = Annotated[str | None, typer.Option(help="bf16, fp16, fp8-current, fp8-block, mxfp8, nvfp4 ...")]
+Framework = Annotated[str | None, typer.Option(help="Software profile, such as megatron-core or torchtitan.")]
+Release = Annotated[str, typer.Option(help="Release of the framework.")]
+IgnoreKeys = Annotated[
+    list[str] | None, typer.Option("--ignore-key", help="Key of config.json to load without understanding it.")
+]
+
+
+def fail(message: str) -> NoReturn:
+    print(f"llmsim: {message}", file=sys.stderr)
+    raise typer.Exit(2)
+
+
+def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Errors that a user can cause are printed in one line and end with status 2."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except LlmsimError as error:
+            fail(str(error))
+
+    return run
+
+
+def print_json(data: dict[str, Any]) -> None:
+    json.dump(data, sys.stdout, indent=1, allow_nan=False)
+    print()
+
+
+def check_writable(path: Path) -> None:
+    """Before the work rather than after it."""
+    if os.path.isdir(path) or not os.path.isdir(path.parent):
+        why = "is a directory" if os.path.isdir(path) else "is in no directory that exists"
+        raise InputError("out", str(path), "a file that can be written", why=why)
+
+
+def write_yaml(path: Path, data: dict[str, Any]) -> None:
+    import yaml
+
+    from ..core.files import write_whole
+
+    write_whole(path, yaml.safe_dump(data, sort_keys=False))
+
+
+def numbers(text: str | None, field: str) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(field, text, "whole numbers joined by commas, such as 1,2,4", "1,2,4") from None
+
+
+def names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(part.strip() for part in text.split(";" if ";" in text else ","))
+
+
+def batch_size(text: str, field: str) -> int:
+    value = parse_count(text, field, "256")
+    if value != int(value):
+        raise InputError(field, text, "a whole number of sequences", max(1, round(value)))
+    return int(value)

@@ -1,0 +1,64 @@
+"""Commands that simulate one given plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..core.errors import InputError
+from .options import ClusterText, IgnoreKeys, Json, Model, Network, print_json, reports_errors
+
+app = typer.Typer(no_args_is_help=True, help="Simulate one given plan.")
+
+
+@app.command("train")
+@reports_errors
+def simulate_train(
+    model: Model,
+    cluster: ClusterText,
+    plan: Annotated[Path | None, typer.Option(help="YAML or JSON file of a plan.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the plan, such as tensor_parallel=8.")
+    ] = None,
+    network: Network = None,
+    as_json: Json = False,
+    ignore_key: IgnoreKeys = None,
+) -> None:
+    """One training step of a given plan: time, memory, FLOPs."""
+    from ..architecture import Architecture
+    from ..hardware.cluster import Cluster
+    from ..hardware.profiles import build
+    from ..plans.training import TrainingPlan, read_plan
+    from ..training.simulate import simulate_training
+
+    data = {**({} if plan is None else read_plan(plan)), **_settings(setting or [])}
+    if not data:
+        raise InputError("plan", None, "--plan FILE, or --set FIELD=VALUE once for each field", why="is missing")
+    result = simulate_training(
+        build(TrainingPlan, data, "plan"),
+        Architecture.from_config(model, ignore=ignore_key or ()),
+        Cluster.parse(cluster, network=network),
+    )
+    if as_json:
+        print_json(result.to_dict())
+        return
+    from ..report.training import result_report, show
+
+    show(result_report(result))
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, mark, value = pair.partition("=")
+        if not mark or not name.strip():
+            raise InputError("set", pair, "FIELD=VALUE, such as tensor_parallel=8", "tensor_parallel=8")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise InputError("set", pair, "FIELD=VALUE with a plain value") from None
+    return found
