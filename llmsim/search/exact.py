@@ -17,9 +17,9 @@ from ..training.longest_path import pipeline_seconds
 from ..training.prepare import Problem, offloading, recomputed_layers, step_load
 from ..training.split import pass_seconds
 from ..training.stages import chunk_counts
-from .evaluate import Evaluator, mode_of, some_rows
+from .evaluate import Evaluator, some_rows
 from .pool import Candidates
-from .variants import Setting, Variant
+from .variants import Variant
 
 Shape = tuple[ScheduleName, int, int, int]
 """Schedule, stages, chunks, micro-batches."""
@@ -75,11 +75,12 @@ def _collect(
 ) -> None:
     """Sort candidates of one variant by the shape of their pipelines."""
     variant = found.variants[int(found.variant[chosen[where[0]]])]
-    rows, settings = found.row[chosen[where]], [variant.settings[k] for k in found.setting[chosen[where]]]
-    shares = np.array([float(s.recompute.layers) if s.recompute.mode != "none" else 0.0 for s in settings])
-    offload = Offload(*(np.array([getattr(s.offload, n) for s in settings]) for n in ("activations", "optimizer")))
+    rows, numbers = found.row[chosen[where]], found.setting[chosen[where]]
+    way, step = np.divmod(numbers, len(variant.settings.ladder))
+    shares = variant.settings.shares[step]
+    offload = Offload(*(getattr(variant.settings.offload, n)[way, 0] for n in ("activations", "optimizer")))
     problem = replace(variant.problem, offload=offload if offload.moves else variant.problem.offload)
-    times, step, kept = _composed(evaluator, problem, variant, rows, settings, shares)
+    times, composed, kept = _composed(evaluator, problem, variant, rows, variant.settings.mode[step], shares)
     table = found.table
     shape = np.stack([table["pp"][rows], table["chunks"][rows], table["micro_batches"][rows]], axis=1)
     for pp, chunks, m in np.unique(shape, axis=0):
@@ -97,8 +98,8 @@ def _collect(
             forward.append([f for f, _, _ in whole])
             backward.append([i + w for _, i, w in whole])
             weight.append([w for _, _, w in whole])
-        rest = np.broadcast_to(step.seconds - step.pipeline_s, rows.shape)[own]
-        hop = np.broadcast_to(step.hop_s, rows.shape)[own]
+        rest = np.broadcast_to(composed.seconds - composed.pipeline_s, rows.shape)[own]
+        hop = np.broadcast_to(composed.hop_s, rows.shape)[own]
         key = problem.schedule, int(pp), int(chunks), int(m)
         shapes[key].append(_Pipelines(where[own], forward, backward, weight, hop, rest))
 
@@ -108,12 +109,11 @@ def _composed(
     problem: Problem,
     variant: Variant,
     rows: np.ndarray,
-    settings: Sequence[Setting],
+    mode: np.ndarray,
     shares: np.ndarray,
 ) -> tuple[list[KindTime], StepTime, KeptTransfers | None]:
     """The layers of each candidate, its step by the closed form, and what it sends to the host."""
     kinds = evaluator.kinds(variant)
-    mode = np.array([kinds.modes.index(mode_of(s)) for s in settings])
     known = evaluator.keys(variant.ulysses).rows
     keys = rows if known is None else known[rows]
     columns = evaluator.columns(variant.shard_group, variant.ulysses).take(rows)

@@ -10,7 +10,8 @@ import numpy as np
 from ..architecture import Architecture
 from ..hardware.cluster import Cluster
 from ..training.structure import Structure
-from .evaluate import Block, Evaluator
+from .blocks import Block, blocks
+from .evaluate import Evaluator
 from .space import SearchSpace, Table
 from .variants import Setting, Variant, space_variants
 
@@ -109,7 +110,7 @@ def evaluate_space(
     evaluator = Evaluator(architecture, cluster, base, table, sequence, imbalance)
     pool = _Pool(table, np.inf if slack is None else slack)
     for number, variant in enumerate(chosen):
-        for block in evaluator.blocks(variant):
+        for block in blocks(evaluator, variant):
             pool.add(number, variant, block)
     return pool.candidates(chosen, evaluator)
 
@@ -167,16 +168,15 @@ class _Pool:
         """The fastest plan of each kind in a block, where no block before had a much faster one."""
         code = self.code[variant.rows[block.where]]
         mask = np.zeros(block.step_s.shape, bool)
-        for offload, own in variant.offloads.items():
-            step = block.step_s[own]
-            column = step.min(axis=0)
-            best = self.kinds.setdefault((variant.problem.sharding, offload), np.full(self.code.max() + 1, np.inf))
-            order = np.lexsort((column, code))
-            _, first = np.unique(code[order], return_index=True)
-            rows = order[first]
-            rows = rows[np.isfinite(column[rows]) & (column[rows] <= best[code[rows]] * (1 + self.slack))]
-            best[code[rows]] = np.minimum(best[code[rows]], column[rows])
-            mask[own[step[:, rows].argmin(axis=0)], rows] = True
+        column = block.step_s.min(axis=0)
+        kind = variant.problem.sharding, variant.settings.offloads[block.offload]
+        best = self.kinds.setdefault(kind, np.full(self.code.max() + 1, np.inf))
+        order = np.lexsort((column, code))
+        _, first = np.unique(code[order], return_index=True)
+        rows = order[first]
+        rows = rows[np.isfinite(column[rows]) & (column[rows] <= best[code[rows]] * (1 + self.slack))]
+        best[code[rows]] = np.minimum(best[code[rows]], column[rows])
+        mask[block.step_s[:, rows].argmin(axis=0), rows] = True
         return mask
 
     def _undominated(self, step: np.ndarray, memory: np.ndarray) -> np.ndarray:
@@ -196,8 +196,8 @@ class _Pool:
         return found
 
     def _piece(self, number: int, variant: Variant, block: Block, mask: np.ndarray) -> tuple[np.ndarray, ...]:
-        setting, position = np.nonzero(mask)
-        rows = variant.rows[block.where[position]]
+        step, position = np.nonzero(mask)
+        rows, setting = variant.rows[block.where[position]], step + block.offload * len(variant.settings.ladder)
         return np.full(len(rows), number), setting, rows, block.step_s[mask], block.device_bytes[mask]
 
     def _keep(self, number: int, variant: Variant, block: Block, mask: np.ndarray) -> None:

@@ -17,14 +17,11 @@ from ..hardware.cluster import Cluster
 from ..hardware.software import Software
 from ..plans.offload import Offload
 from ..plans.optimizer import get_optimizer
-from ..plans.recompute import NONE, Recompute, parse_recompute
+from ..plans.recompute import FULL, NONE, Recompute, parse_recompute
 from ..training.prepare import Problem
 from ..training.recompute import recompute_ladder
 from ..training.structure import Structure
 from .space import CONTEXT_LIMIT, SearchSpace, Table
-
-MOST_SETTINGS = 1024
-"""Of one variant: with more of them a block of rows would be too large for the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +30,53 @@ class Setting:
 
     recompute: Recompute
     offload: Offload
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of a space, which its variants share: every way to offload with every one to recompute.
+
+    Attributes
+    ----------
+    offloads, ladder
+        The ways. A setting has the number ``offload x len(ladder) + recompute``.
+    """
+
+    offloads: tuple[Offload, ...]
+    ladder: tuple[Recompute, ...]
+
+    def __len__(self) -> int:
+        return len(self.offloads) * len(self.ladder)
+
+    def __getitem__(self, number: int) -> Setting:
+        offload, recompute = divmod(number, len(self.ladder))
+        return Setting(self.ladder[recompute], self.offloads[offload])
+
+    @cached_property
+    def modes(self) -> tuple[Recompute, ...]:
+        """What is recomputed, in however many layers."""
+        return tuple(dict.fromkeys(map(_mode, self.ladder)))
+
+    @cached_property
+    def mode(self) -> np.ndarray:
+        """Of each step of the ladder the number of its mode."""
+        numbers = {mode: i for i, mode in enumerate(self.modes)}
+        return np.array([numbers[_mode(r)] for r in self.ladder])
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Of each step of the ladder the share of the layers that recompute."""
+        return np.array([float(r.layers) if r.mode != "none" else 0.0 for r in self.ladder])
+
+    @cached_property
+    def offload(self) -> Offload:
+        """The ways to offload as columns of one entry each."""
+        columns = (np.array([[getattr(o, n)] for o in self.offloads]) for n in ("activations", "optimizer"))
+        return Offload(*columns)
+
+
+def _mode(recompute: Recompute) -> Recompute:
+    return replace(recompute, layers=FULL.layers)
 
 
 @dataclass(frozen=True)
@@ -54,18 +98,10 @@ class Variant:
     """
 
     problem: Problem
-    settings: tuple[Setting, ...]
+    settings: Settings
     rows: np.ndarray
     shard_group: int | None = None
     ulysses: int = 1
-
-    @cached_property
-    def offloads(self) -> dict[Offload, np.ndarray]:
-        """Numbers of the settings by what they offload."""
-        found: dict[Offload, list[int]] = {}
-        for number, setting in enumerate(self.settings):
-            found.setdefault(setting.offload, []).append(number)
-        return {offload: np.array(numbers) for offload, numbers in found.items()}
 
     @property
     def plans(self) -> int:
@@ -101,11 +137,11 @@ def space_variants(
         )
     offloads = [Offload(*shares) for shares in product(space.offload_activations, space.offload_optimizer)]
     ladder = space.recompute or recompute_ladder(architecture, base.software)
-    settings = tuple(Setting(parse_recompute(r), o) for o in dict.fromkeys(offloads) for r in dict.fromkeys(ladder))
+    steps = tuple(map(parse_recompute, dict.fromkeys(ladder)))
+    settings = Settings(tuple(dict.fromkeys(offloads)), tuple(dict.fromkeys(steps)))
     chosen = [
-        replace(v, problem=replace(v.problem, optimizer=optimizer), settings=settings[start : start + MOST_SETTINGS])
+        replace(v, problem=replace(v.problem, optimizer=optimizer), settings=settings)
         for v in _structures(architecture, cluster, base, table, space, sequence)
-        for start in range(0, len(settings), MOST_SETTINGS)
     ]
     if not chosen:
         raise _nothing_allowed(space, base.software, cluster)
@@ -177,6 +213,8 @@ def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
     return mask
 
 
+NO_SETTINGS = Settings((), ())
+
 USUAL_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
 """What is looked at unless a space says otherwise."""
 
@@ -200,7 +238,7 @@ def _scheduled(
             own = own | (table["pp"] == 1)
         rows = np.flatnonzero(mask & own)
         if len(rows):
-            yield Variant(replace(problem, schedule=schedule), (), rows, group)
+            yield Variant(replace(problem, schedule=schedule), NO_SETTINGS, rows, group)
 
 
 def _runs(schedule: ScheduleName, table: Table) -> np.ndarray:

@@ -384,14 +384,16 @@ def _stage_time(
     stage: StageLoad, times: Sequence[KindTime], c: StepConstants, kept: KeptTransfers | None = None
 ) -> StageTime:
     forward: dict[str, Number] = {}
-    backward: dict[str, Number] = {"recompute": 0}
+    backward: dict[str, Number] = {}
+    recompute: Number = 0
     for kind, count, again in zip(times, stage.counts, stage.recomputed, strict=True):
         if isinstance(count, int) and count == 0:
             continue
         for into, layer in ((forward, kind.forward), (backward, kind.backward)):
             for name, seconds in layer.parts.items():
                 into[name] = into.get(name, 0) + count * seconds
-        backward["recompute"] = backward["recompute"] + again * kind.recompute.seconds
+        recompute = recompute + again * kind.recompute.seconds
+    backward["recompute"] = recompute  # last, so that columns of many settings are added up once
     beside_forward, beside_backward = total(forward.values()), total(backward.values())
     if kept is not None:
         forward["offload"] = kept.exposed(beside_forward, stage.counts, stage.recomputed)

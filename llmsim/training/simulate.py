@@ -15,14 +15,14 @@ from ..hardware.cluster import Cluster
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .balance import balanced_layout
-from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time
+from .breakdown import step_breakdown
+from .compose import StageTime, StepTime, compose_step, kind_time
 from .constants import Overlay, StepConstants, step_constants
 from .conventions import published_flops
 from .depths import check_depths, fitted_depths
 from .intervals import log_width
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
-from .orders import paired_passes
 from .prepare import Prepared, Problem, prepare, recomputed_layers
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
@@ -91,7 +91,8 @@ def _report(
 ) -> TrainingResult:
     time = compose_step(prepared.load, constants)
     seconds = exact_seconds(problem, prepared, time, constants)
-    breakdown = step_breakdown(prepared, time, seconds)
+    parts = step_breakdown(prepared.load, prepared.stages, time, seconds)
+    breakdown = {name: float(value) for name, value in parts.items()}
     step = sum(breakdown.values())
     memories = stage_memory(problem, prepared, constants)
     published = published_flops(problem.architecture, plan.sequence_length, plan.recompute, plan.documents)
@@ -195,30 +196,6 @@ def _chunk_times(
         return forward, inputs + weights, weights
 
     return of
-
-
-def step_breakdown(prepared: Prepared, time: StepTime, schedule_s: float) -> dict[str, float]:
-    """Seconds of a step by part: those of the busiest stage, and the rest of the schedule's as bubble.
-
-    What is done once a step is that of the stage where exchange and update take longest.
-    """
-    micro_batches = float(prepared.load.micro_batches)
-    each = [float(s.forward_s + s.backward_s) for s in time.stages]
-    slowest = each.index(max(each))
-    busiest = time.stages[slowest]
-    parts = dict.fromkeys(STEP_PARTS, 0.0)
-    for table in (busiest.forward, busiest.backward):
-        for name, seconds in table.items():
-            parts[name] += micro_batches * float(seconds)
-    schedule, rank = prepared.load.schedule, int(prepared.stages[slowest].first)
-    pairs = paired_passes(schedule, rank, int(prepared.load.pp), int(micro_batches))
-    if pairs:
-        parts["ep"] -= pairs * pair_share(schedule) * float(busiest.saved_s)
-    parts["bubble"] = max(0.0, schedule_s - sum(parts.values()))
-    once = max(time.stages, key=lambda s: float(s.once_s))
-    parts["gradients"], parts["parameters"] = float(once.gradients), float(once.parameters)
-    parts["optimizer"], parts["fixed"] = float(once.optimizer), float(time.fixed_s)
-    return parts
 
 
 def _stage_report(problem: Problem, prepared: Prepared, index: int, time: StepTime, memory: StageMemory) -> StageReport:
