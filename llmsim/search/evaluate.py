@@ -33,6 +33,7 @@ from ..training.prepare import (
 )
 from ..training.seconds import Keyed, KindRates, KindSeconds, PhaseSeconds
 from ..training.sharding import FrozenParameters, LocalParameters
+from ..training.stages import body_kinds
 from ..training.structure import Structure
 from ..training.update import ElementCost
 from .space import Table
@@ -120,8 +121,15 @@ class Evaluator:
         if key not in self._kinds:
             every = [replace(problem, structure=replace(problem.structure, recompute=r)) for r in modes]
             rates, columns = self.rates(problem, ulysses), self.keys(ulysses).columns
-            seconds = [_over_settings(k) for k in zip(*(model_seconds(p, rates) for p in every), strict=True)]
-            memories = [_settings_memory(k) for k in zip(*(model_memory(p, columns) for p in every), strict=True)]
+            body = body_kinds(self.architecture)  # the ends never recompute
+            seconds = [
+                _over_settings(k) if i < body else k[0]
+                for i, k in enumerate(zip(*(model_seconds(p, rates) for p in every), strict=True))
+            ]
+            memories = [
+                _settings_memory(k) if i < body else k[0]
+                for i, k in enumerate(zip(*(model_memory(p, columns) for p in every), strict=True))
+            ]
             whole = not facts.paired
             full = [kind_time(k, UnitTraffic(), self.constants) for k in seconds]
             times = [t.map(lambda v: v, whole=whole) for t in full]

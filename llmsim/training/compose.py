@@ -151,12 +151,11 @@ def exposed(compute: Number, transfer: Number, fraction: Number, contention: Num
     """Seconds that a transfer adds to the compute it may hide under.
 
     A ``fraction`` of the transfer may run beside the compute; while both run both slow down by ``contention``
-    (Galvatron, arXiv:2211.13878: ``c min(C, X) + |C - X|``), and where that loses to running one after the other it
-    is not done. Between 0 and the transfer itself; 0 for no transfer.
+    (Galvatron, arXiv:2211.13878: ``c min(C, X) + |C - X|``, which beside the compute is ``X - (2 - c) min(C, X)``), and
+    where that loses to running one after the other it is not done. Between 0 and the transfer itself; 0 for no
+    transfer.
     """
-    beside = fraction * transfer
-    together = minimum(compute, beside)
-    return minimum(beside, (contention - 1) * together + (beside - together)) + (1 - fraction) * transfer
+    return transfer - maximum(0, 2 - contention) * minimum(compute, fraction * transfer)
 
 
 @dataclass
@@ -308,7 +307,7 @@ class StageTime:
     @property
     def once_s(self) -> Number:
         """Seconds once a step."""
-        return self.gradients + self.parameters + self.optimizer
+        return self.gradients + (self.parameters + self.optimizer)
 
 
 @dataclass
@@ -392,7 +391,8 @@ def _stage_time(
         for into, layer in ((forward, kind.forward), (backward, kind.backward)):
             for name, seconds in layer.parts.items():
                 into[name] = into.get(name, 0) + count * seconds
-        recompute = recompute + again * kind.recompute.seconds
+        if not (isinstance(again, int) and again == 0):
+            recompute = recompute + again * kind.recompute.seconds
     backward["recompute"] = recompute  # last, so that columns of many settings are added up once
     beside_forward, beside_backward = total(forward.values()), total(backward.values())
     if kept is not None:
@@ -416,5 +416,7 @@ def _lead_seconds(stage: StageLoad, lead: Sequence[Number], times: Sequence[Kind
         if isinstance(n, int) and n == 0:
             continue
         own = kind.forward.seconds + kind.backward.seconds
-        seconds = seconds + n * own + again * n / maximum(count, 1) * kind.recompute.seconds
+        seconds = seconds + n * own
+        if not (isinstance(again, int) and again == 0):
+            seconds = seconds + again * (n / maximum(count, 1) * kind.recompute.seconds)
     return seconds

@@ -232,8 +232,8 @@ def _activations(
     """
     body: Number = 0
     ends: Number = 0
-    saved: Number = 0
-    again: Number = 0
+    saved: list[Number] = []
+    again: list[Number] = []
     some = where(share > 0, 1, 0)
     for index, (kind, count) in enumerate(zip(memories, counts, strict=True)):
         if index >= head:
@@ -242,9 +242,9 @@ def _activations(
         flying = count * held
         body = body + flying * kind.plain + count * kind.per_step
         if index < head - 1:  # embeddings never recompute
-            saved = saved + flying * kind.change
-            again = maximum(again, minimum(count, 1) * kind.again)
-    return body + share * saved, ends, some * again
+            saved.append(flying * kind.change)
+            again.append(minimum(count, 1) * kind.again)
+    return body + share * total(saved), ends, some * maximum(*again)
 
 
 def _split_activations(
