@@ -21,11 +21,11 @@ from llmsim.plans.rules import violations
 from llmsim.plans.training import TrainingPlan
 from llmsim.report.training import planning_report
 from llmsim.search.choose import candidate_plan, kind_of, pareto
+from llmsim.search.evaluate import space_evaluators
 from llmsim.search.exact import exact_steps
 from llmsim.search.plan import plan_training
 from llmsim.search.pool import evaluate_space
 from llmsim.search.space import SearchSpace, divisors, enumerate_plans
-from llmsim.training.problem import plan_problem
 from llmsim.training.simulate import simulate_training
 
 SMALL = {
@@ -84,8 +84,8 @@ CASES = {
 def evaluated(architecture, cluster, space, *, sequence=16384, global_batch=16, slack=None):
     template = TrainingPlan(sequence_length=sequence, global_batch_size=global_batch, imbalance=1.1)
     table = enumerate_plans(architecture, cluster.n_devices, sequence, global_batch, space)
-    base = plan_problem(architecture, cluster, template).structure
-    found = evaluate_space(architecture, cluster, base, table, space, sequence=sequence, imbalance=1.1, slack=slack)
+    evaluators = space_evaluators(architecture, cluster, template, table, space)
+    found = evaluate_space(evaluators, space, slack=slack)
     return found, [candidate_plan(found, i, template) for i in range(len(found))]
 
 
@@ -466,7 +466,7 @@ def test_exact_times_of_many_are_those_of_each(name):
     found, plans = evaluated(architecture, cluster, space)
     fitting = np.flatnonzero(found.fits)
     singles = brute_force(name)
-    seconds = exact_steps(found.evaluator, found, fitting)
+    seconds = exact_steps(found, fitting)
     assert seconds == pytest.approx([singles[plans[i]].step_time_s for i in fitting], rel=1e-9)
     assert (found.step_s[fitting] <= seconds * (1 + 1e-9)).all()
 

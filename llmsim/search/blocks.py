@@ -40,7 +40,11 @@ class Block:
     offload
         Number of the way to offload.
     step_s
-        Closed-form time of a step, ``[recompute, row]``; infinite for a plan that does not fit (it was not timed).
+        Closed-form time of a step, ``[recompute, row]``; infinite for a plan that was not timed.
+    fitting
+        Plans that fit.
+    bounded
+        Those of them that were not timed, because a bound on their time says that they do not matter.
     device_bytes
         Memory of the fullest stage as the driver sees it; infinite where the host is too full.
     parts
@@ -53,6 +57,8 @@ class Block:
     offload: int
     step_s: np.ndarray
     device_bytes: np.ndarray
+    fitting: int
+    bounded: int
     parts: dict[str, np.ndarray] = field(default_factory=dict)
     stage_bytes: np.ndarray | None = None
 
@@ -77,12 +83,13 @@ class VariantRows:
     load: StepLoad
 
 
-def variant_rows(evaluator: Evaluator, variant: Variant) -> VariantRows:
+def variant_rows(variant: Variant) -> VariantRows:
     """What the plans of a variant have in common whatever is recomputed."""
+    evaluator = variant.evaluator
     problem, rows, settings = variant.problem, variant.rows, variant.settings
     if settings.offload.moves:
         problem = replace(problem, offload=settings.offload)
-    columns = evaluator.columns(variant.shard_group, variant.ulysses).take(rows)
+    columns = evaluator.columns(variant.shard_group, variant.ulysses, variant.rank_order).take(rows)
     parameters = [some_rows(p, rows) for p in evaluator.parameters(problem, variant.shard_group)]
     known = evaluator.keys(variant.ulysses).rows
     stages = problem.stages(columns)
@@ -91,17 +98,30 @@ def variant_rows(evaluator: Evaluator, variant: Variant) -> VariantRows:
     return VariantRows(columns, rows if known is None else known[rows], stages, states, load)
 
 
-def blocks(evaluator: Evaluator, variant: Variant, *, parts: bool = False) -> Iterator[Block]:
-    """Step time and memory of all plans of a variant, a block at a time; ``parts`` adds their breakdown."""
-    settings, kinds, rows = variant.settings, evaluator.kinds(variant), variant_rows(evaluator, variant)
+Filter = Callable[[np.ndarray, int, np.ndarray, np.ndarray], np.ndarray]
+"""Of positions among the rows of a variant, the way to offload, a bound on the time of each and the least memory of
+each: which to time."""
+
+
+def blocks(variant: Variant, *, parts: bool = False, wanted: Filter | None = None) -> Iterator[Block]:
+    """Step time and memory of all plans of a variant, a block at a time.
+
+    Parameters
+    ----------
+    parts
+        Adds the breakdown.
+    wanted
+        Only these rows are timed; all that fit where it is not given.
+    """
+    settings, kinds, rows = variant.settings, variant.evaluator.kinds(variant), variant_rows(variant)
     size = max(64, BLOCK // len(settings.ladder))
     groups = _alike(rows, variant.plans)
     for offload, way in enumerate(settings.offloads):
         problem = replace(variant.problem, offload=way)
-        work = _Work(evaluator, problem, kinds, rows, offload, settings)
+        work = _Work(variant.evaluator, problem, kinds, rows, offload, settings)
         for group in groups:
             for start in range(0, len(group), size):
-                yield work.block(group[start : start + size], parts)
+                yield work.block(group[start : start + size], parts, wanted)
 
 
 def _alike(rows: VariantRows, plans: int) -> list[np.ndarray]:
@@ -128,10 +148,26 @@ class _Work:
     def shares(self) -> np.ndarray:
         return self.settings.shares[:, None]
 
-    def block(self, where: np.ndarray, parts: bool) -> Block:
+    @cached_property
+    def bound(self) -> np.ndarray | None:
+        """For each row what every way to recompute takes at least: the time without recomputation and without moving
+        activations. Recomputing adds to backward at least what it lets hide there, and moving exposes time or none.
+        None where passes run in pairs, which hide more the longer they are."""
+        if self.problem.facts.paired:
+            return None
+        where, modes = np.arange(len(self.rows.keys)), np.arange(len(self.settings.modes))
+        still = replace(self, problem=replace(self.problem, offload=replace(self.problem.offload, activations=0.0)))
+        _, time = still._time(where, (), np.zeros((len(modes), 1)), modes, parts=False)
+        least: np.ndarray = np.broadcast_to(time.seconds, (len(modes), len(where))).min(axis=0)
+        return least
+
+    def block(self, where: np.ndarray, parts: bool, wanted: Filter | None) -> Block:
         """Every way to recompute for some rows."""
         stages = self._stages(where)
-        kept = [some_rows(m, self.rows.keys[where], self.settings.mode) for m in self.kinds.memories]
+        memories = self.kinds.memories
+        if not self.problem.offload.moves_activations:
+            memories = [replace(m, recomputing=0.0) for m in memories]  # nobody asks
+        kept = [some_rows(m, self.rows.keys[where], self.settings.mode) for m in memories]
         shape = (len(self.settings.ladder), len(where))
         each = self._stage_memory(where, stages, kept)
         memory = np.broadcast_to(maximum(*(m.device_bytes for m in each)), shape)
@@ -141,18 +177,24 @@ class _Work:
             memory = np.where(host <= limit, memory, np.inf)
         fits = memory <= self.evaluator.limit
         step = np.full(shape, np.inf)
-        fit = np.flatnonzero(fits.any(axis=0))
+        timed = fits.any(axis=0)
+        fitting, bounded = int(np.count_nonzero(fits)), 0
+        if wanted is not None and self.bound is not None and fitting:
+            timed &= wanted(where, self.offload, self.bound[where], memory.min(axis=0))
+            bounded = fitting - int(np.count_nonzero(fits[:, timed]))
+        fit = np.flatnonzero(timed)
         found: dict[str, np.ndarray] = {}
         if len(fit):
             own = where if len(fit) == len(where) else where[fit]
-            load, time = self._time(own, [some_rows(m, fit) for m in kept], parts)
+            kept = kept if own is where else [some_rows(m, fit) for m in kept]
+            load, time = self._time(own, kept, self.shares, self.settings.mode, parts=parts)
             step[:, fit] = time.seconds
             step[~fits] = np.inf
             if parts:
                 table = step_breakdown(load, self._stages(own), time, time.pipeline_s)
                 found = {name: _spread(value, shape, fit) for name, value in table.items() if name in self.parts}
         stage_bytes = np.stack([np.broadcast_to(m.device_bytes, shape) for m in each]) if parts else None
-        return Block(where, self.offload, step, memory, found, stage_bytes)
+        return Block(where, self.offload, step, memory, fitting, bounded, found, stage_bytes)
 
     @cached_property
     def parts(self) -> frozenset[str]:
@@ -198,12 +240,14 @@ class _Work:
             for stage, own in zip(stages, self.rows.states, strict=True)
         ]
 
-    def _time(self, where: np.ndarray, kept: Sequence[KindMemory], parts: bool) -> tuple[StepLoad, StepTime]:
+    def _time(
+        self, where: np.ndarray, kept: Sequence[KindMemory], shares: np.ndarray, mode: np.ndarray, *, parts: bool
+    ) -> tuple[StepLoad, StepTime]:
         problem, kinds, constants = self.problem, self.kinds, self.evaluator.constants
         load = self.rows.load.map(self._picked(where))
         load = offloading(problem, load, kept, constants)
-        load = load.recomputing(lambda counts: recomputed_layers(problem, counts, self.shares))
-        keys, mode = self.rows.keys[where], self.settings.mode
+        load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
+        keys = self.rows.keys[where]
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
             load = replace(load, kinds=[k.map(lambda v: keyed_entries(v, keys, mode)) for k in kinds.seconds])
             return load, compose_step(load, constants)

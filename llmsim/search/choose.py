@@ -37,6 +37,8 @@ def candidate_plan(found: Candidates, index: int, template: TrainingPlan) -> Tra
         **values,
         sequence_parallel=structure.sequence_parallel and values["tensor_parallel"] > 1,
         context_kind=structure.context_kind,
+        rank_order=variant.rank_order,
+        precision=structure.precision,
         ulysses_parallel=variant.ulysses if variant.ulysses > 1 else None,
         recompute=str(setting.recompute),
         sharding=problem.sharding,
@@ -55,6 +57,8 @@ def kind_of(plan: TrainingPlan) -> tuple[object, ...]:
         plan.context_parallel,
         plan.expert_parallel,
         plan.sharding,
+        plan.precision,
+        plan.rank_order,
         plan.offload_activations,
         plan.offload_optimizer,
     )
@@ -83,8 +87,9 @@ def _by_time(found: Candidates) -> Iterator[int]:
 
 def _kind_key(found: Candidates, index: int) -> tuple[object, ...]:
     row = int(found.row[index])
-    sharding, offload = found.variants[int(found.variant[index])].problem.sharding, found.chosen_setting(index).offload
-    return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), sharding, offload)
+    variant, offload = found.variants[int(found.variant[index])], found.chosen_setting(index).offload
+    own = variant.problem.sharding, variant.problem.structure.precision, variant.rank_order, offload
+    return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), *own)
 
 
 def pareto(found: Candidates, limit: int = 12) -> list[int]:

@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..architecture import Architecture
+from ..core.sharding import RankOrder
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, WireTime
 from ..plans.recompute import NONE
+from ..plans.training import TrainingPlan
 from ..training.columns import Columns
 from ..training.compose import KindTime, UnitTraffic, kind_time
 from ..training.constants import StepConstants, step_constants
@@ -31,12 +33,13 @@ from ..training.prepare import (
     model_rates,
     model_seconds,
 )
+from ..training.problem import plan_problem
 from ..training.seconds import Keyed, KindRates, KindSeconds, PhaseSeconds
 from ..training.sharding import FrozenParameters, LocalParameters
 from ..training.stages import body_kinds
 from ..training.structure import Structure
 from ..training.update import ElementCost
-from .space import Table
+from .space import SearchSpace, Table
 from .variants import Variant
 
 
@@ -68,7 +71,7 @@ class Evaluator:
     architecture, cluster
         The model, with its adapters, and the machine.
     base
-        The structure that variants change: software, precision, overlap.
+        The structure that variants change, with what they share: software, precision, overlap.
     table
         Columns of the plans that divide.
     sequence, imbalance
@@ -94,12 +97,12 @@ class Evaluator:
     def limit(self) -> float:
         return memory_limit(self.cluster, self.base.software)
 
-    def columns(self, group: int | None, ulysses: int = 1) -> Columns:
+    def columns(self, group: int | None, ulysses: int = 1, order: RankOrder = "tp-cp-dp-pp") -> Columns:
         """The whole table; ``group`` ranks share a state under hybrid sharding, ``ulysses`` ranks spread heads."""
         ranks = self.table["dp"] * self.table["cp"]
         shard = ranks if group is None else np.minimum(ranks, group)
         values = {"sequence": self.sequence, "shard": shard, "imbalance": self.imbalance, **self.table.columns}
-        return Columns(**values, ulysses=ulysses)
+        return Columns(**values, ulysses=ulysses, inner=self.table["pp"] if order == "tp-cp-pp-dp" else 1)
 
     def keys(self, ulysses: int) -> Keyed:
         """What layers take and keep depends on these."""
@@ -149,6 +152,24 @@ class Evaluator:
         if key not in self._parameters:
             self._parameters[key] = kind_parameters(problem, self.columns(group))
         return self._parameters[key]
+
+
+def space_evaluators(
+    architecture: Architecture, cluster: Cluster, template: TrainingPlan, table: Table, space: SearchSpace
+) -> list[Evaluator]:
+    """One evaluator for each precision that a space allows.
+
+    Parameters
+    ----------
+    template
+        Says what the space does not vary: sequence, precision, framework, adapters, routing.
+    """
+    found: list[Evaluator] = []
+    for precision in space.precision or (template.precision,):
+        problem = plan_problem(architecture, cluster, template.replace(precision=precision))
+        own = problem.architecture, cluster, problem.structure, table
+        found.append(Evaluator(*own, template.sequence_length, template.rows_factor))
+    return found
 
 
 def keyed_entries(value: Number, rows: np.ndarray, mode: np.ndarray | None = None) -> Number:

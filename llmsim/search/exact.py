@@ -37,7 +37,7 @@ class _Pipelines:
     rest_s: np.ndarray
 
 
-def exact_steps(evaluator: Evaluator, found: Candidates, chosen: np.ndarray) -> np.ndarray:
+def exact_steps(found: Candidates, chosen: np.ndarray) -> np.ndarray:
     """Seconds of a step of some candidates, as a simulation of each has them; NaN where passes run in pairs, which hide
     transfers stage by stage.
 
@@ -51,7 +51,7 @@ def exact_steps(evaluator: Evaluator, found: Candidates, chosen: np.ndarray) -> 
     for number in np.unique(found.variant[chosen]):
         where = np.flatnonzero(found.variant[chosen] == number)
         if not found.variants[number].problem.facts.paired:
-            _collect(evaluator, found, chosen, where, shapes)
+            _collect(found, chosen, where, shapes)
     for (schedule, _, _, m), parts in shapes.items():
         columns = [_joined([getattr(p, name) for p in parts]) for name in ("forward", "backward", "weight")]
         hop = np.concatenate([p.hop_s for p in parts])
@@ -67,7 +67,6 @@ def _joined(parts: Sequence[list[list[Number]]]) -> list[list[Number]]:
 
 
 def _collect(
-    evaluator: Evaluator,
     found: Candidates,
     chosen: np.ndarray,
     where: np.ndarray,
@@ -80,6 +79,7 @@ def _collect(
     shares = variant.settings.shares[step]
     offload = Offload(*(getattr(variant.settings.offload, n)[way, 0] for n in ("activations", "optimizer")))
     problem = replace(variant.problem, offload=offload if offload.moves else variant.problem.offload)
+    evaluator = variant.evaluator
     times, composed, kept = _composed(evaluator, problem, variant, rows, variant.settings.mode[step], shares)
     table = found.table
     shape = np.stack([table["pp"][rows], table["chunks"][rows], table["micro_batches"][rows]], axis=1)
@@ -116,7 +116,7 @@ def _composed(
     kinds = evaluator.kinds(variant)
     known = evaluator.keys(variant.ulysses).rows
     keys = rows if known is None else known[rows]
-    columns = evaluator.columns(variant.shard_group, variant.ulysses).take(rows)
+    columns = evaluator.columns(variant.shard_group, variant.ulysses, variant.rank_order).take(rows)
     parameters = [some_rows(p, rows) for p in evaluator.parameters(variant.problem, variant.shard_group)]
     stages = [replace(s, share=shares) for s in problem.stages(columns)]
     load = step_load(problem, columns, stages, parameters, (), evaluator.constants)

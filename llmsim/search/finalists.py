@@ -78,7 +78,7 @@ def settled(
     done = 0
     while done < min(below := int(np.searchsorted(bound, best)), MOST_EXACT):
         batch = order[done : min(done + BATCH, below)]
-        seconds = exact_steps(found.evaluator, found, batch)
+        seconds = exact_steps(found, batch)
         for k in np.flatnonzero(np.isnan(seconds)):
             plan = candidate_plan(found, int(batch[k]), template)
             seconds[k] = simulate_training(plan, architecture, cluster).step_time_s

@@ -17,7 +17,6 @@ from ..hardware.cluster import Cluster
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.training import TrainingPlan
-from ..training.problem import plan_problem
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
 from .choose import (
@@ -29,6 +28,7 @@ from .choose import (
     simplest,
     smallest_memory,
 )
+from .evaluate import space_evaluators
 from .finalists import best_by_kind, settled
 from .pool import SLACK, Candidates, evaluate_space
 from .space import SearchSpace, enumerate_plans
@@ -232,20 +232,10 @@ def plan_training(
     chosen = space or SearchSpace()
     assumed.update(software.assumed(*(chosen.schedule or ())))
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
-    problem = plan_problem(architecture, machine, template)
+    evaluators = space_evaluators(architecture, machine, template, table, chosen)
 
     def evaluated(slack: float) -> Candidates:
-        return evaluate_space(
-            problem.architecture,
-            machine,
-            problem.structure,
-            table,
-            chosen,
-            sequence=sequence,
-            imbalance=template.rows_factor,
-            optimizer=template.optimizer,
-            slack=slack,
-        )
+        return evaluate_space(evaluators, chosen, optimizer=template.optimizer, slack=slack)
 
     found = evaluated(SLACK)
     if not found.fitting:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..architecture import Architecture
-from ..hardware.cluster import Cluster
-from ..training.structure import Structure
-from .blocks import Block, blocks
+from .blocks import Block, Filter, blocks
 from .evaluate import Evaluator
 from .space import SearchSpace, Table
 from .variants import Setting, Variant, space_variants
@@ -40,12 +37,11 @@ class Candidates:
         Memory of the fullest stage as the driver sees it.
     limit_bytes
         What a plan may use.
-    evaluated, fitting, near
-        Plans of the whole space; those of them that fit and were timed; those within a hundredth of the fastest bound.
+    evaluated, fitting, bounded, near
+        Plans of the whole space; those of them that fit; those of these that were not timed, since they take longer
+        than what is kept; those within a hundredth of the fastest.
     slack
         All plans with a bound up to this share above the best are candidates.
-    evaluator
-        What evaluated them.
     """
 
     table: Table
@@ -58,9 +54,9 @@ class Candidates:
     limit_bytes: float
     evaluated: int
     fitting: int
+    bounded: int
     near: int
     slack: float
-    evaluator: Evaluator
 
     @property
     def fits(self) -> np.ndarray:
@@ -76,25 +72,14 @@ class Candidates:
 
 
 def evaluate_space(
-    architecture: Architecture,
-    cluster: Cluster,
-    base: Structure,
-    table: Table,
-    space: SearchSpace,
-    *,
-    sequence: int,
-    imbalance: float,
-    optimizer: str = "adamw",
-    slack: float | None = None,
+    evaluators: Sequence[Evaluator], space: SearchSpace, *, optimizer: str = "adamw", slack: float | None = None
 ) -> Candidates:
     """Memory of every plan, and time of those that fit.
 
     Parameters
     ----------
-    base
-        The structure that variants change: software, precision, overlap.
-    imbalance
-        Rows of the busiest expert rank over the mean.
+    evaluators
+        One for each precision, of one table.
     optimizer
         Its name.
     slack
@@ -106,13 +91,12 @@ def evaluate_space(
     InputError
         Where the allowed settings leave no plan.
     """
-    chosen = space_variants(architecture, cluster, base, table, space, sequence=sequence, optimizer=optimizer)
-    evaluator = Evaluator(architecture, cluster, base, table, sequence, imbalance)
-    pool = _Pool(table, np.inf if slack is None else slack)
+    chosen = space_variants(evaluators, space, optimizer)
+    pool = _Pool(evaluators[0].table, np.inf if slack is None else slack)
     for number, variant in enumerate(chosen):
-        for block in blocks(evaluator, variant):
+        for block in blocks(variant, wanted=None if slack is None else pool.wanted(variant)):
             pool.add(number, variant, block)
-    return pool.candidates(chosen, evaluator)
+    return pool.candidates(chosen, evaluators[0].limit)
 
 
 @dataclass
@@ -124,6 +108,7 @@ class _Pool:
     best: float = np.inf
     evaluated: int = 0
     fitting: int = 0
+    bounded: int = 0
     least: tuple[float, tuple[np.ndarray, ...]] = (np.inf, ())
     front: list[tuple[float, float]] = field(default_factory=list)
     pieces: list[tuple[np.ndarray, ...]] = field(default_factory=list)
@@ -135,16 +120,42 @@ class _Pool:
         _, self.code = np.unique(codes, axis=1, return_inverse=True)
         self.code = self.code.reshape(-1)
 
+    def wanted(self, variant: Variant) -> Filter:
+        """Rows of a variant whose bound leaves open that one of their plans is near the best, the best of its kind, or
+        on the front of time and memory."""
+
+        def choose(where: np.ndarray, offload: int, bound: np.ndarray, least: np.ndarray) -> np.ndarray:
+            best = self._kind_best(variant, offload)[self.code[variant.rows[where]]]
+            mask: np.ndarray = bound <= np.maximum(best, self.best) * (1 + self.slack)
+            open_ = np.flatnonzero(~mask)
+            if len(open_) and self.front:
+                seconds, used = np.array(self.front).T  # sorted by time, so that memory falls along it
+                before = np.searchsorted(seconds, bound[open_], side="right") - 1
+                mask[open_] = (before < 0) | (least[open_] < used[before])
+            return mask
+
+        return choose
+
+    def _kind_best(self, variant: Variant, offload: int) -> np.ndarray:
+        kind = (
+            variant.problem.sharding,
+            variant.problem.structure.precision,
+            variant.rank_order,
+            variant.settings.offloads[offload],
+        )
+        return self.kinds.setdefault(kind, np.full(self.code.max() + 1, np.inf))
+
     def add(self, number: int, variant: Variant, block: Block) -> None:
         """Take up what may matter of a block."""
         step, memory = block.step_s, block.device_bytes
         self.evaluated += step.size
+        self.fitting += block.fitting
         if np.isinf(self.slack):
             self._keep(number, variant, block, np.ones(step.shape, bool))
             return
         fastest = float(step.min())
         self.best = min(self.best, fastest)
-        self.fitting += int(np.count_nonzero(np.isfinite(step)))
+        self.bounded += block.bounded
         if not np.isfinite(fastest):
             self._note_least(number, variant, block)
             return
@@ -169,8 +180,7 @@ class _Pool:
         code = self.code[variant.rows[block.where]]
         mask = np.zeros(block.step_s.shape, bool)
         column = block.step_s.min(axis=0)
-        kind = variant.problem.sharding, variant.settings.offloads[block.offload]
-        best = self.kinds.setdefault(kind, np.full(self.code.max() + 1, np.inf))
+        best = self._kind_best(variant, block.offload)
         order = np.lexsort((column, code))
         _, first = np.unique(code[order], return_index=True)
         rows = order[first]
@@ -221,18 +231,17 @@ class _Pool:
         self.pieces = [tuple(v[keep] for v in (variant, setting, row, step, memory))]
         self.kept = int(keep.sum())
 
-    def candidates(self, variants: list[Variant], evaluator: Evaluator) -> Candidates:
+    def candidates(self, variants: list[Variant], limit: float) -> Candidates:
         """What was kept, in the order of evaluation."""
         pieces: Iterable[tuple[np.ndarray, ...]] = self.pieces
         if not self.pieces:
             pieces = [self.least[1]]
         variant, setting, row, step, memory = _joined(list(pieces))
-        fitting = int(np.count_nonzero(np.isfinite(step))) if np.isinf(self.slack) else self.fitting
         best = float(step.min())
         near = int(np.count_nonzero(step <= best * 1.01)) if np.isfinite(best) else 0
         return Candidates(
-            self.table, variants, variant, setting, row, step, memory, evaluator.limit, self.evaluated, fitting, near,
-            self.slack, evaluator,
+            self.table, variants, variant, setting, row, step, memory, limit, self.evaluated, self.fitting,
+            self.bounded, near, self.slack,
         )  # fmt: skip
 
 

@@ -396,8 +396,9 @@ def _stage_time(
     backward["recompute"] = recompute  # last, so that columns of many settings are added up once
     beside_forward, beside_backward = total(forward.values()), total(backward.values())
     if kept is not None:
-        forward["offload"] = kept.exposed(beside_forward, stage.counts, stage.recomputed)
-        backward["offload"] = kept.exposed(beside_backward, stage.counts, stage.recomputed)
+        transfer = kept.seconds(stage.counts, stage.recomputed)
+        forward["offload"] = kept.exposed(beside_forward, transfer)
+        backward["offload"] = kept.exposed(beside_backward, transfer)
     here = stage.update_s / c.in_situ["memory"] + total(s / c.in_situ[n] for n, s in stage.products_s.items())
     return StageTime(
         forward,
