@@ -23,8 +23,9 @@ import numpy as np
 from llmsim import Architecture, Cluster, SearchSpace, TrainingPlan, plan_training, simulate_training
 from llmsim.search.choose import candidate_plan
 from llmsim.search.evaluate import space_evaluators
-from llmsim.search.pool import Candidates, evaluate_space
+from llmsim.search.pool import Candidates
 from llmsim.search.space import enumerate_plans
+from llmsim.search.sweep import evaluate_space
 from llmsim.training.compose import compose_step
 from llmsim.training.constants import step_constants
 from llmsim.training.memory import stage_memory

@@ -34,8 +34,9 @@ def solve(name: str) -> dict[str, Any]:
     import yaml
 
     from llmsim import Architecture, Cluster, SearchSpace, plan_training, simulate_training
-    from llmsim.search.pool import SLACK, evaluate_space
+    from llmsim.search.pool import SLACK
     from llmsim.search.space import enumerate_plans
+    from llmsim.search.sweep import evaluate_space
     from llmsim.training.problem import plan_problem
 
     data = yaml.safe_load((PROBLEMS / f"{name}.yaml").read_text(encoding="utf-8"))

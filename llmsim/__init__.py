@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .measure.trace import trace
     from .plans.training import TrainingPlan
     from .scoring.validate import validate
-    from .search.plan import TrainingPlanning, plan_training
+    from .search.answer import TrainingPlanning
+    from .search.clusters import ClusterChoice, plan_cluster
+    from .search.plan import plan_training
     from .search.space import SearchSpace
     from .serving.compare import Comparison, compare
     from .training.result import TrainingResult
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Architecture": "architecture",
     "Cluster": "hardware.cluster",
+    "ClusterChoice": "search.clusters",
     "Comparison": "serving.compare",
     "InfeasibleError": "core.errors",
     "InputError": "core.errors",
@@ -38,10 +41,11 @@ _HOMES = {
     "SearchSpace": "search.space",
     "TracedModule": "training.traced",
     "TrainingPlan": "plans.training",
-    "TrainingPlanning": "search.plan",
+    "TrainingPlanning": "search.answer",
     "TrainingResult": "training.result",
     "UnsupportedError": "core.errors",
     "compare": "serving.compare",
+    "plan_cluster": "search.clusters",
     "plan_training": "search.plan",
     "simulate_traced": "training.traced",
     "simulate_training": "training.simulate",
@@ -52,6 +56,7 @@ _HOMES = {
 __all__ = [
     "Architecture",
     "Cluster",
+    "ClusterChoice",
     "Comparison",
     "InfeasibleError",
     "InputError",
@@ -64,6 +69,7 @@ __all__ = [
     "UnsupportedError",
     "__version__",
     "compare",
+    "plan_cluster",
     "plan_training",
     "simulate_traced",
     "simulate_training",

@@ -26,8 +26,8 @@ from llmsim.plans.training import TrainingPlan
 from llmsim.search.choose import candidate_plan
 from llmsim.search.evaluate import space_evaluators
 from llmsim.search.plan import plan_training
-from llmsim.search.pool import evaluate_space
 from llmsim.search.space import SearchSpace, enumerate_plans
+from llmsim.search.sweep import evaluate_space
 from llmsim.training.balance import split_layers, spread_layers
 from llmsim.training.compose import STEP_PARTS, compose_step
 from llmsim.training.constants import step_constants

@@ -239,7 +239,8 @@ class TrainingPlan(BaseModel):
         return build(cls, read_plan(path), f"plan {path}")
 
     def __str__(self) -> str:
-        degrees = [("TP", self.tensor_parallel), ("CP", self.context_parallel), ("PP", self.pipeline_parallel)]
+        across = "" if self.context_kind in ("ring", "ulysses+ring") else f"{self.context_kind}-"
+        degrees = [("TP", self.tensor_parallel), (f"{across}CP", self.context_parallel), ("PP", self.pipeline_parallel)]
         degrees += [("ulysses", self.ulysses_parallel or 1)]
         degrees += [("EP", self.expert_parallel), ("ETP", self.expert_tensor_parallel), ("DP", self.data_parallel)]
         text = " ".join(f"{name}{n}" for name, n in degrees if n > 1) or "one device"

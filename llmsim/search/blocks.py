@@ -103,7 +103,9 @@ Filter = Callable[[np.ndarray, int, np.ndarray, np.ndarray], np.ndarray]
 each: which to time."""
 
 
-def blocks(variant: Variant, *, parts: bool = False, wanted: Filter | None = None) -> Iterator[Block]:
+def blocks(
+    variant: Variant, *, parts: bool = False, wanted: Filter | None = None, limit: float | None = None
+) -> Iterator[Block]:
     """Step time and memory of all plans of a variant, a block at a time.
 
     Parameters
@@ -112,13 +114,23 @@ def blocks(variant: Variant, *, parts: bool = False, wanted: Filter | None = Non
         Adds the breakdown.
     wanted
         Only these rows are timed; all that fit where it is not given.
+    limit
+        Device memory up to which a plan is said to fit; what there is where it is not given.
     """
     settings, kinds, rows = variant.settings, variant.evaluator.kinds(variant), variant_rows(variant)
     size = max(64, BLOCK // len(settings.ladder))
     groups = _alike(rows, variant.plans)
     for offload, way in enumerate(settings.offloads):
         problem = replace(variant.problem, offload=way)
-        work = _Work(variant.evaluator, problem, kinds, rows, offload, settings)
+        work = _Work(
+            variant.evaluator,
+            problem,
+            kinds,
+            rows,
+            offload,
+            settings,
+            variant.evaluator.limit if limit is None else limit,
+        )
         for group in groups:
             for start in range(0, len(group), size):
                 yield work.block(group[start : start + size], parts, wanted)
@@ -143,6 +155,7 @@ class _Work:
     rows: VariantRows
     offload: int
     settings: Settings
+    limit: float
 
     @cached_property
     def shares(self) -> np.ndarray:
@@ -175,7 +188,7 @@ class _Work:
             host = np.broadcast_to(maximum(*(m.host_bytes for m in each)), shape)
             limit = self.evaluator.cluster.profile.host_memory_bytes.value
             memory = np.where(host <= limit, memory, np.inf)
-        fits = memory <= self.evaluator.limit
+        fits = memory <= self.limit
         step = np.full(shape, np.inf)
         timed = fits.any(axis=0)
         fitting, bounded = int(np.count_nonzero(fits)), 0

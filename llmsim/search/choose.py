@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..core.shim import Number
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
 from .pool import Candidates
@@ -135,18 +134,14 @@ def smallest_memory(found: Candidates) -> int:
     return int(np.argmin(found.device_bytes))
 
 
-def simplest(plans: Sequence[tuple[Number, TrainingPlan]]) -> TrainingPlan:
-    """Of plans with their step times, the one with the fewest mechanisms (then the fastest)."""
-
-    def mechanisms(plan: TrainingPlan) -> int:
-        degrees = (
-            plan.tensor_parallel,
-            plan.pipeline_parallel,
-            plan.context_parallel,
-            plan.expert_parallel,
-            plan.virtual_pipeline,
-        )
-        offloads = (plan.offload_activations > 0) + (plan.offload_optimizer > 0)
-        return sum(d > 1 for d in degrees) + (plan.recompute != "none") + offloads
-
-    return min(plans, key=lambda item: (mechanisms(item[1]), item[0]))[1]
+def mechanisms(plan: TrainingPlan) -> int:
+    """How many kinds of parallelism, recomputation and offloading a plan uses."""
+    degrees = (
+        plan.tensor_parallel,
+        plan.pipeline_parallel,
+        plan.context_parallel,
+        plan.expert_parallel,
+        plan.virtual_pipeline,
+    )
+    offloads = (plan.offload_activations > 0) + (plan.offload_optimizer > 0)
+    return sum(d > 1 for d in degrees) + (plan.recompute != "none") + offloads

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .blocks import Block, Filter, blocks
-from .evaluate import Evaluator
-from .space import SearchSpace, Table
-from .variants import Setting, Variant, space_variants
+from .blocks import Block, Filter
+from .space import Table
+from .variants import Setting, Variant
 
 SLACK = 0.02
 """How far above the best bound a plan may lie to be kept for its time: exact times of near plans may be in another
@@ -71,36 +70,8 @@ class Candidates:
         return len(self.step_s)
 
 
-def evaluate_space(
-    evaluators: Sequence[Evaluator], space: SearchSpace, *, optimizer: str = "adamw", slack: float | None = None
-) -> Candidates:
-    """Memory of every plan, and time of those that fit.
-
-    Parameters
-    ----------
-    evaluators
-        One for each precision, of one table.
-    optimizer
-        Its name.
-    slack
-        Keep only plans that may matter: those whose bound lies up to this share above the best, the best of each kind,
-        those that no kept plan beats in time and memory, and the one that needs the least memory. None keeps all.
-
-    Raises
-    ------
-    InputError
-        Where the allowed settings leave no plan.
-    """
-    chosen = space_variants(evaluators, space, optimizer)
-    pool = _Pool(evaluators[0].table, np.inf if slack is None else slack)
-    for number, variant in enumerate(chosen):
-        for block in blocks(variant, wanted=None if slack is None else pool.wanted(variant)):
-            pool.add(number, variant, block)
-    return pool.candidates(chosen, evaluators[0].limit)
-
-
 @dataclass
-class _Pool:
+class Pool:
     """Plans kept so far, in pieces."""
 
     table: Table
@@ -150,19 +121,19 @@ class _Pool:
         step, memory = block.step_s, block.device_bytes
         self.evaluated += step.size
         self.fitting += block.fitting
+        self.bounded += block.bounded
         if np.isinf(self.slack):
-            self._keep(number, variant, block, np.ones(step.shape, bool))
+            self.keep(number, variant, block, np.ones(step.shape, bool))
             return
         fastest = float(step.min())
         self.best = min(self.best, fastest)
-        self.bounded += block.bounded
         if not np.isfinite(fastest):
             self._note_least(number, variant, block)
             return
         mask = step <= self.best * (1 + self.slack)
         mask |= self._best_of_kinds(variant, block)
         mask |= self._undominated(step, memory)
-        self._keep(number, variant, block, mask)
+        self.keep(number, variant, block, mask)
         if self.kept > CROWDED:
             self._compact()
 
@@ -196,11 +167,8 @@ class _Pool:
             mask &= (step < seconds) | (memory < used)
         where = np.flatnonzero(mask)
         own = list(zip(step.flat[where].tolist(), memory.flat[where].tolist(), strict=True))
-        front: list[tuple[float, float]] = []
-        for point in sorted([*self.front, *own]):
-            if not front or point[1] < front[-1][1]:
-                front.append(point)
-        self.front, on_it = front, set(front)
+        self.front = _undominated_points([*self.front, *own])
+        on_it = set(self.front)
         found = np.zeros(step.shape, bool)
         found.flat[where] = [point in on_it for point in own]
         return found
@@ -210,7 +178,8 @@ class _Pool:
         rows, setting = variant.rows[block.where[position]], step + block.offload * len(variant.settings.ladder)
         return np.full(len(rows), number), setting, rows, block.step_s[mask], block.device_bytes[mask]
 
-    def _keep(self, number: int, variant: Variant, block: Block, mask: np.ndarray) -> None:
+    def keep(self, number: int, variant: Variant, block: Block, mask: np.ndarray) -> None:
+        """Keep the plans of a block that a mask ``[recompute, row]`` holds."""
         piece = self._piece(number, variant, block, mask)
         if len(piece[0]):
             self.pieces.append(piece)
@@ -231,18 +200,44 @@ class _Pool:
         self.pieces = [tuple(v[keep] for v in (variant, setting, row, step, memory))]
         self.kept = int(keep.sum())
 
+    def absorb(self, other: Pool) -> None:
+        """Take over what another pool kept of other plans of the same table."""
+        self.evaluated += other.evaluated
+        self.fitting += other.fitting
+        self.bounded += other.bounded
+        self.best = min(self.best, other.best)
+        self.least = min(self.least, other.least, key=lambda own: own[0])
+        self.front = _undominated_points([*self.front, *other.front])
+        self.pieces += other.pieces
+        self.kept += other.kept
+        for kind, best in other.kinds.items():
+            self.kinds[kind] = np.minimum(self.kinds.get(kind, np.inf), best)
+        if self.kept > CROWDED:
+            self._compact()
+
     def candidates(self, variants: list[Variant], limit: float) -> Candidates:
-        """What was kept, in the order of evaluation."""
+        """What was kept, variant by variant."""
         pieces: Iterable[tuple[np.ndarray, ...]] = self.pieces
         if not self.pieces:
             pieces = [self.least[1]]
         variant, setting, row, step, memory = _joined(list(pieces))
+        order = np.argsort(variant, kind="stable")
+        variant, setting, row, step, memory = (v[order] for v in (variant, setting, row, step, memory))
         best = float(step.min())
         near = int(np.count_nonzero(step <= best * 1.01)) if np.isfinite(best) else 0
         return Candidates(
             self.table, variants, variant, setting, row, step, memory, limit, self.evaluated, self.fitting,
             self.bounded, near, self.slack,
         )  # fmt: skip
+
+
+def _undominated_points(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (time, memory) those that no other beats in both, by time."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
 
 
 def _joined(pieces: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:

@@ -44,7 +44,8 @@ sharding; kernel workspaces."""
 
 def memory_limit(cluster: Cluster, software: Software) -> float:
     """What a plan may use of a device, bytes: its memory less the headroom."""
-    return cluster.profile.memory_bytes.value * (1 - software.memory.headroom.value)
+    given = cluster.memory_headroom
+    return cluster.profile.memory_bytes.value * (1 - (software.memory.headroom.value if given is None else given))
 
 
 @dataclass

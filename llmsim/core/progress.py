@@ -37,13 +37,13 @@ class Bar:
         if self._started:
             self._bar.stop()
 
-    def stage(self, text: str, total: int = 1) -> Callable[[], None]:
-        """Begin a stage of so many steps; the answer counts one of them."""
+    def stage(self, text: str, total: int = 1) -> Callable[..., None]:
+        """Begin a stage of so many steps; the answer counts one of them, or as many as it is given."""
         task = self._bar.add_task(text, total=total)
         self._draw()
 
-        def advance() -> None:
-            self._bar.advance(task)
+        def advance(steps: float = 1) -> None:
+            self._bar.advance(task, steps)
             self._draw()
 
         return advance
