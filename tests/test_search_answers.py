@@ -131,6 +131,7 @@ def test_a_cluster_is_chosen_by_objective_under_its_limits():
     kept = plan_cluster("llama-3-8b", clusters, **JOB, **SPACE, objective="devices", deadline_days=deadline)
     assert kept.chosen.n_devices == 16
     assert "above" in kept.options[-1].broken[0]
+    assert kept.mix is None
     fast = plan_cluster("llama-3-8b", clusters, **JOB, **SPACE, objective="days").chosen
     assert fast.n_devices == 32
     assert not fast.dominated
@@ -138,6 +139,25 @@ def test_a_cluster_is_chosen_by_objective_under_its_limits():
         plan_cluster("llama-3-8b", clusters, **JOB, **SPACE, deadline_days=0.1)
     with pytest.raises(InputError, match="nearest: cost"):
         plan_cluster("llama-3-8b", clusters, **JOB, objective="costs")
+
+
+def test_a_mix_is_the_cheapest_of_all_splits():
+    clusters = [f"{n}x8x{d}" for n in (1, 2, 4) for d in ("h100-sxm-80gb", "a100-sxm-80gb", "b200-sxm-180gb")]
+    open_ = plan_cluster("llama-3-8b", clusters, **JOB, **SPACE)
+    days = sorted(o.job.days for o in open_.options)
+    limit = (days[2] + days[3]) / 2
+    answer = plan_cluster("llama-3-8b", clusters, **JOB, **SPACE, deadline_days=limit)
+    jobs = [o.job for o in answer.options]
+    cheapest = min(
+        f * a.cost_usd + (1 - f) * b.cost_usd
+        for a in jobs for b in jobs for f in np.linspace(0, 1, 201)
+        if f * a.days + (1 - f) * b.days <= limit
+    )  # fmt: skip
+    least = answer.mix.cost_usd if answer.mix else answer.chosen.job.cost_usd
+    assert least <= cheapest <= 1.01 * least
+    if answer.mix:
+        first, second = (jobs[i] for i in (answer.mix.first, answer.mix.second))
+        assert answer.mix.share * first.days + (1 - answer.mix.share) * second.days == pytest.approx(limit)
 
 
 def test_options_without_a_plan_are_listed_with_the_reason():

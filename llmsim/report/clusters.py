@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.units import large, seconds
-from ..search.clusters import ClusterChoice, ClusterOption
+from ..search.clusters import ClusterChoice, ClusterOption, Mix
 from .training import breakdown_table, grid, result_headline, section
 
 
@@ -27,6 +27,8 @@ def cluster_report(answer: ClusterChoice) -> Group:
         section("Where the time goes", breakdown_table(chosen.best.result)),
         section("All options", _options(answer.options)),
     ]
+    if answer.mix is not None:
+        parts.append(section("Cheaper on two clusters, one after the other", Text(_mix(answer, answer.mix))))
     refused = [o for o in answer.options if o.broken]
     if refused:
         parts.append(section("Not taken", grid([(_name(o), "; ".join(o.broken)) for o in refused])))
@@ -34,6 +36,16 @@ def cluster_report(answer: ClusterChoice) -> Group:
         parts.append(Text("\nAll batch sizes are taken to reach the same loss after the same tokens."))
     parts.append(section(f"Assumed for {chosen.cluster}", grid(list(answer.assumed[chosen.cluster].items()))))
     return Group(*parts)
+
+
+def _mix(answer: ClusterChoice, mix: Mix) -> str:
+    first, second = (_name(answer.options[i]) for i in (mix.first, mix.second))
+    alone = answer.chosen.job
+    saved = "" if alone is None else f", {100 * (1 - mix.cost_usd / alone.cost_usd):.1f} % less"
+    return (
+        f"{100 * mix.share:.0f} % of the tokens on {first}, the rest on {second}: {mix.days:,.1f} days, "
+        f"{mix.cost_usd:,.0f} USD{saved}; moving the checkpoint is not counted"
+    )
 
 
 def _name(option: ClusterOption) -> str:

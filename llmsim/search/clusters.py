@@ -56,6 +56,27 @@ class ClusterOption:
 
 
 @dataclass(frozen=True)
+class Mix:
+    """A job that runs on one cluster and then on another, so that it ends with the deadline.
+
+    Attributes
+    ----------
+    first, second
+        Numbers of the options.
+    share
+        Of the tokens, those that the first trains on.
+    days, cost_usd
+        Of the whole job; moving a checkpoint is not counted.
+    """
+
+    first: int
+    second: int
+    share: float
+    days: float
+    cost_usd: float
+
+
+@dataclass(frozen=True)
 class ClusterChoice:
     """The answer to "which cluster".
 
@@ -67,6 +88,8 @@ class ClusterChoice:
         Those that meet it first, each group from the best to the worst by the objective; those without a plan last.
     assumed
         Cluster -> what was not said there and was taken from profiles.
+    mix
+        Two clusters one after the other, where that is cheaper than any alone under a deadline.
     """
 
     model: str
@@ -76,6 +99,7 @@ class ClusterChoice:
     budget_usd: float | None
     options: list[ClusterOption]
     assumed: dict[str, dict[str, str]]
+    mix: Mix | None = None
 
     @property
     def chosen(self) -> ClusterOption:
@@ -159,7 +183,35 @@ def plan_cluster(
     ordered = sorted(_marked(options), key=lambda option: _order(option, objective))
     if ordered[0].broken:
         raise _nothing_meets(architecture, ordered[0], objective)
-    return ClusterChoice(architecture.name, tokens * epochs, objective, deadline_days, budget_usd, ordered, assumed)
+    mix = cheapest_mix(ordered, deadline_days) if objective == "cost" and deadline_days is not None else None
+    return ClusterChoice(
+        architecture.name, tokens * epochs, objective, deadline_days, budget_usd, ordered, assumed, mix
+    )
+
+
+def cheapest_mix(options: Sequence[ClusterOption], deadline_days: float) -> Mix | None:
+    """The cheapest way to meet a deadline on two clusters one after the other, where none alone is as cheap.
+
+    Days and cost are linear in the share of the tokens, so that the best mix has one option that meets the deadline
+    and one that is cheaper and does not, and ends with the deadline.
+
+    Parameters
+    ----------
+    options
+        The first is the cheapest that meets it.
+    """
+    jobs = {i: option.job for i, option in enumerate(options) if option.job is not None}
+    best: Mix | None = None
+    for i, fast in jobs.items():
+        for k, cheap in jobs.items():
+            if fast.days > deadline_days or cheap.days <= deadline_days or cheap.cost_usd >= fast.cost_usd:
+                continue
+            share = (cheap.days - deadline_days) / (cheap.days - fast.days)
+            cost = share * fast.cost_usd + (1 - share) * cheap.cost_usd
+            least = jobs[0].cost_usd if best is None else best.cost_usd
+            if cost < least:
+                best = Mix(i, k, share, deadline_days, cost)
+    return best
 
 
 def _check(
