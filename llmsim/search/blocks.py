@@ -275,7 +275,7 @@ class _Work:
 def _spread(value: Number, shape: tuple[int, int], fit: np.ndarray) -> np.ndarray:
     """One entry a plan; NaN for rows that were not timed."""
     if len(fit) == shape[1]:
-        return np.array(np.broadcast_to(value, shape))
+        return value if np.shape(value) == shape else np.array(np.broadcast_to(value, shape))
     found = np.full(shape, np.nan)
     found[:, fit] = value
     return found

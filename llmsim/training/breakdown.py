@@ -55,15 +55,23 @@ def _hidden(load: StepLoad, stage: Stage, time: StageTime) -> Number:
     return (int(pairs[0]) if inverse is None else pairs[inverse]) * pair_share(load.schedule) * time.saved_s
 
 
-def _largest(values: Sequence[Number]) -> list[Number]:
-    """For each but the last, whether it is at least as large as every other."""
+def _largest(values: Sequence[Number]) -> list[tuple[int, Number]]:
+    """Numbers of the values that are the largest of any plan, the first of equals, each with where that is; what the
+    last of them says is left over by the others."""
+    found: list[tuple[int, Number]] = []
     most = maximum(*values)
-    return [value >= most for value in values[:-1]]
+    left: Number = True
+    for i, value in enumerate(values):
+        own = (value >= most) & left
+        if np.any(own):
+            found.append((i, own))
+            left = left & ~own if isinstance(own, np.ndarray) else not own
+    return found
 
 
-def _at(chosen: Sequence[Number], values: Sequence[Number]) -> Number:
-    """The first value that is chosen, else the last."""
-    found = values[-1]
-    for condition, value in zip(reversed(chosen), reversed(values[:-1]), strict=True):
-        found = where(condition, value, found)
+def _at(chosen: Sequence[tuple[int, Number]], values: Sequence[Number]) -> Number:
+    """Of each plan the value that is chosen."""
+    found = values[chosen[-1][0]]
+    for i, condition in chosen[:-1]:
+        found = where(condition, values[i], found)
     return found

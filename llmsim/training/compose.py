@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number, maximum, minimum, soft_maximum, total, where
@@ -294,17 +295,17 @@ class StageTime:
     saved_s: Number = 0
     lead_s: Number | None = None
 
-    @property
+    @cached_property
     def forward_s(self) -> Number:
         """Seconds of a forward pass."""
         return total(self.forward.values())
 
-    @property
+    @cached_property
     def backward_s(self) -> Number:
         """Seconds of a backward pass."""
         return total(self.backward.values())
 
-    @property
+    @cached_property
     def once_s(self) -> Number:
         """Seconds once a step."""
         return self.gradients + (self.parameters + self.optimizer)
@@ -331,7 +332,7 @@ class StepTime:
     pipeline_s: Number
     fixed_s: Number
 
-    @property
+    @cached_property
     def once_s(self) -> Number:
         """Seconds once a step outside the pipeline: the slowest stage's exchange and update."""
         return maximum(*(s.once_s for s in self.stages))
