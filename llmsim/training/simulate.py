@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .balance import balanced_layout
 from .breakdown import step_breakdown
-from .compose import StageTime, StepTime, compose_step, kind_time
+from .compose import KindTime, StageTime, StepTime, compose_step, kind_time
 from .constants import Overlay, StepConstants, step_constants
 from .conventions import published_flops
 from .depths import check_depths, fitted_depths
@@ -29,6 +30,7 @@ from .provenance import provenance_shares, rate_origins
 from .result import OffloadReport, StageReport, TrainingResult
 from .split import pair_share, pass_seconds
 from .stages import Stage, chunk_counts, model_kinds, stage_shares
+from .structure import Documents
 
 
 def simulate_training(
@@ -89,14 +91,14 @@ def simulate_training(
 def _report(
     plan: TrainingPlan, problem: Problem, prepared: Prepared, constants: StepConstants, assumed: dict[str, str]
 ) -> TrainingResult:
-    time = compose_step(prepared.load, constants)
-    seconds = exact_seconds(problem, prepared, time, constants)
+    times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
+    time = compose_step(prepared.load, constants, times)
+    seconds = exact_seconds(problem, prepared, time, times)
     parts = step_breakdown(prepared.load, prepared.stages, time, seconds)
     breakdown = {name: float(value) for name, value in parts.items()}
     step = sum(breakdown.values())
     memories = stage_memory(problem, prepared, constants)
-    published = published_flops(problem.architecture, plan.sequence_length, plan.recompute, plan.documents)
-    flops = {k: float(v) for k, v in published.items()}
+    flops = dict(_flops_per_token(problem.architecture, plan.sequence_length, plan.recompute, plan.documents))
     convention = "model-packed" if plan.documents else "model-causal"
     tokens = plan.global_batch_size * plan.sequence_length
     per_device = tokens / step / plan.n_devices
@@ -161,12 +163,25 @@ def step_interval(step_s: float, problem: Problem) -> tuple[float, float] | None
     return None if width is None else (step_s * math.exp(-width), step_s * math.exp(width))
 
 
-def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, constants: StepConstants) -> float:
-    """Seconds of the longest path through the plan's schedule, every chunk with its own time."""
+@lru_cache(maxsize=256)
+def _flops_per_token(
+    architecture: Architecture, sequence: int, recompute: str, documents: Documents
+) -> Mapping[str, float]:
+    return {k: float(v) for k, v in published_flops(architecture, sequence, recompute, documents).items()}
+
+
+def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, times: Sequence[KindTime]) -> float:
+    """Seconds of the longest path through the plan's schedule, every chunk with its own time.
+
+    Parameters
+    ----------
+    times
+        Of the layer kinds.
+    """
     forward: list[list[float]] = []
     backward: list[list[float]] = []
     weight: list[list[float]] = []
-    chunk_times, load = _chunk_times(problem, prepared, constants), prepared.load
+    chunk_times, load = _chunk_times(problem, prepared, times), prepared.load
     each = chunk_counts(problem.architecture, int(load.pp), int(load.chunks), problem.schedule, problem.layout)
     for chunks, share in zip(each, stage_shares(problem.architecture, each, problem.depths), strict=True):
         own = [chunk_times(counts, share) for counts in chunks]
@@ -184,11 +199,10 @@ def _each_stage(prepared: Prepared, time: StepTime) -> list[StageTime]:
 
 
 def _chunk_times(
-    problem: Problem, prepared: Prepared, constants: StepConstants
+    problem: Problem, prepared: Prepared, times: Sequence[KindTime]
 ) -> Callable[[tuple[int, ...], float | None], tuple[float, float, float]]:
     """Seconds of a chunk from its layer counts and the share of them that recomputes: forward, backward, and of this
     the gradients of weights."""
-    times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
 
     def of(counts: tuple[int, ...], share: float | None) -> tuple[float, float, float]:
         again = recomputed_layers(problem, counts, share)
