@@ -25,8 +25,12 @@ from ..training.stages import Stage
 from .evaluate import Evaluator, Kinds, keyed_entries, some_rows
 from .variants import Settings, Variant
 
-BLOCK = 32_768
+BLOCK = 65_536
 """Plans that are evaluated at once: what their arrays take stays in the processor's cache."""
+FREED_BYTES = 24 * 2**20
+"""An array of this size, freed at once, makes the C library keep up to twice as much freed memory instead of giving it
+back to the system, from where every temporary array of a block would have to be fetched again (glibc, mallopt: the
+dynamic mmap threshold). It is never written to and takes no memory."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ def blocks(
     limit
         Device memory up to which a plan is said to fit; what there is where it is not given.
     """
+    np.empty(FREED_BYTES, np.uint8)
     settings, kinds, rows = variant.settings, variant.evaluator.kinds(variant), variant_rows(variant)
     size = max(64, BLOCK // len(settings.ladder))
     groups = _alike(rows, variant.plans)

@@ -263,10 +263,10 @@ def _split_activations(
     none, _, _ = _activations(kinds, stage.counts, recomputing, 0, head)
     operands = total(k.operands * n for k, n in zip(kinds[: head - 1], stage.counts, strict=False))
     share = 1 / columns.chunks if problem.facts.shape == "loop" else 0.5
-    most: Number = 0
-    for rank in (stage.first, stage.first + maximum(stage.repeats, 1) - 1):
-        for plain, late in _held(problem, columns, rank):
-            most = maximum(most, (whole - none) * plain * share + operands * late * share)
+    each = whole - none
+    ranks = (stage.first, stage.first + maximum(stage.repeats, 1) - 1)
+    held = (pair for rank in ranks for pair in _held(problem, columns, rank))
+    most = maximum(*(each * (plain * share) + operands * (late * share) for plain, late in held))
     return none + most, ends, again
 
 
