@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..architecture import Architecture
-from ..hardware.cluster import Cluster
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
-from ..training.simulate import simulate_training
 from .answer import NearMiss, Plateau
 from .blocks import blocks
 from .choose import candidate_plan, kind_of, mechanisms
+from .finalists import Simulate
 from .pool import Candidates, Pool
 from .variants import Variant
 
@@ -28,8 +26,7 @@ def plateau(
     found: Candidates,
     results: Sequence[TrainingResult],
     template: TrainingPlan,
-    architecture: Architecture,
-    cluster: Cluster,
+    simulate: Simulate,
 ) -> Plateau:
     """The plans that are as good as the winner, and the simplest of them.
 
@@ -47,7 +44,7 @@ def plateau(
     for plan in sorted(dict.fromkeys(plans), key=mechanisms):
         if mechanisms(plan) >= mechanisms(best.plan):
             break
-        result = known.get(plan) or simulate_training(plan, architecture, cluster)
+        result = known.get(plan) or simulate(plan)
         if result.step_time_s <= limit:
             best = result
     return Plateau(max(1, len(near)), best.plan, best.step_time_s)
@@ -67,8 +64,7 @@ def nearest_misses(
     found: Candidates,
     best: Sequence[TrainingResult],
     template: TrainingPlan,
-    architecture: Architecture,
-    cluster: Cluster,
+    simulate: Simulate,
 ) -> list[NearMiss]:
     """Plans with the structure of those found that would be faster than the winner, for which memory is nearly there.
 
@@ -89,7 +85,7 @@ def nearest_misses(
         plan = candidate_plan(missed, int(i), template)
         if kind_of(plan) in kinds or not np.isfinite(missed.step_s[i]):
             continue
-        result = simulate_training(plan, architecture, cluster)
+        result = simulate(plan)
         lacking = result.device_bytes - result.memory_limit_bytes
         if result.step_time_s < winner and lacking > 0:
             kinds[kind_of(plan)] = NearMiss(plan, result.step_time_s, lacking)

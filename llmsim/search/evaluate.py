@@ -18,6 +18,7 @@ from ..architecture import Architecture
 from ..core.sharding import RankOrder
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
 from ..hardware.network import NO_TRAFFIC, WireTime
 from ..plans.recompute import NONE
 from ..plans.training import TrainingPlan
@@ -76,6 +77,8 @@ class Evaluator:
         Columns of the plans that divide.
     sequence, imbalance
         Tokens of a sequence; rows of the busiest expert rank over the mean.
+    fit
+        Fitted constants instead of those that ship.
     """
 
     architecture: Architecture
@@ -84,6 +87,7 @@ class Evaluator:
     table: Table
     sequence: int
     imbalance: float
+    fit: Fit | None = None
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
     _keys: dict[int, Keyed] = field(default_factory=dict)
     _rates: dict[object, list[KindRates]] = field(default_factory=dict)
@@ -91,7 +95,7 @@ class Evaluator:
 
     @cached_property
     def constants(self) -> StepConstants:
-        return step_constants(self.cluster, self.base)
+        return step_constants(self.cluster, self.base, None if self.fit is None else self.fit.overlay)
 
     @cached_property
     def limit(self) -> float:
@@ -155,7 +159,12 @@ class Evaluator:
 
 
 def space_evaluators(
-    architecture: Architecture, cluster: Cluster, template: TrainingPlan, table: Table, space: SearchSpace
+    architecture: Architecture,
+    cluster: Cluster,
+    template: TrainingPlan,
+    table: Table,
+    space: SearchSpace,
+    fit: Fit | None = None,
 ) -> list[Evaluator]:
     """One evaluator for each precision that a space allows.
 
@@ -163,12 +172,14 @@ def space_evaluators(
     ----------
     template
         Says what the space does not vary: sequence, precision, framework, adapters, routing.
+    fit
+        Fitted constants instead of those that ship.
     """
     found: list[Evaluator] = []
     for precision in space.precision or (template.precision,):
         problem = plan_problem(architecture, cluster, template.replace(precision=precision))
         own = problem.architecture, cluster, problem.structure, table
-        found.append(Evaluator(*own, template.sequence_length, template.rows_factor))
+        found.append(Evaluator(*own, template.sequence_length, template.rows_factor, fit))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -13,6 +14,7 @@ from ..core.progress import Bar
 from ..core.units import gib
 from ..economics.job import device_price, job_cost
 from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.training import TrainingPlan
@@ -22,7 +24,7 @@ from .answer import Counts, PlannedJob, Tradeoff, TrainingPlanning
 from .beside import nearest_misses, plateau
 from .choose import candidate_plan, differences, kind_of, pareto, smallest_memory
 from .evaluate import space_evaluators
-from .finalists import best_by_kind, settled
+from .finalists import Simulate, best_by_kind, settled
 from .pool import SLACK, Candidates
 from .space import SearchSpace, enumerate_plans
 from .sweep import evaluate_space, usable_cores
@@ -51,6 +53,7 @@ def plan_training(
     imbalance: float | None = None,
     space: SearchSpace | None = None,
     headroom: float | None = None,
+    fit: Fit | None = None,
     top: int = 5,
     cores: int | None = None,
     progress: bool = False,
@@ -85,6 +88,8 @@ def plan_training(
         What may be chosen; everything by default.
     headroom
         Share of the device's memory that stays free; None takes the software profile's.
+    fit
+        Fitted constants to use instead of those that ship, see :func:`~llmsim.calibration.own.calibrate_with`.
     top
         Plans that differ in kind to return.
     cores
@@ -145,7 +150,8 @@ def plan_training(
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
     if len(chosen.precision or ()) > 1:
         assumed["loss"] = f"the same in {', '.join(chosen.precision or ())}: only time and memory are compared"
-    evaluators = space_evaluators(architecture, machine, template, table, chosen)
+    evaluators = space_evaluators(architecture, machine, template, table, chosen, fit)
+    simulate = partial(simulate_training, architecture=architecture, cluster=machine, fit=fit)
     with Bar(progress) as bar:
 
         def evaluated(slack: float) -> Candidates:
@@ -160,19 +166,19 @@ def plan_training(
 
         found = evaluated(SLACK)
         if not found.fitting:
-            raise _nothing_fits(found, template, architecture, machine)
-        ahead = best_by_kind(found, template, architecture, machine, top, chosen)
+            raise _nothing_fits(found, template, simulate)
+        ahead = best_by_kind(found, template, simulate, top, chosen)
         over = ahead[0].step_time_s / float(found.step_s.min()) - 1
         if over > found.slack and chosen.spreads_evenly:  # plans that could still be faster were not kept
             found = evaluated(over * (1 + 1e-9))
-        results, schedules, gap = settled(ahead, found, template, architecture, machine)
+        results, schedules, gap = settled(ahead, found, template, simulate)
     best = _differing(results, top)
     return TrainingPlanning(
         model=architecture.name,
         cluster=best[0].cluster,
         best=[_planned(r, best[0], tokens * epochs if tokens else None, machine) for r in best],
-        plateau=plateau(found, results, template, architecture, machine),
-        misses=nearest_misses(found, best, template, architecture, machine),
+        plateau=plateau(found, results, template, simulate),
+        misses=nearest_misses(found, best, template, simulate),
         pareto=[
             Tradeoff(candidate_plan(found, i, template), float(found.step_s[i]), float(found.device_bytes[i]))
             for i in pareto(found)
@@ -260,17 +266,15 @@ def _counts(found: Candidates, simulated: int, *, proven: bool, gap: float) -> C
     )
 
 
-def _nothing_fits(
-    found: Candidates, template: TrainingPlan, architecture: Architecture, cluster: Cluster
-) -> InfeasibleError:
+def _nothing_fits(found: Candidates, template: TrainingPlan, simulate: Simulate) -> InfeasibleError:
     plan = candidate_plan(found, smallest_memory(found), template)
-    result = simulate_training(plan, architecture, cluster)
+    result = simulate(plan)
     stage = result.fullest
     over = stage.device_bytes - result.memory_limit_bytes
     parts = sorted(stage.memory_bytes.items(), key=lambda item: -item[1])[:3]
     listing = ", ".join(f"{name} {gib(value)}" for name, value in parts)
     return InfeasibleError(
-        f"no plan fits: {architecture.name} on {result.cluster}. The nearest miss is {plan}: its fullest stage needs "
+        f"no plan fits: {result.model} on {result.cluster}. The nearest miss is {plan}: its fullest stage needs "
         f"{gib(stage.device_bytes)} ({listing}) and may use {gib(result.memory_limit_bytes)}, {gib(over)} too much. "
         f"All {found.evaluated:,} plans that divide were checked; more devices, or devices with more memory, would help"
     )

@@ -13,12 +13,13 @@ from ..architecture import Architecture
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .balance import balanced_layout
 from .breakdown import step_breakdown
 from .compose import KindTime, StageTime, StepTime, compose_step, kind_time
-from .constants import Overlay, StepConstants, step_constants
+from .constants import StepConstants, step_constants
 from .conventions import published_flops
 from .depths import check_depths, fitted_depths
 from .intervals import log_width
@@ -38,7 +39,7 @@ def simulate_training(
     architecture: Architecture | str,
     cluster: Cluster | str,
     *,
-    overlay: Overlay | None = None,
+    fit: Fit | None = None,
     assumed: dict[str, str] | None = None,
 ) -> TrainingResult:
     """Simulate one training step.
@@ -50,8 +51,8 @@ def simulate_training(
         are written out in the plan of the answer.
     architecture, cluster
         Objects, or what :meth:`Architecture.from_config` and :meth:`Cluster.parse` take.
-    overlay
-        Fitted constants to use instead of those that ship.
+    fit
+        Fitted constants to use instead of those that ship, with their intervals.
     assumed
         What the caller already took from profiles, to be listed in the answer.
 
@@ -72,7 +73,7 @@ def simulate_training(
     if broken:
         raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
     problem = plan_problem(model, machine, plan)
-    constants = step_constants(machine, problem.structure, overlay)
+    constants = step_constants(machine, problem.structure, None if fit is None else fit.overlay)
     columns = plan_columns(plan)
     if plan.layers_per_stage == "balanced":
         fitted = plan.recompute_layers == "fitted"
@@ -85,11 +86,16 @@ def simulate_training(
     prepared = prepare(problem, columns, constants)
     software = plan.software.assumed(plan.schedule_name)
     taken = {**(assumed or {}), **machine.assumed(), **model.assumed(plan.sequence_length), **software}
-    return _report(plan, problem, prepared, constants, taken)
+    return _report(plan, problem, prepared, constants, taken, fit)
 
 
 def _report(
-    plan: TrainingPlan, problem: Problem, prepared: Prepared, constants: StepConstants, assumed: dict[str, str]
+    plan: TrainingPlan,
+    problem: Problem,
+    prepared: Prepared,
+    constants: StepConstants,
+    assumed: dict[str, str],
+    fit: Fit | None,
 ) -> TrainingResult:
     times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
     time = compose_step(prepared.load, constants, times)
@@ -111,7 +117,7 @@ def _report(
         cluster=f"{problem.cluster.nodes}x{problem.cluster.devices_per_node}x{device.name}",
         n_devices=plan.n_devices,
         step_time_s=step,
-        step_interval_s=None if plan.adapter != "none" else step_interval(step, problem),
+        step_interval_s=None if plan.adapter != "none" else step_interval(step, problem, fit),
         breakdown_s=breakdown,
         tokens_per_step=tokens,
         tokens_per_s_per_device=per_device,
@@ -123,7 +129,7 @@ def _report(
         stages=[_stage_report(problem, prepared, i, time, memory) for i, memory in enumerate(memories)],
         memory_limit_bytes=memory_limit(problem.cluster, problem.structure.software),
         assumed=assumed,
-        provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure)),
+        provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure, fit)),
         offload=_offload_report(problem, prepared, time, memories, breakdown["offload"], constants),
     )
 
@@ -157,9 +163,9 @@ def _offload_report(
     )
 
 
-def step_interval(step_s: float, problem: Problem) -> tuple[float, float] | None:
+def step_interval(step_s: float, problem: Problem, fit: Fit | None = None) -> tuple[float, float] | None:
     """80 % interval of a predicted step time, seconds."""
-    width = log_width(problem.architecture, problem.cluster, problem.structure.software)
+    width = log_width(problem.architecture, problem.cluster, problem.structure.software, fit)
     return None if width is None else (step_s * math.exp(-width), step_s * math.exp(width))
 
 
