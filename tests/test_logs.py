@@ -19,7 +19,7 @@ def write(tmp_path, lines, name="train.log"):
 def megatron(step, ms, batch=256, spelling="global batch size"):
     return (
         f" [2026-01-01 00:00:{step:02d}] iteration {step:8d}/     500 | consumed samples: {step * batch:12d} | elapsed "
-        f"time per iteration (ms): {ms} | throughput per GPU (TFLOP/s/GPU): 400.1 | {spelling}: {batch:5d} | loss: 1.0 |"
+        f"time per iteration (ms): {ms} | throughput per GPU (TFLOP/s/GPU): 400.1 | {spelling}: {batch:5d} | x: 1 |"
     )
 
 
