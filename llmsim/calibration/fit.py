@@ -175,6 +175,8 @@ def fit(
     *,
     free: np.ndarray | None = None,
     max_steps: int = 40,
+    noise: float = NOISE,
+    robust: bool = True,
 ) -> FitResult:
     """Fit the constants to the runs marked in ``keep`` (all by default).
 
@@ -184,13 +186,17 @@ def fit(
         Logarithms to start from (a fit to nearly the same runs), the priors by default.
     free
         Which constants may move; the others stay at their priors.
+    noise
+        Standard deviation of the log ratio that a good model leaves.
+    robust
+        Whether gross outliers are forgotten; a few runs of one's own are none.
     """
     from scipy.optimize import least_squares
 
     plan = runs.layout
     chosen = np.arange(len(runs)) if keep is None else np.flatnonzero(keep)
     moving = np.arange(len(plan.paths)) if free is None else np.flatnonzero(free)
-    weight = runs.weights()[chosen] / NOISE
+    weight = runs.weights()[chosen] / noise
 
     def whole(x: np.ndarray) -> np.ndarray:
         full = plan.prior.copy()
@@ -201,12 +207,15 @@ def fit(
         return np.asarray((runs.log_prediction(whole(x)) - runs.log_time)[chosen] * weight)
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        return np.concatenate([_robust(ratios(x)), (x - plan.prior[moving]) / plan.spread[moving]])
+        return np.concatenate(
+            [_robust(ratios(x)) if robust else ratios(x), (x - plan.prior[moving]) / plan.spread[moving]]
+        )
 
     def jacobian(x: np.ndarray) -> np.ndarray:
         full = whole(x)
         base = runs.log_prediction(full)
-        slope = _robust_slope((base - runs.log_time)[chosen] * weight) * weight
+        ratio = (base - runs.log_time)[chosen] * weight
+        slope = (_robust_slope(ratio) if robust else 1.0) * weight
         result = np.zeros((len(chosen), len(full)))
         for own in plan.index:
             shifted = full.copy()

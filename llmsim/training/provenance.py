@@ -9,6 +9,9 @@ from ..hardware.fitted import Fit, shipped_fit
 from .constants import product_class
 from .structure import Structure
 
+_STRENGTH = ("fitted", "measured", "datasheet", "assumed")
+"""From the strongest origin to the weakest."""
+
 
 def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None) -> dict[str, str]:
     """Part of a step -> origin of the constant that decides it (``fitted``, ``measured``, ``datasheet``,
@@ -36,9 +39,17 @@ def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None)
     }  # fmt: skip
     inner = origin(f"devices/{device.name}/scale_up/efficiency", device.scale_up.efficiency.provenance)
     outer = origin(f"networks/{cluster.fabric.name}/efficiency", cluster.fabric.efficiency.provenance)
-    found["tp"] = inner
-    for part in ("cp", "ep", "fsdp", "gradients", "parameters"):
-        found[part] = outer if cluster.n_devices > cluster.domain else inner
+    wide = outer if cluster.n_devices > cluster.domain else inner
+
+    def hidden(wire: str, overlap: str) -> str:
+        """Of an exposed transfer: the weaker of its bandwidth and of the fraction that is hidden."""
+        quantity = getattr(software.overlap, overlap)
+        own = origin(f"{stack}/overlap/{overlap}", quantity.provenance) if quantity.value > 0 else wire
+        return max(wire, own, key=_STRENGTH.index)
+
+    found["tp"] = hidden(inner, "tensor")
+    found |= {"cp": hidden(wide, "context"), "ep": hidden(wide, "expert"), "fsdp": hidden(wide, "parameter")}
+    found |= {"gradients": hidden(wide, "gradient"), "parameters": hidden(wide, "parameter")}
     found["offload"] = device.host_bandwidth.provenance
     found["host"] = origin(f"{stack}/host/launch_s", software.host.launch_s.provenance)
     found["fixed"] = origin(f"{stack}/host/step_s", software.host.step_s.provenance)
