@@ -17,6 +17,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .architecture import Architecture
     from .core.errors import InfeasibleError, InputError, LlmsimError, UnsupportedError
+    from .explain.explain import TrainingExplanation, explain_training
     from .hardware.cluster import Cluster
     from .measure.trace import trace
     from .plans.training import TrainingPlan
@@ -37,11 +38,13 @@ _HOMES = {
     "LlmsimError": "core.errors",
     "SearchSpace": "search.space",
     "TracedModule": "training.traced",
+    "TrainingExplanation": "explain.explain",
     "TrainingPlan": "plans.training",
     "TrainingPlanning": "search.plan",
     "TrainingResult": "training.result",
     "UnsupportedError": "core.errors",
     "compare": "serving.compare",
+    "explain_training": "explain.explain",
     "plan_training": "search.plan",
     "simulate_traced": "training.traced",
     "simulate_training": "training.simulate",
@@ -58,12 +61,14 @@ __all__ = [
     "LlmsimError",
     "SearchSpace",
     "TracedModule",
+    "TrainingExplanation",
     "TrainingPlan",
     "TrainingPlanning",
     "TrainingResult",
     "UnsupportedError",
     "__version__",
     "compare",
+    "explain_training",
     "plan_training",
     "simulate_traced",
     "simulate_training",

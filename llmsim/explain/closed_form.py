@@ -30,6 +30,7 @@ from ..training.split import pair_share, pass_seconds
 from ..training.stages import Stage, chunk_counts, model_kinds, stage_shares
 from .book import Book
 from .critical_path import critical_path
+from .quantities import busiest_stage
 from .symbols import counted, kind_labels, letters, symbolic_architecture, symbolic_columns, symbolic_rates
 
 _PHASES = {"forward": ("fwd", "forward pass"), "backward": ("bwd", "backward pass"),
@@ -57,8 +58,6 @@ class Form:
         Sequences of a step.
     parameters, runs
         Of one layer of each kind; the stages.
-    busiest
-        Index of the run of stages that takes longest.
     """
 
     book: Book
@@ -70,7 +69,6 @@ class Form:
     global_batch: int
     parameters: list[LocalParameters] = field(default_factory=list)
     runs: Sequence[Stage] = ()
-    busiest: int = 0
 
     @contextmanager
     def choices(self, where: str) -> Iterator[None]:
@@ -312,9 +310,9 @@ def _step(own: Form, load: StepLoad, time: StepTime, pipeline: Number) -> None:
     fixed = define("T_fixed", time.fixed_s, "fixed host time of a step and of its micro-batches")
     with own.choices("slowest stage"):
         slowest = maximum(*(s.forward_s + s.backward_s for s in time.stages))
-    own.busiest = [float(s.forward_s + s.backward_s) for s in time.stages].index(float(slowest))
-    busy = time.stages[own.busiest]
-    rank = int(own.runs[own.busiest].first)
+    stage = define("T_stage", slowest, "both passes of one micro-batch, slowest stage")
+    index = busiest_stage(time)
+    busy, rank = time.stages[index], int(own.runs[index].first)
     pairs = paired_passes(load.schedule, rank, int(load.pp), int(m)) * pair_share(load.schedule)
     forward = define("T_forward", busy.forward_s, "forward pass of one micro-batch, slowest stage")
     backward = define("T_backward", busy.backward_s, "backward pass of one micro-batch, slowest stage")
@@ -324,7 +322,7 @@ def _step(own: Form, load: StepLoad, time: StepTime, pipeline: Number) -> None:
     own.quantities |= {
         "step": step,
         "pipeline": pipeline,
-        "bubble": define("T_bubble", pipeline - m * (forward + backward) + pairs * busy.saved_s, "pipeline bubble and hops"),
+        "bubble": define("T_bubble", pipeline - m * stage + pairs * busy.saved_s, "pipeline bubble and hops"),
         "forward": forward,
         "backward": backward,
         "gradients": last.gradients,

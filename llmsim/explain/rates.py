@@ -27,6 +27,8 @@ class Rate:
         Whether more of it makes a step faster (a bandwidth) or slower (a latency).
     share
         Whether it is a fraction that cannot exceed 1.
+    least
+        What it cannot fall below.
     lever
         Whether somebody can change it: hardware, software, but not how a kernel's form was fitted.
     """
@@ -35,6 +37,7 @@ class Rate:
     unit: str = ""
     more: bool = True
     share: bool = False
+    least: float = 0.0
     lever: bool = True
 
 
@@ -83,13 +86,13 @@ RATES: dict[str, Rate] = {
     "tau": Rate("shortest time of a kernel", **_WAIT),
     **{f"eta_{k}": Rate(f"in-step rate of {v} over the isolated one", share=True) for k, v in _CLASSES.items()},
     **{f"phi_{k}": Rate(f"hidden share of {v}", share=True) for k, v in _TRANSFERS.items()},
-    "kappa": Rate("slow-down while computing and communicating", more=False),
+    "kappa": Rate("slow-down while computing and communicating", more=False, least=1.0),
     "tau_launch": Rate("host time of a kernel launch", **_WAIT),
     "tau_moe": Rate("host time of an expert layer", **_WAIT),
     "graphed": Rate("host work that captured graphs remove", share=True),
     "tau_micro": Rate("fixed time of a micro-batch", **_WAIT),
     "tau_step": Rate("fixed time of a step", **_WAIT),
-    "rho": Rate("reserved over allocated memory", more=False, lever=False),
+    "rho": Rate("reserved over allocated memory", more=False, least=1.0, lever=False),
     "M_context": Rate("driver context and communication buffers", "bytes", more=False, lever=False),
     "M_workspace": Rate("kernel workspaces", "bytes", more=False, lever=False),
 }
@@ -145,11 +148,5 @@ def _tier(tier: Tier, name: str, change: Change) -> Tier:
 
 
 def scaled(constants: StepConstants, symbol: str, factor: float) -> StepConstants:
-    """The constants with one rate times a factor, a fraction at most 1."""
-
-    def change(name: str, value: Number) -> Number:
-        if name != symbol:
-            return value
-        return min(1.0, value * factor) if RATES[name].share else value * factor
-
-    return change_rates(constants, change)
+    """The constants with one rate times a factor."""
+    return change_rates(constants, lambda name, value: value * factor if name == symbol else value)

@@ -81,7 +81,7 @@ def leaf(name: str) -> Tree:
     return Tree("symbol", name)
 
 
-def _ordered(tree: Operand) -> list[Tree]:
+def nodes(tree: Operand) -> list[Tree]:
     """The nodes of a tree, each once, operands before what is made of them."""
     found: list[Tree] = []
     seen: set[int] = set()
@@ -96,13 +96,13 @@ def _ordered(tree: Operand) -> list[Tree]:
         seen.add(id(node))
         stack.append((node, True))
         if node.op != "symbol":
-            stack += [(arg, False) for arg in node.args]
+            stack += [(arg, False) for arg in reversed(node.args)]
     return found
 
 
 def symbols_of(tree: Operand) -> list[str]:
     """Names of the symbols in a tree, in the order in which they appear."""
-    return list(dict.fromkeys(node.args[0] for node in _ordered(tree) if node.op == "symbol"))
+    return list(dict.fromkeys(node.args[0] for node in nodes(tree) if node.op == "symbol"))
 
 
 _APPLY: dict[str, Callable[..., Any]] = {
@@ -122,7 +122,7 @@ def evaluate(tree: Operand, values: Mapping[str, float]) -> float:
 
 def _values(tree: Operand, values: Mapping[str, float]) -> dict[int, float]:
     found: dict[int, float] = {}
-    for node in _ordered(tree):
+    for node in nodes(tree):
         if node.op == "symbol":
             found[id(node)] = values[node.args[0]]
         else:
@@ -142,7 +142,7 @@ def gradient(tree: Operand, values: Mapping[str, float]) -> dict[str, float]:
     known = _values(tree, values)
     weights: dict[int, float] = {id(tree): 1.0}
     found: dict[str, float] = {}
-    for node in reversed(_ordered(tree)):
+    for node in reversed(nodes(tree)):
         weight = weights.pop(id(node), 0.0)
         if node.op == "symbol":
             found[node.args[0]] = found.get(node.args[0], 0.0) + weight
@@ -183,7 +183,7 @@ def to_sympy(tree: Operand) -> Any:
 
     apply = {**_APPLY, "log2": lambda a: sympy.log(a, 2)}
     found: dict[int, Any] = {}
-    for node in _ordered(tree):
+    for node in nodes(tree):
         if node.op == "symbol":
             found[id(node)] = sympy.Symbol(node.args[0], positive=True)
         else:
