@@ -90,13 +90,13 @@ def _given(fields: dict[str, object], sequence: str | None, global_batch: str | 
         return None
     for name, value in (("sequence", sequence), ("global_batch", global_batch)):
         if value is not None:
-            raise InputError(name, value, "only without --plan and --set, to search the best plan", why="is in the plan")
+            raise InputError(
+                name, value, "only without --plan and --set, to search the best plan", why="is in the plan"
+            )
     return build(TrainingPlan, fields, "plan")
 
 
-def _best(
-    architecture: Architecture, cluster: Cluster, sequence: str | None, global_batch: str | None
-) -> TrainingPlan:
+def _best(architecture: Architecture, cluster: Cluster, sequence: str | None, global_batch: str | None) -> TrainingPlan:
     """The best plan that the search finds."""
     from ..search.plan import plan_training
 

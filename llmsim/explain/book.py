@@ -9,7 +9,11 @@ from typing import Any
 
 from ..core.shim import Number
 from ..core.symbolic import Symbolic
-from .trees import Operand, Tree, gradient, leaf, symbols_of, to_sympy
+from .trees import Operand, Tree, evaluate, gradient, leaf, seconds_power, shared, symbols_of, to_sympy
+
+SHARED = 6
+"""Nodes that a repeated part of a formula has at least to get a name."""
+_POWERS = {"s": 1, "FLOP/s": -1, "bytes/s": -1, "tokens/s": -1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,39 @@ class Book:
     def __init__(self) -> None:
         self.definitions: dict[str, Definition] = {}
 
+    def share(self) -> None:
+        """Give names to times that a definition uses more than once: what hides a transfer beside the transfer, the
+        slower of computing and memory traffic.
+
+        The nodes themselves become symbols, so that every tree that has them sees the name.
+        """
+        powers = {name: _POWERS.get(d.unit, 0) for name, d in self.definitions.items()}
+        for d in list(self.definitions.values()):
+            for node in shared(d.tree, SHARED) if d.tree is not None else ():
+                if seconds_power(node, powers) != 1:
+                    continue
+                name = f"{d.name}_a"
+                while name in self.definitions:
+                    name = f"{name[:-1]}{chr(ord(name[-1]) + 1)}"
+                tree = Tree(node.op, *node.args)
+                self.definitions[name] = Definition(name, _part_words(d, tree), "s", evaluate(tree, self.values), tree)
+                powers[name] = 1
+                node.op, node.args = "symbol", (name,)
+        self._sort()
+
+    def _sort(self) -> None:
+        """What a definition uses goes in front of it."""
+        found: dict[str, Definition] = {}
+        stack = [(d, False) for d in reversed(self.definitions.values())]
+        while stack:
+            d, done = stack.pop()
+            if done:
+                found[d.name] = d
+            elif d.name not in found:
+                stack.append((d, True))
+                stack += [(self.definitions[u], False) for u in d.uses if u not in found]
+        self.definitions = found
+
     @property
     def values(self) -> dict[str, float]:
         """Name -> value."""
@@ -71,7 +108,9 @@ class Book:
     def define(self, name: str, quantity: Number, meaning: str, unit: str = "s") -> Number:
         """Give a quantity a name. Plain numbers and what has a name already are returned as they are."""
         if not isinstance(quantity, Symbolic) or not isinstance(quantity.expr, Tree) or quantity.expr.op == "symbol":
-            return quantity.value if isinstance(quantity, Symbolic) and not isinstance(quantity.expr, Tree) else quantity
+            return (
+                quantity.value if isinstance(quantity, Symbolic) and not isinstance(quantity.expr, Tree) else quantity
+            )
         while name in self.definitions:
             name = _next(name)
         self.definitions[name] = Definition(name, meaning, unit, quantity.value, quantity.expr)
@@ -124,6 +163,14 @@ class Book:
             own = [] if d.tree is None else d.uses
             values[d.name] = d.value if d.tree is None else _number(d.expression, {u: values[u] for u in own})
         return _number(sympy.sympify(expression), {n: values[n] for n in names})
+
+
+def _part_words(whole: Definition, tree: Tree) -> str:
+    """What a part of a definition is: of a kernel its computing or its memory traffic."""
+    uses = symbols_of(tree)
+    if any(name.startswith("peak") for name in uses):
+        return f"computing alone, {whole.meaning}"
+    return f"memory traffic alone, {whole.meaning}" if "B_mem" in uses else f"part of {whole.meaning}"
 
 
 def _number(expression: Any, values: dict[str, float]) -> float:

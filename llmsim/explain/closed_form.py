@@ -1,8 +1,8 @@
 """The closed form of a step in the regime that a plan is in: the formulas of the simulation, run on symbols.
 
 Between one formula and the next results are given names, so that what comes out is a ladder of short definitions: a
-step is passes through stages, a pass is layers, a layer is classes of kernels and exposed transfers, a class is kernels,
-and a kernel is degrees, sizes and rates.
+step is passes through stages, a pass is layers, a layer is classes of kernels and exposed transfers, a class is
+kernels, and a kernel is degrees, sizes and rates.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ _PHASES = {"forward": ("fwd", "forward pass"), "backward": ("bwd", "backward pas
            "recompute": ("again", "recomputation"), "weight": ("dw", "gradients of weights")}  # fmt: skip
 _WORKS = {"forward": ("fwd", "forward"), "input_gradient": ("dx", "gradient of the input"),
           "weight_gradient": ("dw", "gradient of the weight")}  # fmt: skip
+SLOWEST = "slowest stage"
+"""Where it is chosen which stage sets the pace."""
 AXES = {"tp": "tensor-parallel", "cp": "context-parallel", "ep": "expert-parallel"}
 
 
@@ -103,10 +105,14 @@ def step_form(problem: Problem, columns: Columns, constants: StepConstants, glob
         stages=[_stage(own, stage, i) for i, stage in enumerate(load.stages)],
         hop=_wire(own, load.hop, "X_hop", "one hop to the next stage"),
     )
-    times = [_kind_time(own, kind, unit, labels[i]) for i, (kind, unit) in enumerate(zip(load.kinds, load.units, strict=True))]
+    times = [
+        _kind_time(own, kind, unit, labels[i])
+        for i, (kind, unit) in enumerate(zip(load.kinds, load.units, strict=True))
+    ]
     time = _composed(own, load, times)
     pipeline = _pipeline(own, load, times, time)
     _step(own, load, time, pipeline)
+    book.share()
     return own
 
 
@@ -161,7 +167,9 @@ def _phase(own: Form, phase: PhaseSeconds, name: str, label: str, words: str) ->
     classes: dict[str, Number] = {}
     for work, seconds in phase.classes.items():
         class_ = "gemm" if work.startswith("gemm") else work
-        classes[work] = own.book.define(f"t_{short}_{label}_{class_}", seconds, f"{class_} kernels alone: {what}, {words}")
+        classes[work] = own.book.define(
+            f"t_{short}_{label}_{class_}", seconds, f"{class_} kernels alone: {what}, {words}"
+        )
     wires = {
         axis: _wire(own, wire, f"X_{short}_{label}_{axis}", f"{AXES[axis]} transfers alone: {what}, {words}")
         for axis, wire in phase.wires.items()
@@ -308,21 +316,31 @@ def _step(own: Form, load: StepLoad, time: StepTime, pipeline: Number) -> None:
     last = max(time.stages, key=lambda s: float(s.once_s))
     once = define("T_once", once, "exposed exchange of gradients and parameters, and update")
     fixed = define("T_fixed", time.fixed_s, "fixed host time of a step and of its micro-batches")
-    with own.choices("slowest stage"):
-        slowest = maximum(*(s.forward_s + s.backward_s for s in time.stages))
-    stage = define("T_stage", slowest, "both passes of one micro-batch, slowest stage")
+    with own.choices(SLOWEST):
+        stage = maximum(
+            *(
+                define(
+                    f"T_stage_{run.first}",
+                    s.forward_s + s.backward_s,
+                    f"both passes of one micro-batch, {stage_words(run)}",
+                )
+                for run, s in zip(own.runs, time.stages, strict=True)
+            )
+        )
     index = busiest_stage(time)
     busy, rank = time.stages[index], int(own.runs[index].first)
     pairs = paired_passes(load.schedule, rank, int(load.pp), int(m)) * pair_share(load.schedule)
     forward = define("T_forward", busy.forward_s, "forward pass of one micro-batch, slowest stage")
     backward = define("T_backward", busy.backward_s, "backward pass of one micro-batch, slowest stage")
+    idle = pipeline - m * stage + pairs * busy.saved_s if int(load.pp) > 1 else 0.0
+    bubble = define("T_bubble", idle, "pipeline bubble and hops")
     step = define("T_step", pipeline + once + fixed, "one step")
     devices = define("N", own.columns.devices, "devices", "")
     tokens = own.book.base("G", own.global_batch, "sequences of a step") * own.columns.sequence
     own.quantities |= {
         "step": step,
         "pipeline": pipeline,
-        "bubble": define("T_bubble", pipeline - m * stage + pairs * busy.saved_s, "pipeline bubble and hops"),
+        "bubble": bubble,
         "forward": forward,
         "backward": backward,
         "gradients": last.gradients,

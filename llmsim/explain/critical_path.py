@@ -16,6 +16,7 @@ from ..core.shim import Number
 from ..core.symbolic import Symbolic
 from ..training.longest_path import pipeline_seconds
 
+
 class Parts:
     """A sum of parts as how often each is in it."""
 

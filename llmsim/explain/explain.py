@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from ..architecture import Architecture
-from ..core.errors import unknown_name
+from ..core.errors import InputError, unknown_name
 from ..core.symbolic import Symbolic
 from ..hardware.cluster import Cluster
 from ..plans.training import TrainingPlan
@@ -124,8 +125,10 @@ def explain_training(
     Raises
     ------
     InputError
-        For an unknown quantity, and as for the simulation.
+        For an unknown quantity, without SymPy, and as for the simulation.
     """
+    if find_spec("sympy") is None:
+        raise InputError("explain", "", "pip install llmsim[symbols]", why="needs sympy, which is not installed")
     if quantity not in QUANTITIES:
         raise unknown_name("quantity", quantity, QUANTITIES)
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)

@@ -12,12 +12,12 @@ from ..architecture import Architecture
 from ..core.errors import LlmsimError
 from ..core.symbolic import Symbolic
 from ..hardware.cluster import Cluster
-from ..plans.recompute import FULL, NONE, SELECTIVE
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from ..training.columns import Columns
 from ..training.constants import Overlay, StepConstants
 from ..training.prepare import Problem
+from ..training.recompute import recompute_ladder
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
 from .closed_form import Form
@@ -60,9 +60,7 @@ class RateLever:
     lever: bool
 
 
-def rate_levers(
-    form: Form, name: str, problem: Problem, columns: Columns, constants: StepConstants
-) -> list[RateLever]:
+def rate_levers(form: Form, name: str, problem: Problem, columns: Columns, constants: StepConstants) -> list[RateLever]:
     """Every rate that a quantity depends on, the one whose finite change does most first.
 
     Parameters
@@ -131,6 +129,8 @@ class Neighbour:
         Its memory, and whether there is as much.
     difference_s
         Part of the step -> seconds more than in the plan's.
+    slowest_moved
+        Whether other layers than in the plan are on the slowest stage, whose kernels the parts are.
     """
 
     change: str
@@ -141,6 +141,7 @@ class Neighbour:
     device_bytes: float
     fits: bool
     difference_s: dict[str, float]
+    slowest_moved: bool
 
 
 def neighbours(
@@ -152,7 +153,7 @@ def neighbours(
 ) -> list[Neighbour]:
     """Valid plans that differ in one setting, simulated, the fastest first."""
     found = []
-    for change, settings in _settings(plan):
+    for change, settings in _settings(plan, architecture):
         try:
             other = plan.replace(**settings)
             if other.global_batch_size % (other.micro_batch_size * other.data_parallel):
@@ -166,16 +167,21 @@ def neighbours(
         found.append(
             Neighbour(
                 change, settings, str(other), then.step_time_s, then.step_time_s / result.step_time_s - 1,
-                then.device_bytes, then.fits, parts,
+                then.device_bytes, then.fits, parts, _slowest(then) != _slowest(result),
             )
         )  # fmt: skip
     return sorted(found, key=lambda n: n.step_time_s)
 
 
+def _slowest(result: TrainingResult) -> set[str]:
+    """Kinds of layers on the slowest stage."""
+    return set(max(result.stages, key=lambda stage: stage.forward_s + stage.backward_s).layers)
+
+
 _DEGREES = {"tensor_parallel": "TP", "context_parallel": "CP", "pipeline_parallel": "PP"}
 
 
-def _settings(plan: TrainingPlan) -> Iterator[tuple[str, dict[str, Any]]]:
+def _settings(plan: TrainingPlan, architecture: Architecture) -> Iterator[tuple[str, dict[str, Any]]]:
     """(words, fields) of the plans next to one."""
     dp = plan.data_parallel
     for field, word in _DEGREES.items():
@@ -184,18 +190,20 @@ def _settings(plan: TrainingPlan) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{word}{degree} -> {word}{2 * degree} (DP{dp // 2})", {field: 2 * degree, "data_parallel": dp // 2}
         if degree % 2 == 0:
             yield f"{word}{degree} -> {word}{degree // 2} (DP{2 * dp})", {field: degree // 2, "data_parallel": 2 * dp}
-    for field, word in {"expert_parallel": "EP", "micro_batch_size": "micro-batch ", "virtual_pipeline": "chunks "}.items():
+    for field, word in {
+        "expert_parallel": "EP",
+        "micro_batch_size": "micro-batch ",
+        "virtual_pipeline": "chunks ",
+    }.items():
         own = getattr(plan, field)
         for other in (2 * own, own // 2) if own % 2 == 0 else (2 * own,):
             yield f"{word}{own} -> {word}{other}", {field: other}
-    for setting in map(str, (NONE, SELECTIVE, FULL)):
+    for setting in recompute_ladder(architecture, plan.software):
         if setting != plan.recompute:
             yield f"recompute {plan.recompute} -> {setting}", {"recompute": setting, "recompute_layers": "uniform"}
     choices = plan.software.choices
     yield from ((f"{plan.sharding} -> {s}", {"sharding": s}) for s in choices.sharding if s != plan.sharding)
-    yield from (
-        (f"{plan.schedule_name} -> {s}", {"schedule": s}) for s in choices.schedule if s != plan.schedule_name
-    )
+    yield from ((f"{plan.schedule_name} -> {s}", {"schedule": s}) for s in choices.schedule if s != plan.schedule_name)
     yield from ((f"{plan.context_kind} -> {k}", {"context_kind": k}) for k in choices.context_kind
                 if plan.context_parallel > 1 and k != plan.context_kind)  # fmt: skip
     for overlap, degree in (("tensor", plan.tensor_parallel), ("expert", plan.expert_parallel)):

@@ -41,6 +41,7 @@ def add_memory(own: Form) -> None:
     seen: Number = allocated * own.constants.reserved_factor + own.constants.context_bytes
     own.quantities["memory"] = define("M", seen, f"memory as the driver sees it, {words}", "bytes")
     own.quantities |= {f"memory_{name}": parts.get(name, 0.0) for name in MEMORY_PARTS}
+    own.book.share()
 
 
 def _kinds(own: Form) -> list[KindMemory]:

@@ -27,9 +27,7 @@ QUANTITIES: dict[str, str] = {
 """Name -> unit."""
 
 
-def simulated(
-    problem: Problem, columns: Columns, constants: StepConstants, global_batch: int
-) -> dict[str, float]:
+def simulated(problem: Problem, columns: Columns, constants: StepConstants, global_batch: int) -> dict[str, float]:
     """Every quantity of a plan as the simulation computes it.
 
     Parameters

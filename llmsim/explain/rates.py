@@ -52,46 +52,54 @@ _TRANSFERS = {
     "offload": "copies to and from the host", "tensor_on": "tensor-parallel transfers, if asked for",
     "expert_on": "expert all-to-all beside the other pass",
 }  # fmt: skip
-_FITTED = {"share": True, "lever": False}
-_WAIT = {"unit": "s", "more": False}
 _FORMATS = {"32bit": "32-bit", "16bit": "16-bit", "8bit": "8-bit", "4bit": "4-bit"}
+
+
+def _fitted(meaning: str) -> Rate:
+    """A fraction that says how the form of a kernel or a collective was fitted."""
+    return Rate(meaning, share=True, lever=False)
+
+
+def _wait(meaning: str) -> Rate:
+    return Rate(meaning, "s", more=False)
+
 
 RATES: dict[str, Rate] = {
     **{f"peak_{k}": Rate(f"{v} peak of the device", "FLOP/s") for k, v in _FORMATS.items()},
-    **{f"e_gemm_{k}": Rate(f"of that peak, what large {v} products reach", **_FITTED) for k, v in _FORMATS.items()},
+    **{f"e_gemm_{k}": _fitted(f"of that peak, what large {v} products reach") for k, v in _FORMATS.items()},
     "B_mem": Rate("bandwidth of the device's memory", "bytes/s"),
     "B_up": Rate("scale-up bandwidth of a device, one way", "bytes/s"),
     "B_out": Rate("scale-out bandwidth of a device, one way", "bytes/s"),
     "B_spine": Rate("bandwidth of a device beyond its pod", "bytes/s"),
     "B_host": Rate("bandwidth to the host's memory, one way", "bytes/s"),
     "B_ram": Rate("a device's share of the bandwidth of the host's memory", "bytes/s"),
-    "lat_up": Rate("latency of a step in the scale-up domain", **_WAIT),
-    "lat_out": Rate("latency of a step between domains", **_WAIT),
-    "lat_spine": Rate("latency of a step beyond the pod", **_WAIT),
+    "lat_up": _wait("latency of a step in the scale-up domain"),
+    "lat_out": _wait("latency of a step between domains"),
+    "lat_spine": _wait("latency of a step beyond the pod"),
     "half_up": Rate("message at half bandwidth, scale-up", "bytes", more=False, lever=False),
     "half_out": Rate("message at half bandwidth, scale-out", "bytes", more=False, lever=False),
     "half_spine": Rate("message at half bandwidth, beyond the pod", "bytes", more=False, lever=False),
-    "e_up": Rate("of the scale-up bandwidth, what large collectives reach", **_FITTED),
-    "e_out": Rate("of the scale-out bandwidth, what large collectives reach", **_FITTED),
+    "e_up": _fitted("of the scale-up bandwidth, what large collectives reach"),
+    "e_out": _fitted("of the scale-out bandwidth, what large collectives reach"),
     "A_half": Rate("area of an output tile at half efficiency", "elements", more=False, lever=False),
     "k_extra": Rate("depth that the prologue of a tile is worth", "elements", more=False, lever=False),
-    "e_grouped": Rate("rate of grouped products over plain ones", **_FITTED),
-    "e_attn_fwd": Rate("of the 16-bit peak, what attention reaches forward", **_FITTED),
-    "e_attn_bwd": Rate("of the 16-bit peak, what attention reaches backward", **_FITTED),
-    "e_scan_fwd": Rate("of the 16-bit peak, what scans reach forward", **_FITTED),
-    "e_scan_bwd": Rate("of the 16-bit peak, what scans reach backward", **_FITTED),
-    "e_recurrence": Rate("of the 16-bit peak, what recurrences reach", **_FITTED),
-    "e_mem": Rate("of the memory bandwidth, what kernels reach", **_FITTED),
-    "e_convert": Rate("of the memory bandwidth, what conversions reach", **_FITTED),
-    "tau": Rate("shortest time of a kernel", **_WAIT),
+    "e_grouped": _fitted("rate of grouped products over plain ones"),
+    "e_attn_fwd": _fitted("of the 16-bit peak, what attention reaches forward"),
+    "e_attn_bwd": _fitted("of the 16-bit peak, what attention reaches backward"),
+    "e_scan_fwd": _fitted("of the 16-bit peak, what scans reach forward"),
+    "e_scan_bwd": _fitted("of the 16-bit peak, what scans reach backward"),
+    "e_recurrence": _fitted("of the 16-bit peak, what recurrences reach"),
+    "e_mem": _fitted("of the memory bandwidth, what kernels reach"),
+    "e_convert": _fitted("of the memory bandwidth, what conversions reach"),
+    "tau": _wait("shortest time of a kernel"),
     **{f"eta_{k}": Rate(f"in-step rate of {v} over the isolated one", share=True) for k, v in _CLASSES.items()},
     **{f"phi_{k}": Rate(f"hidden share of {v}", share=True) for k, v in _TRANSFERS.items()},
     "kappa": Rate("slow-down while computing and communicating", more=False, least=1.0),
-    "tau_launch": Rate("host time of a kernel launch", **_WAIT),
-    "tau_moe": Rate("host time of an expert layer", **_WAIT),
+    "tau_launch": _wait("host time of a kernel launch"),
+    "tau_moe": _wait("host time of an expert layer"),
     "graphed": Rate("host work that captured graphs remove", share=True),
-    "tau_micro": Rate("fixed time of a micro-batch", **_WAIT),
-    "tau_step": Rate("fixed time of a step", **_WAIT),
+    "tau_micro": _wait("fixed time of a micro-batch"),
+    "tau_step": _wait("fixed time of a step"),
     "rho": Rate("reserved over allocated memory", more=False, least=1.0, lever=False),
     "M_context": Rate("driver context and communication buffers", "bytes", more=False, lever=False),
     "M_workspace": Rate("kernel workspaces", "bytes", more=False, lever=False),

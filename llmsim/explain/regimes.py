@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.symbolic import Switch, Symbolic
 from .book import Book, Definition
-from .closed_form import Form
+from .closed_form import SLOWEST, Form
 from .trees import Operand, Tree, evaluate, nodes, symbols_of, to_sympy
 
 
@@ -67,18 +67,18 @@ def decisions(form: Form, quantity: Any) -> list[Decision]:
     home: dict[int, Definition] = {}
     for d in book.below(symbols_of(quantity.expr)):
         if d.tree is not None:
-            home.update((id(node), d) for node in nodes(d.tree))
-    stage = book.definitions.get("T_stage")
-    if "T_pipeline" in adjoints and stage is not None:  # which stage sets the pace of the pipeline
-        adjoints["T_stage"] = adjoints["T_pipeline"] * values["T_pipeline"] / values["T_stage"]
-        home[id(stage.tree)] = stage
+            for node in nodes(d.tree):
+                home.setdefault(id(node), d)
     found: dict[tuple[int, str], Decision] = {}
     for where, switch in form.switches:
-        d = home.get(id(switch.taken))
-        if d is None or switch.ratio <= 0:
+        part = home.get(id(switch.taken))
+        through = "" if part is None else part.name
+        if where == SLOWEST and "T_pipeline" in adjoints:
+            part, through = book.definitions[switch.taken.args[0]], "T_pipeline"
+        if part is None or switch.ratio <= 0:
             continue
-        share = abs(adjoints.get(d.name, 0.0) * float(d.value) / now)
-        own = _decision(book, where, switch, d, values, share)
+        share = abs(adjoints.get(through, 0.0) * values[through] / now)
+        own = _decision(book, where, switch, part, values, share)
         key = id(switch.taken), switch.function
         if share >= LEAST_SHARE and (key not in found or own.distance < found[key].distance):
             found[key] = own
@@ -94,10 +94,10 @@ def _decision(
 
 
 def _distinct(found: Iterable[Decision]) -> list[Decision]:
-    """One of those that compare the same two things: the one that most goes through."""
-    best: dict[tuple[str, str, str], Decision] = {}
+    """One of those that compare the same two numbers: the one that most goes through."""
+    best: dict[tuple[str, float, float], Decision] = {}
     for own in found:
-        key = own.function, own.taken, own.left
+        key = own.function, own.taken_value, own.left_value
         if key not in best or own.share > best[key].share:
             best[key] = own
     return list(best.values())
@@ -106,7 +106,9 @@ def _distinct(found: Iterable[Decision]) -> list[Decision]:
 def _text(book: Book, tree: Operand, value: float) -> str:
     """A branch as text: the name of what has its value, else its expression."""
     if isinstance(tree, Tree) and tree.op != "symbol":
-        same = [d for d in book.definitions.values() if d.tree is not None and math.isclose(d.value, value, rel_tol=1e-12)]
+        same = [
+            d for d in book.definitions.values() if d.tree is not None and math.isclose(d.value, value, rel_tol=1e-12)
+        ]
         if same:
             return same[0].name
     return str(to_sympy(tree))

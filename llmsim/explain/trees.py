@@ -105,6 +105,51 @@ def symbols_of(tree: Operand) -> list[str]:
     return list(dict.fromkeys(node.args[0] for node in nodes(tree) if node.op == "symbol"))
 
 
+def shared(tree: Operand, least: int) -> list[Tree]:
+    """Operations that a tree uses more than once and that have at least so many nodes, operands before what is made of
+    them."""
+    order = nodes(tree)
+    uses: dict[int, int] = {}
+    size: dict[int, int] = {}
+    for node in order:
+        own = [] if node.op == "symbol" else [a for a in node.args if isinstance(a, Tree)]
+        size[id(node)] = 1 + sum(size[id(a)] for a in own)
+        for arg in own:
+            uses[id(arg)] = uses.get(id(arg), 0) + 1
+    return [n for n in order if n.op != "symbol" and uses.get(id(n), 0) > 1 and size[id(n)] >= least]
+
+
+def seconds_power(tree: Operand, known: Mapping[str, int]) -> int:
+    """The power of seconds in a tree's unit: 1 for a time, -1 for a rate, 0 for a count.
+
+    Parameters
+    ----------
+    known
+        Symbol -> power.
+    """
+    found: dict[int, int] = {}
+
+    def of(arg: Operand) -> int:
+        return found[id(arg)] if isinstance(arg, Tree) else 0
+
+    for node in nodes(tree):
+        match node.op:
+            case "symbol":
+                found[id(node)] = known.get(node.args[0], 0)
+            case "*":
+                found[id(node)] = of(node.args[0]) + of(node.args[1])
+            case "/":
+                found[id(node)] = of(node.args[0]) - of(node.args[1])
+            case "**":
+                power = node.args[1]
+                found[id(node)] = 0 if isinstance(power, Tree) else round(of(node.args[0]) * power)
+            case "log2":
+                found[id(node)] = 0
+            case _:
+                found[id(node)] = max((of(a) for a in node.args), key=abs)
+    return of(tree)
+
+
 _APPLY: dict[str, Callable[..., Any]] = {
     "+": lambda a, b: a + b,
     "*": lambda a, b: a * b,
@@ -178,8 +223,9 @@ def to_sympy(tree: Operand) -> Any:
     import sympy
 
     def number(value: float) -> Any:
-        exact = sympy.Rational(value).limit_denominator(64)
-        return exact if float(exact) == value else sympy.Float(value, 17)
+        exact = sympy.Rational(value)
+        short = exact if exact.q <= 1 << 20 else exact.limit_denominator(1000)
+        return short if float(short) == value else sympy.Float(value)
 
     apply = {**_APPLY, "log2": lambda a: sympy.log(a, 2)}
     found: dict[int, Any] = {}

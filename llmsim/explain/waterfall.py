@@ -78,7 +78,9 @@ def waterfall(
     for family, flops in families(mean).items():
         # Below zero where the convention counts what nobody computes.
         bars.append((f"beyond_{family}", _BEYOND[family], (filled * flops - counted[family] * tokens) / peak))
-    bars.append(("unfilled", "micro-batches that the global batch does not fill", (1 - filled) * sum(mean.values()) / peak))
+    bars.append(
+        ("unfilled", "micro-batches that the global batch does not fill", (1 - filled) * sum(mean.values()) / peak)
+    )
     uneven = (sum(here.values()) - sum(mean.values())) / peak
     bars.append(("uneven", "FLOPs of the busiest stage over the mean", uneven))
     bars += _kernel_bars(problem, prepared, here, busiest, constants, result)
@@ -111,9 +113,9 @@ def _kernel_bars(
     constants: StepConstants,
     result: TrainingResult,
 ) -> list[tuple[str, str, float]]:
-    """What kernels of the busiest stage take longer than their FLOPs at the peak: first because their format has a lower
-    one, then each class because it does not reach it, then all because neighbours, caches and clocks are what they are
-    inside a step."""
+    """What kernels of the busiest stage take longer than their FLOPs at the peak: first because their format has a
+    lower one, then each class because it does not reach it, then all because of neighbours, caches and clocks inside a
+    step."""
     kinds = [
         _stage_sum([kind.phases[phase].classes for phase in ("forward", "backward")], (1, 1), 1.0)
         for kind in prepared.load.kinds
@@ -131,8 +133,8 @@ def _kernel_bars(
 
 
 def rounded(values: Sequence[float], digits: int) -> list[float]:
-    """Values with some digits behind the point that sum to their sum with as many. The first is rounded as usual, of the
-    others the largest remainders up."""
+    """Values with some digits behind the point that sum to their sum with as many. The first is rounded as usual, of
+    the others the largest remainders up."""
     unit = 10**digits
     first, *rest = (value * unit for value in values)
     whole = [math.floor(value) for value in rest]

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..core.units import TERA, gib, large, seconds
+from ..core.units import GIGA, TERA, gib, large, seconds
 from ..explain.book import Definition
 from ..explain.explain import TrainingExplanation
 from ..explain.levers import Neighbour
@@ -19,7 +19,7 @@ from ..explain.waterfall import Bar, rounded
 from .training import PART_NAMES
 
 DEPTH = 4
-"""Levels of definitions shown unless somebody asks for more: the step, its parts, passes of stages, passes of layers."""
+"""Levels of definitions that are shown: the step, its parts, passes of stages, passes of layers."""
 LEAST_BAR = 0.05
 """Percent points of MFU below which bars are shown as one."""
 LEAST_SHARE, LEAST_TERM = 0.01, 0.005
@@ -30,6 +30,7 @@ ROWS = 6
 """Levers of each kind that are printed."""
 NEAR = 1.5
 """Decisions whose branches lie within this factor are printed."""
+_SCALES = {"FLOP/s": (TERA, "TFLOP/s"), "bytes/s": (GIGA, "GB/s")}
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,18 @@ class Grid:
     Attributes
     ----------
     title, note
-        The heading, and a line beneath the table.
+        The heading, and a text beneath the table.
     columns
-        Their headings; those from ``first_right`` on are set to the right.
+        Their headings.
     rows
-        Cells as text; the last one is a total where ``total``.
+        Cells as text; the last row is a total where ``total``.
+    right
+        Columns that are set to the right.
     """
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     right: frozenset[int] = frozenset()
     total: bool = False
     note: str = ""
@@ -83,26 +86,25 @@ def explanation_markdown(found: TrainingExplanation, depth: int = DEPTH) -> str:
 
 def explanation_latex(found: TrainingExplanation, depth: int = DEPTH) -> str:
     """The closed form as LaTeX: whole formulas, and what their symbols are."""
-    import sympy
-
     shown = _shown(found, depth, least=0.0)
-    lines = [r"\begin{align*}"]
-    for d in shown:
-        lines.append(rf"{_latex(sympy, d.name)} &= {_latex_of(sympy, d)} && = {_latex_number(d)} \\")
-    lines += [r"\end{align*}", r"\begin{tabular}{lll}"]
-    for d in [*shown, *_bases(found, shown)]:
-        lines.append(rf"${_latex(sympy, d.name)}$ & ${_latex_number(d)}$ & {_escaped(d.meaning)} \\")
-    return "\n".join([*lines, r"\end{tabular}"])
+    formulas = [rf"{_latex_name(d.name)} &= {_latex_formula(d)} && = {_latex_value(d)} \\" for d in shown]
+    meanings = [
+        rf"${_latex_name(d.name)}$ & ${_latex_value(d)}$ & {_escaped(d.meaning)} \\"
+        for d in [*shown, *_bases(found, shown)]
+    ]
+    table = [r"\begin{tabular}{lll}", *meanings, r"\end{tabular}"]
+    return "\n".join([r"\begin{align*}", *formulas, r"\end{align*}", *table])
 
 
 def _head(found: TrainingExplanation) -> list[str]:
     result = found.result
     over = "" if result.fits else f"  DOES NOT FIT: {gib(result.device_bytes)} of {gib(result.memory_limit_bytes)}"
+    peak = f"{result.peak_flops_per_s / TERA:,.0f} TFLOP/s ({result.peak_format}, dense)"
     return [
         f"{result.model} on {result.cluster} ({result.n_devices:,} devices){over}",
         f"plan  {result.plan}",
-        f"step  {seconds(result.step_time_s)} for {large(result.tokens_per_step)} tokens, MFU {100 * result.mfu:.1f} % of "
-        f"{result.peak_flops_per_s / TERA:,.0f} TFLOP/s ({result.peak_format}, dense), {result.mfu_convention} convention",
+        f"step  {seconds(result.step_time_s)} for {large(result.tokens_per_step)} tokens, "
+        f"MFU {100 * result.mfu:.1f} % of {peak}, {result.mfu_convention} convention",
     ]
 
 
@@ -136,6 +138,8 @@ def _waterfall(found: TrainingExplanation) -> Grid:
 def _closed_form(found: TrainingExplanation, depth: int) -> Grid:
     shown = _shown(found, depth)
     rows = [(d.name, f"= {_short(found, d)}", f"{_value(d)}", d.meaning) for d in shown]
+    if not shown:
+        rows = [(found.quantity, f"= {found.value:g}", "", "under this plan, whatever its rates")]
     bases = ", ".join(f"{d.name} = {_value(d)} {d.meaning}" for d in _bases(found, shown))
     same = abs(found.value / found.simulated - 1) if found.simulated else 0.0
     note = f"with {bases}; " if bases else ""
@@ -199,12 +203,21 @@ def _value(d: Definition) -> str:
         return seconds(value)
     if d.unit == "bytes":
         return gib(value) if value >= 1 << 24 else f"{large(value)} bytes"
-    text = f"{value:,.0f}" if value == int(value) and abs(value) < 1e6 else large(value) if abs(value) >= 1e6 else f"{value:.4g}"
+    if d.unit in _SCALES:
+        factor, unit = _SCALES[d.unit]
+        return f"{value / factor:,.4g} {unit}"
+    text = (
+        f"{value:,.0f}"
+        if value == int(value) and abs(value) < 1e6
+        else large(value)
+        if abs(value) >= 1e6
+        else f"{value:.4g}"
+    )
     return f"{text} {d.unit}".rstrip()
 
 
 def _rates(found: TrainingExplanation) -> Grid:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for rate in found.rates:
         if rate.lever and abs(rate.change) >= LEAST_CHANGE and len(rows) < ROWS:
             rows.append(
@@ -227,6 +240,8 @@ def _neighbours(found: TrainingExplanation) -> Grid:
 
 
 def _differences(own: Neighbour) -> str:
+    if own.slowest_moved:
+        return "other layers are on the slowest stage"
     largest = sorted(own.difference_s.items(), key=lambda item: -abs(item[1]))[:2]
     return "; ".join(f"{PART_NAMES[part]} {value:+.4f}" for part, value in largest)
 
@@ -244,16 +259,25 @@ def _decisions(found: TrainingExplanation) -> Grid:
     return Grid("Where another formula would hold", columns, rows, frozenset({2, 3}))
 
 
-def _latex(sympy: Any, name: str) -> str:
-    return str(sympy.latex(sympy.Symbol(name.replace("#", "_"))))
+def _latex_name(name: str) -> str:
+    """Subscripts joined by commas; words upright."""
+    import sympy
+
+    head, *marks = name.replace("#", "_").split("_")
+    text = str(sympy.latex(sympy.Symbol(head)))
+    if len(head) > 1 and not text.startswith("\\"):
+        text = rf"\mathrm{{{head}}}"
+    return text + (rf"_{{\mathrm{{{','.join(marks)}}}}}" if marks else "")
 
 
-def _latex_of(sympy: Any, d: Definition) -> str:
-    renamed = {s: sympy.Symbol(s.name.replace("#", "_"), positive=True) for s in d.expression.free_symbols}
-    return str(sympy.latex(_simplest(sympy, d.expression).subs(renamed)))
+def _latex_formula(d: Definition) -> str:
+    import sympy
+
+    names = {symbol: _latex_name(symbol.name) for symbol in d.expression.free_symbols}
+    return str(sympy.latex(_simplest(sympy, d.expression), symbol_names=names))
 
 
-def _latex_number(d: Definition) -> str:
+def _latex_value(d: Definition) -> str:
     number, _, unit = _value(d).partition(" ")
     return rf"{number}\,\mathrm{{{_escaped(unit)}}}" if unit else number
 
