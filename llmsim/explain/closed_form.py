@@ -60,6 +60,8 @@ class Form:
         Sequences of a step.
     parameters, runs
         Of one layer of each kind; the stages.
+    slowest
+        Symbol of both passes of the slowest stage.
     """
 
     book: Book
@@ -71,6 +73,7 @@ class Form:
     global_batch: int
     parameters: list[LocalParameters] = field(default_factory=list)
     runs: Sequence[Stage] = ()
+    slowest: str = ""
 
     @contextmanager
     def choices(self, where: str) -> Iterator[None]:
@@ -328,6 +331,7 @@ def _step(own: Form, load: StepLoad, time: StepTime, pipeline: Number) -> None:
             )
         )
     index = busiest_stage(time)
+    own.slowest = f"T_stage_{own.runs[index].first}"
     busy, rank = time.stages[index], int(own.runs[index].first)
     pairs = paired_passes(load.schedule, rank, int(load.pp), int(m)) * pair_share(load.schedule)
     forward = define("T_forward", busy.forward_s, "forward pass of one micro-batch, slowest stage")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
@@ -56,7 +56,7 @@ class TrainingExplanation:
     value: float
     simulated: float
     waterfall: list[Bar]
-    form: Form
+    form: Form = field(repr=False)
     rates: list[RateLever]
     sizes: dict[str, dict[str, float]]
     neighbours: list[Neighbour]

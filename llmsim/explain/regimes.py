@@ -73,8 +73,8 @@ def decisions(form: Form, quantity: Any) -> list[Decision]:
     for where, switch in form.switches:
         part = home.get(id(switch.taken))
         through = "" if part is None else part.name
-        if where == SLOWEST and "T_pipeline" in adjoints:
-            part, through = book.definitions[switch.taken.args[0]], "T_pipeline"
+        if where == SLOWEST:
+            part, through = _pace(form, switch), "T_pipeline"
         if part is None or switch.ratio <= 0:
             continue
         share = abs(adjoints.get(through, 0.0) * values[through] / now)
@@ -83,6 +83,12 @@ def decisions(form: Form, quantity: Any) -> list[Decision]:
         if share >= LEAST_SHARE and (key not in found or own.distance < found[key].distance):
             found[key] = own
     return sorted(_distinct(found.values()), key=lambda own: own.distance)
+
+
+def _pace(form: Form, switch: Switch) -> Definition | None:
+    """The slowest stage, where it was chosen: it sets the pace of the pipeline, although its path has passes."""
+    name = switch.taken.args[0]
+    return form.book.definitions[name] if name == form.slowest else None
 
 
 def _decision(
