@@ -8,41 +8,58 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from operator import add
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number
-from ..core.symbolic import Symbolic
 from ..training.longest_path import pipeline_seconds
 
+_LANE = 64
+"""Bits of one count."""
 
-class Parts:
-    """A sum of parts as how often each is in it."""
+
+class Carried(float):
+    """Seconds, and how often each part is in them: counts side by side in one whole number, which add at once."""
 
     __slots__ = ("counts",)
+    counts: Fraction | int
 
-    def __init__(self, counts: tuple[Any, ...]):
-        self.counts = counts
+    def __new__(cls, seconds: float, counts: Fraction | int) -> Carried:
+        """Seconds, and the counts in lanes of 64 bits."""
+        found = super().__new__(cls, seconds)
+        found.counts = counts
+        return found
 
-    def __add__(self, other: Parts | float) -> Parts:
-        return Parts(tuple(map(add, self.counts, other.counts))) if isinstance(other, Parts) else self
+    def __add__(self, other: float) -> Carried:
+        return Carried(float.__add__(self, other), self.counts + _counts_of(other))
 
     __radd__ = __add__
 
-    def __neg__(self) -> Parts:
-        return self * -1
+    def __sub__(self, other: float) -> Carried:
+        return Carried(float.__sub__(self, other), self.counts - _counts_of(other))
 
-    def __sub__(self, other: Parts | float) -> Parts:
-        return self + -other if isinstance(other, Parts) else self
-
-    def __mul__(self, factor: int) -> Parts:
-        return Parts(tuple(count * factor for count in self.counts))
+    def __mul__(self, factor: float) -> Carried:
+        return Carried(float.__mul__(self, factor), self.counts * int(factor))
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: int) -> Parts:
-        return Parts(tuple(Fraction(count) / divisor for count in self.counts))
+    def __truediv__(self, divisor: float) -> Carried:
+        return Carried(float.__truediv__(self, divisor), Fraction(self.counts) / int(divisor))
+
+
+def _counts_of(seconds: float) -> Fraction | int:
+    return seconds.counts if isinstance(seconds, Carried) else 0
+
+
+def _unpacked(counts: Fraction | int, lanes: int) -> list[Fraction]:
+    whole, found = Fraction(counts), []
+    rest = whole.numerator
+    for _ in range(lanes):
+        lane = rest & (1 << _LANE) - 1
+        lane -= (lane >> _LANE - 1) << _LANE  # a negative count borrows from its neighbour
+        found.append(Fraction(lane, whole.denominator))
+        rest = (rest - lane) >> _LANE
+    return found
 
 
 @dataclass(frozen=True)
@@ -107,10 +124,10 @@ def _counts(
     micro_batches: int,
     keys: Sequence[int],
 ) -> list[Fraction]:
-    known = {key: tuple(int(other == key) for other in keys) for key in keys}
+    lane = {key: 1 << _LANE * i for i, key in enumerate(keys)}
 
-    def number(time: Number) -> Number:
-        return Symbolic(Parts(known[id(time)]), float(time)) if float(time) else 0.0
+    def number(time: Number) -> float:
+        return Carried(float(time), lane[id(time)]) if float(time) else 0.0
 
     forward = [[number(f) for f, _, _ in row] for row in passes]
     backward = [[number(b) + number(w) for _, b, w in row] for row in passes]
@@ -118,4 +135,4 @@ def _counts(
     later = [[number(w) for _, _, w in row] for row in passes] if facts.split else None
     less = [number(s) for s in saved] if facts.paired else None
     whole = pipeline_seconds(schedule, forward, backward, micro_batches, number(hop), later, less)
-    return [Fraction(count) for count in whole.expr.counts]
+    return _unpacked(whole.counts, len(keys))

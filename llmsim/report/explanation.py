@@ -247,9 +247,11 @@ def _differences(own: Neighbour) -> str:
 
 
 def _decisions(found: TrainingExplanation) -> Grid:
-    near = [d for d in found.decisions if not d.where.startswith("kernels") and 1 / NEAR <= d.factor <= NEAR][:ROWS]
-    rows = []
-    for d in near:
+    rows: list[tuple[str, ...]] = []
+    for d in found.decisions:
+        near = 1 / NEAR <= d.factor <= NEAR and d.share >= LEAST_SHARE and not d.where.startswith("kernels")
+        if not near or len(rows) == ROWS:
+            continue
         sign = ">" if d.function == "max" else "<"
         unit = "" if d.name not in found.form.book.definitions else found.form.book.definitions[d.name].unit
         values = (_value(Definition("", "", unit, v)) for v in (d.taken_value, d.left_value))
