@@ -181,5 +181,6 @@ def _number(expression: Any, values: dict[str, float]) -> float:
 
 
 def _next(name: str) -> str:
-    head, mark, number = name.rpartition("#")
-    return f"{head}#{int(number) + 1}" if mark else f"{name}#2"
+    """Another name for what would have the same."""
+    head, mark, number = name.rpartition("_v")
+    return f"{head}_v{int(number) + 1}" if mark and number.isdigit() else f"{name}_v2"

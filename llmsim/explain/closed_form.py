@@ -31,6 +31,7 @@ from ..training.stages import Stage, chunk_counts, model_kinds, stage_shares
 from .book import Book
 from .critical_path import critical_path
 from .quantities import busiest_stage
+from .rates import CLASSES
 from .symbols import counted, kind_labels, letters, symbolic_architecture, symbolic_columns, symbolic_rates
 
 _PHASES = {"forward": ("fwd", "forward pass"), "backward": ("bwd", "backward pass"),
@@ -152,10 +153,13 @@ def _kernel_names(own: Form, label: str, words: str) -> Callable[[str, Sequence[
         result = np.empty(len(members), dtype=object)
         for i, work in enumerate(members):
             short, phase = _WORKS[work.phase]
-            text = ", ".join(dict.fromkeys(work.operators))
-            tail = "" if group.startswith("gemm") or group in ("attention", "memory") else f"_{group}"
-            name = f"t_{short}_{label}_{_plain(work.name)}{tail}"
-            result[i] = own.book.define(name, seconds[i], f"{text}: {phase}, {words}{', ' + group if tail else ''}")
+            text, tail = ", ".join(dict.fromkeys(work.operators)), ""
+            if group == "memory" and work.kind == "attention":
+                text, tail = f"{text}, merging the steps of a ring", "_merge"
+            elif group in ("convert", "grouped"):
+                tail = f"_{group}"
+            name = f"k_{short}_{label}_{_plain(work.name)}{tail}"
+            result[i] = own.book.define(name, seconds[i], f"{text}: {phase}, {words}")
         return result
 
     return named
@@ -165,14 +169,12 @@ def _plain(name: str) -> str:
     return name.replace("_", "").replace(".", "")
 
 
-def _phase(own: Form, phase: PhaseSeconds, name: str, label: str, words: str) -> PhaseSeconds:
-    short, what = _PHASES[name]
+def _phase(own: Form, phase: PhaseSeconds, passes: str, label: str, words: str) -> PhaseSeconds:
+    short, what = _PHASES[passes]
     classes: dict[str, Number] = {}
     for work, seconds in phase.classes.items():
-        class_ = "gemm" if work.startswith("gemm") else work
-        classes[work] = own.book.define(
-            f"t_{short}_{label}_{class_}", seconds, f"{class_} kernels alone: {what}, {words}"
-        )
+        name = f"t_{short}_{label}_{work.replace('_', '')}"
+        classes[work] = own.book.define(name, seconds, f"{CLASSES[work]} alone: {what}, {words}")
     wires = {
         axis: _wire(own, wire, f"X_{short}_{label}_{axis}", f"{AXES[axis]} transfers alone: {what}, {words}")
         for axis, wire in phase.wires.items()
@@ -278,9 +280,9 @@ def _pipeline(own: Form, load: StepLoad, times: Sequence[KindTime], time: StepTi
         problem.schedule, [[passes[chunk] for chunk in row] for row in rows], saved, time.hop_s, int(load.micro_batches)
     )
     together: dict[tuple[Fraction, Fraction], Number] = {}
-    for own_time in path:
-        key = own_time.slope, own_time.count - own_time.slope * int(load.micro_batches)
-        together[key] = together.get(key, 0) + own_time.time
+    for on in path:
+        key = on.slope, on.count - on.slope * int(load.micro_batches)
+        together[key] = together.get(key, 0) + on.time
     seconds = total((_whole(slope) * load.micro_batches + _whole(rest)) * t for (slope, rest), t in together.items())
     return own.book.define("T_pipeline", seconds, "passes and hops on the critical path of the pipeline")
 
@@ -311,6 +313,16 @@ def _passes(
     return forward, inputs, own.book.define(f"W_{letter}", weights, f"gradients of weights of {place}")
 
 
+def _stage_passes(own: Form, time: StepTime) -> list[Number]:
+    """Seconds of both passes of one micro-batch on each run of stages."""
+    return [
+        own.book.define(
+            f"T_stage_{run.first}", s.forward_s + s.backward_s, f"both passes of one micro-batch, {stage_words(run)}"
+        )
+        for run, s in zip(own.runs, time.stages, strict=True)
+    ]
+
+
 def _step(own: Form, load: StepLoad, time: StepTime, pipeline: Number) -> None:
     """The step, and what else can be asked for."""
     define, m = own.book.define, load.micro_batches
@@ -320,16 +332,7 @@ def _step(own: Form, load: StepLoad, time: StepTime, pipeline: Number) -> None:
     once = define("T_once", once, "exposed exchange of gradients and parameters, and update")
     fixed = define("T_fixed", time.fixed_s, "fixed host time of a step and of its micro-batches")
     with own.choices(SLOWEST):
-        stage = maximum(
-            *(
-                define(
-                    f"T_stage_{run.first}",
-                    s.forward_s + s.backward_s,
-                    f"both passes of one micro-batch, {stage_words(run)}",
-                )
-                for run, s in zip(own.runs, time.stages, strict=True)
-            )
-        )
+        stage = maximum(*_stage_passes(own, time))
     index = busiest_stage(time)
     own.slowest = f"T_stage_{own.runs[index].first}"
     busy, rank = time.stages[index], int(own.runs[index].first)

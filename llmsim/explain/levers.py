@@ -76,14 +76,15 @@ def rate_levers(form: Form, name: str, problem: Problem, columns: Columns, const
     for symbol, slope in adjoints.items():
         if symbol not in RATES or not slope:
             continue
-        rate, value = RATES[symbol], float(form.book.definitions[symbol].value)
+        rate, definition = RATES[symbol], form.book.definitions[symbol]
+        value = float(definition.value)
         factor = _better(rate, value)
         then = now
         if factor != 1:
             then = simulated(problem, columns, scaled(constants, symbol, factor), form.global_batch)[name]
         found.append(
             RateLever(
-                symbol, rate.meaning, rate.unit, value, slope, slope * value / now, factor, then, then / now - 1,
+                symbol, definition.meaning, rate.unit, value, slope, slope * value / now, factor, then, then / now - 1,
                 rate.lever,
             )
         )  # fmt: skip

@@ -41,11 +41,12 @@ class Rate:
     lever: bool = True
 
 
-_CLASSES = {
+CLASSES = {
     "gemm_32bit": "32-bit products", "gemm_16bit": "16-bit products", "gemm_8bit": "8-bit products",
     "gemm_4bit": "4-bit products", "grouped": "grouped expert products", "attention": "attention",
     "scan": "scans", "memory": "elementwise kernels", "permute": "routing and permutation", "convert": "conversion",
 }  # fmt: skip
+"""Class of kernels -> what it is."""
 _TRANSFERS = {
     "gradient": "gradient exchange", "parameter": "parameter gathering", "tensor": "tensor-parallel transfers",
     "context": "context-parallel transfers", "expert": "expert all-to-all", "pipeline": "hops between stages",
@@ -92,7 +93,7 @@ RATES: dict[str, Rate] = {
     "e_mem": _fitted("of the memory bandwidth, what kernels reach"),
     "e_convert": _fitted("of the memory bandwidth, what conversions reach"),
     "tau": _wait("shortest time of a kernel"),
-    **{f"eta_{k}": Rate(f"in-step rate of {v} over the isolated one", share=True) for k, v in _CLASSES.items()},
+    **{f"eta_{k}": Rate(f"in-step rate of {v} over the isolated one", share=True) for k, v in CLASSES.items()},
     **{f"phi_{k}": Rate(f"hidden share of {v}", share=True) for k, v in _TRANSFERS.items()},
     "kappa": Rate("slow-down while computing and communicating", more=False, least=1.0),
     "tau_launch": _wait("host time of a kernel launch"),
@@ -119,6 +120,13 @@ _STEP = {
     "context_bytes": "M_context", "workspace_bytes": "M_workspace",
 }  # fmt: skip
 _TIERS = ("up", "out", "spine")
+
+
+def rate_meaning(symbol: str, constants: StepConstants) -> str:
+    """What a rate is, with the name of the network that it belongs to."""
+    names = dict(zip(_TIERS, (tier.name for tier in constants.tiers), strict=False))
+    network = names.get(symbol.rpartition("_")[2])
+    return RATES[symbol].meaning + (f", {network}" if network else "")
 
 
 def change_rates(constants: StepConstants, change: Change) -> StepConstants:

@@ -12,7 +12,7 @@ from ..layers.base import LayerKind
 from ..training.columns import Columns
 from ..training.constants import StepConstants
 from .book import Book
-from .rates import RATES, change_rates
+from .rates import RATES, change_rates, rate_meaning
 
 SIZES: dict[str, tuple[str, str]] = {
     "hidden": ("h", "width of the residual stream"),
@@ -71,10 +71,11 @@ def symbolic_columns(book: Book, columns: Columns) -> Columns:
 
 def symbolic_rates(book: Book, constants: StepConstants) -> StepConstants:
     """A step's constants as symbols; what is nothing stays nothing."""
-    return change_rates(
-        constants,
-        lambda name, value: book.base(name, value, RATES[name].meaning, RATES[name].unit) if value else value,
-    )
+
+    def named(symbol: str, value: Number) -> Number:
+        return book.base(symbol, value, rate_meaning(symbol, constants), RATES[symbol].unit) if value else value
+
+    return change_rates(constants, named)
 
 
 def symbolic_architecture(book: Book, architecture: Architecture) -> Architecture:

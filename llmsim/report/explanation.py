@@ -130,7 +130,7 @@ def _waterfall(found: TrainingExplanation) -> Grid:
         bars.append(Bar("rest", "everything smaller", sum(b.seconds for b in small), sum(b.points for b in small)))
     times, points = rounded([b.seconds for b in bars], 4), rounded([b.points for b in bars], 1)
     rows = [(b.meaning, f"{t:.4f}", f"{p:.1f}") for b, t, p in zip(bars, times, points, strict=True)]
-    rows.append(("step", f"{found.result.step_time_s:.4f}", "100.0"))
+    rows.append(("step", f"{sum(times):.4f}", f"{sum(points):.1f}"))
     title = "From peak to achieved: what makes the step longer, and what of 100 % that costs"
     return Grid(title, ("", "seconds", "points of MFU"), rows, frozenset({1, 2}), total=True)
 
@@ -265,7 +265,7 @@ def _latex_name(name: str) -> str:
     """Subscripts joined by commas; words upright."""
     import sympy
 
-    head, *marks = name.replace("#", "_").split("_")
+    head, *marks = name.split("_")
     text = str(sympy.latex(sympy.Symbol(head)))
     if len(head) > 1 and not text.startswith("\\"):
         text = rf"\mathrm{{{head}}}"
