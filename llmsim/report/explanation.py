@@ -161,7 +161,7 @@ def _shown(found: TrainingExplanation, depth: int, least: float = LEAST_SHARE) -
             d
             for u in uses
             if (d := book.definitions[u]).tree is not None and d not in shown
-            and abs(adjoints[u] * float(d.value)) >= least * abs(found.value)
+            and abs(adjoints.get(u, 0.0) * float(d.value)) >= least * abs(found.value)
         ]  # fmt: skip
     return shown
 
