@@ -22,8 +22,10 @@ import numpy as np
 
 from llmsim import Architecture, Cluster, SearchSpace, TrainingPlan, plan_training, simulate_training
 from llmsim.search.choose import candidate_plan
-from llmsim.search.pool import Candidates, evaluate_space
+from llmsim.search.evaluate import space_evaluators
+from llmsim.search.pool import Candidates
 from llmsim.search.space import enumerate_plans
+from llmsim.search.sweep import evaluate_space
 from llmsim.training.compose import compose_step
 from llmsim.training.constants import step_constants
 from llmsim.training.memory import stage_memory
@@ -131,19 +133,10 @@ def measure(question: Question, sample: int, repeats: int) -> Speed:
 
     answer = plan_training(architecture, cluster, sequence=question.sequence, global_batch=question.global_batch)
     template = answer.best[0].result.plan
-    base = plan_problem(architecture, cluster, template).structure
 
     def columns() -> Candidates:
         table = enumerate_plans(architecture, cluster.n_devices, question.sequence, question.global_batch, space)
-        return evaluate_space(
-            architecture,
-            cluster,
-            base,
-            table,
-            space,
-            sequence=question.sequence,
-            imbalance=float(template.imbalance or 1.0),
-        )
+        return evaluate_space(space_evaluators(architecture, cluster, template, table, space), space)
 
     found = columns()
     fitting = np.flatnonzero(found.fits)

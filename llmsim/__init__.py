@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from .measure.trace import trace
     from .plans.training import TrainingPlan
     from .scoring.validate import validate
-    from .search.plan import TrainingPlanning, plan_training
+    from .search.answer import TrainingPlanning
+    from .search.clusters import ClusterChoice, plan_cluster
+    from .search.plan import plan_training
     from .search.space import SearchSpace
     from .serving.compare import Comparison, compare
     from .training.result import TrainingResult
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Architecture": "architecture",
     "Cluster": "hardware.cluster",
+    "ClusterChoice": "search.clusters",
     "Comparison": "serving.compare",
     "InfeasibleError": "core.errors",
     "InputError": "core.errors",
@@ -40,11 +43,12 @@ _HOMES = {
     "TracedModule": "training.traced",
     "TrainingExplanation": "explain.explain",
     "TrainingPlan": "plans.training",
-    "TrainingPlanning": "search.plan",
+    "TrainingPlanning": "search.answer",
     "TrainingResult": "training.result",
     "UnsupportedError": "core.errors",
     "compare": "serving.compare",
     "explain_training": "explain.explain",
+    "plan_cluster": "search.clusters",
     "plan_training": "search.plan",
     "simulate_traced": "training.traced",
     "simulate_training": "training.simulate",
@@ -55,6 +59,7 @@ _HOMES = {
 __all__ = [
     "Architecture",
     "Cluster",
+    "ClusterChoice",
     "Comparison",
     "InfeasibleError",
     "InputError",
@@ -69,6 +74,7 @@ __all__ = [
     "__version__",
     "compare",
     "explain_training",
+    "plan_cluster",
     "plan_training",
     "simulate_traced",
     "simulate_training",

@@ -26,7 +26,7 @@ def test_the_main_question_in_words():
         "Where the memory goes",
         "seen by the driver",
         "Plans that differ in kind",
-        "Why the winner beats the runner-up",
+        "What the others lose to it",
         "Time against memory",
         "combinations formed",
         "Assumed",

@@ -86,9 +86,9 @@ def test_exposure_is_what_compute_cannot_cover() -> None:
     counts = [4]
     assert kept.seconds(counts, [0]) == 8
     assert kept.seconds(counts, [4]) == 2
-    assert kept.exposed(5.0, counts, [0]) == 3.0
-    assert kept.exposed(100.0, counts, [0]) == pytest.approx(0.8)
-    assert np.all(kept.exposed(np.array([0.0, 5.0]), counts, [4]) == [2.0, pytest.approx(0.2)])
+    assert kept.exposed(5.0, kept.seconds(counts, [0])) == 3.0
+    assert kept.exposed(100.0, kept.seconds(counts, [0])) == pytest.approx(0.8)
+    assert np.all(kept.exposed(np.array([0.0, 5.0]), kept.seconds(counts, [4])) == [2.0, pytest.approx(0.2)])
 
 
 def test_search_takes_a_share_only_where_it_helps() -> None:

@@ -24,9 +24,10 @@ from llmsim.hardware.profiles import build
 from llmsim.plans.rules import violations
 from llmsim.plans.training import TrainingPlan
 from llmsim.search.choose import candidate_plan
+from llmsim.search.evaluate import space_evaluators
 from llmsim.search.plan import plan_training
-from llmsim.search.pool import evaluate_space
 from llmsim.search.space import SearchSpace, enumerate_plans
+from llmsim.search.sweep import evaluate_space
 from llmsim.training.balance import split_layers, spread_layers
 from llmsim.training.compose import STEP_PARTS, compose_step
 from llmsim.training.constants import step_constants
@@ -192,8 +193,7 @@ FEW = {"tensor_parallel": (1, 2), "context_parallel": (1,), "micro_batch_size": 
 def evaluated(space, global_batch=32):
     template = TrainingPlan(sequence_length=8192, global_batch_size=global_batch, imbalance=1.0)
     table = enumerate_plans(SMALL, 8, 8192, global_batch, space)
-    base = plan_problem(SMALL, NODE, template).structure
-    found = evaluate_space(SMALL, NODE, base, table, space, sequence=8192, imbalance=1.0)
+    found = evaluate_space(space_evaluators(SMALL, NODE, template, table, space), space)
     return found, [candidate_plan(found, i, template) for i in range(len(found))]
 
 

@@ -20,12 +20,12 @@ from llmsim.hardware.cluster import Cluster
 from llmsim.plans.rules import violations
 from llmsim.plans.training import TrainingPlan
 from llmsim.report.training import planning_report
-from llmsim.search.choose import candidate_plan, kind_of, pareto
+from llmsim.search.choose import candidate_plan, kind_of, mechanisms, pareto
+from llmsim.search.evaluate import space_evaluators
 from llmsim.search.exact import exact_steps
 from llmsim.search.plan import plan_training
-from llmsim.search.pool import evaluate_space
 from llmsim.search.space import SearchSpace, divisors, enumerate_plans
-from llmsim.training.problem import plan_problem
+from llmsim.search.sweep import evaluate_space
 from llmsim.training.simulate import simulate_training
 
 SMALL = {
@@ -84,8 +84,8 @@ CASES = {
 def evaluated(architecture, cluster, space, *, sequence=16384, global_batch=16, slack=None):
     template = TrainingPlan(sequence_length=sequence, global_batch_size=global_batch, imbalance=1.1)
     table = enumerate_plans(architecture, cluster.n_devices, sequence, global_batch, space)
-    base = plan_problem(architecture, cluster, template).structure
-    found = evaluate_space(architecture, cluster, base, table, space, sequence=sequence, imbalance=1.1, slack=slack)
+    evaluators = space_evaluators(architecture, cluster, template, table, space)
+    found = evaluate_space(evaluators, space, slack=slack)
     return found, [candidate_plan(found, i, template) for i in range(len(found))]
 
 
@@ -179,7 +179,8 @@ def test_counts_add_up():
     assert counts.evaluated == counts.fitting + dropped.pop("memory")
     assert counts.considered == counts.evaluated + sum(dropped.values())
     assert min(dropped.values()) > 0
-    assert 0 < counts.within_one_percent <= counts.fitting
+    assert 0 < planned().plateau.plans <= counts.fitting
+    assert counts.bounded < counts.fitting
     assert len(planned().best) <= counts.simulated
 
 
@@ -191,20 +192,23 @@ def test_the_best_plans_differ_in_kind_and_come_in_order():
     assert all(r.fits for r in results)
     alone = planned(top=1)
     assert len(alone.best) == 1
-    assert alone.why == []
+    assert alone.best[0].behind == []
     assert alone.best[0].result.plan == results[0].plan
 
 
 def test_the_differences_sum_to_the_difference_of_the_steps():
-    first, second = (job.result.step_time_s for job in planned().best[:2])
-    assert sum(d.seconds for d in planned().why) == pytest.approx(second - first, abs=1e-12)
-    sizes = [abs(d.seconds) for d in planned().why]
+    first = planned().best[0].result.step_time_s
+    for job in planned().best[1:]:
+        assert sum(d.seconds for d in job.behind) == pytest.approx(job.result.step_time_s - first, abs=1e-12)
+    sizes = [abs(d.seconds) for d in planned().best[1].behind]
     assert sizes == sorted(sizes, reverse=True)
 
 
 def test_the_simplest_plan_is_nearly_the_fastest():
     answer = planned()
-    result = simulate_training(answer.simplest, "llama-3-8b", "1x8xh100-sxm-80gb")
+    result = simulate_training(answer.plateau.simplest, "llama-3-8b", "1x8xh100-sxm-80gb")
+    assert result.step_time_s == answer.plateau.step_time_s
+    assert mechanisms(result.plan) <= mechanisms(answer.best[0].result.plan)
     assert result.step_time_s <= 1.01 * answer.best[0].result.step_time_s
     assert result.fits
 
@@ -466,7 +470,7 @@ def test_exact_times_of_many_are_those_of_each(name):
     found, plans = evaluated(architecture, cluster, space)
     fitting = np.flatnonzero(found.fits)
     singles = brute_force(name)
-    seconds = exact_steps(found.evaluator, found, fitting)
+    seconds = exact_steps(found, fitting)
     assert seconds == pytest.approx([singles[plans[i]].step_time_s for i in fitting], rel=1e-9)
     assert (found.step_s[fitting] <= seconds * (1 + 1e-9)).all()
 

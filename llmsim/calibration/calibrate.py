@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.errors import InputError, LlmsimError
 from ..core.files import write_whole
+from ..core.progress import Bar
 from ..core.provenance import Quantity
 from ..hardware.fitted import SCHEMA, Fit, Residual, Width, read_fit
 from ..training.intervals import model_class
@@ -20,7 +21,6 @@ from .fit import FitResult, RunSet, fit_learned
 from .folds import fold_numbers, refit_without
 from .intervals import group_medians, novelty_widths, regime_widths, residual
 from .memory import fit_memory
-from .progress import Bar
 from .runs import RunPlan, plan_run
 from .split import Pair, pair_of, read_split
 from .table import MeasuredRun, read_runs

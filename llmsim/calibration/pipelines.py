@@ -90,5 +90,5 @@ def _chunk_seconds(
             layers = list(counts[:, p, c].T)
             again = [n * s[rows] for n, s in zip(layers, shares, strict=True)]
             for passes in (forward, backward):
-                passes[p][c] = passes[p][c] + mine.exposed(passes[p][c], layers, again)
+                passes[p][c] = passes[p][c] + mine.exposed(passes[p][c], mine.seconds(layers, again))
     return forward, backward, chosen([t.weight_s for t in times])

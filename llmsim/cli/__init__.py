@@ -10,6 +10,7 @@ import typer
 from .._version import __version__
 from . import explain, plan, simulate
 from .catalogue import hardware, models
+from .cluster import cluster
 from .compare import compare
 from .validate import validate
 
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Plan, simulate, explain and validate the training of Transformers on a cluster.",
 )
+plan.app.command()(cluster)
 app.add_typer(plan.app, name="plan")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(explain.app, name="explain")

@@ -24,7 +24,9 @@ ClusterText = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Network = Annotated[str | None, typer.Option(help="Fabric profile; by default the usual one of the device.")]
-Precision = Annotated[str | None, typer.Option(help="bf16, fp16, fp8-current, fp8-block, mxfp8, nvfp4 ...")]
+Precision = Annotated[
+    str | None, typer.Option(help="bf16, fp16, fp8-current, fp8-block, mxfp8, nvfp4 ...; of several the best.")
+]
 Framework = Annotated[str | None, typer.Option(help="Software profile, such as megatron-core or torchtitan.")]
 Release = Annotated[str, typer.Option(help="Release of the framework.")]
 IgnoreKeys = Annotated[
@@ -55,11 +57,11 @@ def print_json(data: dict[str, Any]) -> None:
     print()
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, field: str = "out") -> None:
     """Before the work rather than after it."""
     if os.path.isdir(path) or not os.path.isdir(path.parent):
         why = "is a directory" if os.path.isdir(path) else "is in no directory that exists"
-        raise InputError("out", str(path), "a file that can be written", why=why)
+        raise InputError(field, str(path), "a file that can be written", why=why)
 
 
 def write_yaml(path: Path, data: dict[str, Any]) -> None:

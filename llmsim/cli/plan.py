@@ -99,16 +99,31 @@ def plan_train(
         str | None, typer.Option(help="Allowed of uniform, fitted; by default uniform.", rich_help_panel=SEARCHED)
     ] = None,
     ignore_key: IgnoreKeys = None,
+    rank_order: Annotated[
+        str | None, typer.Option(help="Allowed of tp-cp-dp-pp (the usual), tp-cp-pp-dp.", rich_help_panel=SEARCHED)
+    ] = None,
+    headroom: Annotated[
+        float | None,
+        typer.Option(help="Share of the device's memory that stays free; by default the framework profile's."),
+    ] = None,
+    cores: Annotated[
+        int | None, typer.Option(help="Processes for a large space; by default all that there are.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the best plan to this YAML file.")] = None,
+    placement: Annotated[Path | None, typer.Option(help="Write where each rank of it runs to this CSV file.")] = None,
 ) -> None:
     """The best way to train a model on a cluster."""
     from ..architecture import Architecture
+    from ..hardware.cluster import Cluster
     from ..hardware.profiles import build
+    from ..plans.placement import write_placement
     from ..search.plan import plan_training
     from ..search.space import SearchSpace
 
-    if out is not None:
-        check_writable(out)
+    for field, path in (("out", out), ("placement", placement)):
+        if path is not None:
+            check_writable(path, field)
+    recipes = names(precision)
     choices = {
         "tensor_parallel": numbers(tensor_parallel, "tensor_parallel"),
         "pipeline_parallel": numbers(pipeline_parallel, "pipeline_parallel"),
@@ -119,6 +134,8 @@ def plan_train(
         "recompute": None if recompute is None else tuple(part.strip() for part in recompute.split(";")),
         "sharding": names(sharding),
         "context_kind": names(context_kind),
+        "rank_order": names(rank_order),
+        "precision": recipes if recipes and len(recipes) > 1 else None,
         "schedule": names(schedule),
         "offload_activations": names(offload_activations),
         "offload_optimizer": names(offload_optimizer),
@@ -132,7 +149,7 @@ def plan_train(
         global_batch=batch_size(global_batch, "global_batch"),
         tokens=None if tokens is None else parse_count(tokens, "tokens"),
         epochs=epochs,
-        precision=precision,
+        precision=recipes[0] if recipes else None,
         framework=framework,
         release=release,
         network=network,
@@ -144,10 +161,17 @@ def plan_train(
         price=price,
         imbalance=imbalance,
         space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, ""),
+        headroom=headroom,
         top=top,
+        cores=cores,
+        progress=not as_json,
     )
+    best = answer.best[0].result.plan
     if out is not None:
-        write_yaml(out, {"plan": answer.best[0].result.plan.model_dump(exclude_none=True)})
+        write_yaml(out, {"plan": best.model_dump(exclude_none=True)})
+    if placement is not None:
+        machine = Cluster.parse(cluster)
+        write_placement(placement, best, machine.devices_per_node, machine.domain)
     if as_json:
         print_json(answer.to_dict())
         return

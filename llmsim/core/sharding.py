@@ -17,6 +17,8 @@ Placement: TypeAlias = Mapping[str, tuple[str, ...]]
 ContextKind: TypeAlias = Literal["ring", "all_gather", "ulysses", "ulysses+ring"]
 """How attention crosses context-parallel ranks: keys and values pass around a ring, or are gathered; heads are spread
 by all-to-alls; or these among near ranks and a ring between them."""
+RankOrder: TypeAlias = Literal["tp-cp-dp-pp", "tp-cp-pp-dp"]
+"""Axes of the mesh from the one whose ranks are neighbours to the one whose ranks lie farthest apart."""
 CONTEXT_KINDS: tuple[ContextKind, ...] = get_args(ContextKind)
 
 Groups: TypeAlias = tuple[tuple[str, ...], ...]

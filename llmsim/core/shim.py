@@ -115,8 +115,9 @@ def soft_maximum(a: Number, b: Number, sharpness: Number) -> Number:
 
 def total(values: Iterable[Number]) -> Number:
     """The sum; 0 for nothing."""
-    result: Number = 0
-    for value in values:
+    each = iter(values)
+    result: Number = next(each, 0)
+    for value in each:
         result = result + value
     return result
 

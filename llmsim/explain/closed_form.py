@@ -252,14 +252,18 @@ def _composed(own: Form, load: StepLoad, times: Sequence[KindTime]) -> StepTime:
     with own.choices("once a step"):
         time = compose_step(replace(load, pp=int(load.pp), chunks=int(load.chunks)), own.constants, times)
     define = own.book.define
+    stages = []
     for run, stage in zip(own.runs, time.stages, strict=True):
         label, words = str(run.first), stage_words(run)
-        stage.gradients = define(f"T_grad_{label}", stage.gradients, f"gradient exchange, exposed, {words}")
-        stage.parameters = define(f"T_param_{label}", stage.parameters, f"parameter gathering, exposed, {words}")
-        stage.optimizer = define(f"T_opt_{label}", stage.optimizer, f"update, {words}")
-        stage.saved_s = define(f"T_saved_{label}", stage.saved_s, f"what a pair of passes saves, {words}")
-    time.hop_s = define("T_hop", time.hop_s, "one hop to the next stage, exposed")
-    return time
+        named = replace(
+            stage,
+            gradients=define(f"T_grad_{label}", stage.gradients, f"gradient exchange, exposed, {words}"),
+            parameters=define(f"T_param_{label}", stage.parameters, f"parameter gathering, exposed, {words}"),
+            optimizer=define(f"T_opt_{label}", stage.optimizer, f"update, {words}"),
+            saved_s=define(f"T_saved_{label}", stage.saved_s, f"what a pair of passes saves, {words}"),
+        )
+        stages.append(named)
+    return replace(time, stages=stages, hop_s=define("T_hop", time.hop_s, "one hop to the next stage, exposed"))
 
 
 def _pipeline(own: Form, load: StepLoad, times: Sequence[KindTime], time: StepTime) -> Number:

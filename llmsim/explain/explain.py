@@ -11,8 +11,9 @@ from ..architecture import Architecture
 from ..core.errors import InputError, unknown_name
 from ..core.symbolic import Symbolic
 from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
 from ..plans.training import TrainingPlan
-from ..training.constants import Overlay, step_constants
+from ..training.constants import step_constants
 from ..training.problem import plan_columns, plan_problem
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
@@ -109,14 +110,14 @@ def explain_training(
     cluster: Cluster | str,
     *,
     quantity: str = "step",
-    overlay: Overlay | None = None,
+    fit: Fit | None = None,
     assumed: dict[str, str] | None = None,
 ) -> TrainingExplanation:
     """Explain one plan: where its step's time goes, and what would change a quantity.
 
     Parameters
     ----------
-    plan, architecture, cluster, overlay, assumed
+    plan, architecture, cluster, fit, assumed
         As for :func:`~llmsim.training.simulate.simulate_training`.
     quantity
         What to give the closed form of, and what levers act on: ``step``, ``pipeline``, ``memory`` ..., see
@@ -133,10 +134,10 @@ def explain_training(
         raise unknown_name("quantity", quantity, QUANTITIES)
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
     machine = Cluster.parse(cluster)
-    result = simulate_training(plan, model, machine, overlay=overlay, assumed=assumed)
+    result = simulate_training(plan, model, machine, fit=fit, assumed=assumed)
     # Balanced layers and fitted recomputation are written out in the plan of the answer.
     problem, columns = plan_problem(model, machine, result.plan), plan_columns(result.plan)
-    constants = step_constants(machine, problem.structure, overlay)
+    constants = step_constants(machine, problem.structure, None if fit is None else fit.overlay)
     form = step_form(problem, columns, constants, plan.global_batch_size)
     if quantity.startswith("memory"):
         add_memory(form)
@@ -151,7 +152,7 @@ def explain_training(
         form,
         rate_levers(form, quantity, problem, columns, constants),
         size_derivatives(form, quantity),
-        neighbours(plan, result, model, machine, overlay),
+        neighbours(plan, result, model, machine, fit),
         decisions(form, found),
     )
 

@@ -12,10 +12,11 @@ from ..architecture import Architecture
 from ..core.errors import LlmsimError
 from ..core.symbolic import Symbolic
 from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from ..training.columns import Columns
-from ..training.constants import Overlay, StepConstants
+from ..training.constants import StepConstants
 from ..training.prepare import Problem
 from ..training.recompute import recompute_ladder
 from ..training.result import TrainingResult
@@ -150,7 +151,7 @@ def neighbours(
     result: TrainingResult,
     architecture: Architecture,
     cluster: Cluster,
-    overlay: Overlay | None = None,
+    fit: Fit | None = None,
 ) -> list[Neighbour]:
     """Valid plans that differ in one setting, simulated, the fastest first."""
     found = []
@@ -161,7 +162,7 @@ def neighbours(
                 continue
             if violations(other, architecture, cluster.n_devices):
                 continue
-            then = simulate_training(other, architecture, cluster, overlay=overlay)
+            then = simulate_training(other, architecture, cluster, fit=fit)
         except (ValidationError, LlmsimError):
             continue  # a neighbour that does not exist
         parts = {n: then.breakdown_s[n] - s for n, s in result.breakdown_s.items() if then.breakdown_s[n] != s}

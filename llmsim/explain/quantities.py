@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ..training.breakdown import step_breakdown
 from ..training.columns import Columns
-from ..training.compose import StepTime, compose_step
+from ..training.compose import StepTime, compose_step, kind_time
 from ..training.constants import StepConstants
 from ..training.memory import MEMORY_PARTS, stage_memory
 from ..training.prepare import Problem, prepare
-from ..training.simulate import exact_seconds, step_breakdown
+from ..training.simulate import exact_seconds
 
 QUANTITIES: dict[str, str] = {
     "step": "s",
@@ -38,9 +39,11 @@ def simulated(problem: Problem, columns: Columns, constants: StepConstants, glob
         Sequences of a step.
     """
     prepared = prepare(problem, columns, constants)
-    time = compose_step(prepared.load, constants)
-    pipeline = exact_seconds(problem, prepared, time, constants)
-    parts = step_breakdown(prepared, time, pipeline)
+    times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
+    time = compose_step(prepared.load, constants, times)
+    pipeline = exact_seconds(problem, prepared, time, times)
+    breakdown = step_breakdown(prepared.load, prepared.stages, time, pipeline)
+    parts = {name: float(seconds) for name, seconds in breakdown.items()}
     step = sum(parts.values())
     stage = time.stages[busiest_stage(time)]
     fullest = max(stage_memory(problem, prepared, constants), key=lambda m: float(m.device_bytes))

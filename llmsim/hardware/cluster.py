@@ -33,6 +33,8 @@ class Cluster(BaseModel):
         Devices in one scale-up domain; None takes the device's (no more than there are).
     price_usd_per_device_hour
         What a device costs you; None takes the dated price of its profile.
+    memory_headroom
+        Share of a device's memory that a plan leaves free; None takes the software profile's.
     schema_version
         Of this form.
     """
@@ -46,6 +48,7 @@ class Cluster(BaseModel):
     network: str | None = None
     scale_up_domain: Whole | None = Field(default=None, ge=1)
     price_usd_per_device_hour: Real | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
+    memory_headroom: Real | None = Field(default=None, ge=0, lt=1, allow_inf_nan=False)
 
     @property
     def n_devices(self) -> int:

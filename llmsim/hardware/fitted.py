@@ -81,6 +81,11 @@ class Fit(BaseModel):
     groups: dict[str, float] = Field(default_factory=dict)
     values: dict[str, Quantity] = Field(default_factory=dict)
 
+    @property
+    def overlay(self) -> dict[str, float]:
+        """Path -> value."""
+        return {path: quantity.value for path, quantity in self.values.items()}
+
 
 def fitted_path() -> Path:
     """Where the fit lies that ships with the package."""
@@ -110,4 +115,4 @@ def shipped_fit() -> Fit:
 @lru_cache(maxsize=1)
 def fitted_values() -> dict[str, float]:
     """Path -> value of the shipped fit."""
-    return {path: quantity.value for path, quantity in shipped_fit().values.items()}
+    return shipped_fit().overlay

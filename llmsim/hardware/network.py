@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.provenance import Quantity
-from ..core.shim import Number, log2, maximum, minimum, where
+from ..core.shim import Number, log2, maximum, minimum, product, where
 from .devices import Device
 from .profiles import build, profile_names, read_profile
 
@@ -121,10 +122,17 @@ def compile_tiers(device: Device, fabric: Fabric, domain: int) -> tuple[Tier, ..
     return (inner, Tier(fabric.name, fabric.pod, fabric.bandwidth.value, *rates), Tier("spine", 0, spine, *rates))
 
 
-def members_within(ranks: Number, stride: Number, domain: int) -> Number:
+Stride: TypeAlias = Number | tuple[tuple[Number, Number], ...]
+"""Distance between the members of a group in global rank order; or (ranks, stride) of each part of a group whose ranks
+are not evenly apart, from the nearest to the farthest."""
+
+
+def members_within(ranks: Number, stride: Stride, domain: int) -> Number:
     """How many of a group's ranks lie in one domain: max(1, min(n, domain / stride)); domain 0 means everywhere."""
     if domain == 0:
         return ranks
+    if isinstance(stride, tuple):
+        return product(members_within(n, apart, domain) for n, apart in stride)
     return maximum(minimum(ranks, domain / stride), 1)
 
 
@@ -168,7 +176,7 @@ def collective_time(
     collective: str,
     payload_bytes: Number,
     ranks: Number,
-    stride: Number,
+    stride: Stride,
     tiers: Sequence[Tier],
     *,
     copies: Number = 1,
@@ -255,7 +263,7 @@ def _transfer(wire_bytes: Number, tier: Tier) -> Number:
     return (wire_bytes + (wire_bytes * tier.half_bytes) ** 0.5) / tier.bandwidth
 
 
-def _send_time(payload_bytes: Number, ranks: Number, stride: Number, tiers: Sequence[Tier]) -> WireTime:
+def _send_time(payload_bytes: Number, ranks: Number, stride: Stride, tiers: Sequence[Tier]) -> WireTime:
     """One message to the neighbour ``stride`` ranks away, through the innermost tier that holds the whole group: the
     slowest hop of a chain is the one that everybody waits for."""
     latency: Number = 0

@@ -78,7 +78,30 @@ def violations(plan: TrainingPlan, architecture: Architecture, n_devices: int | 
         found.append(
             "sharding: fully sharded parameters with an interleaved pipeline are not modelled; allowed: 1f1b or gpipe"
         )
-    return found + _schedule_violations(plan, architecture)
+    return found + _order_violations(plan, architecture) + _schedule_violations(plan, architecture)
+
+
+def _order_violations(plan: TrainingPlan, architecture: Architecture) -> list[str]:
+    """Megatron-LM's groups under its order with the pipeline inside are those of experts too only where expert ranks
+    take the places of context-parallel ones."""
+    if plan.rank_order == "tp-cp-dp-pp" or plan.pipeline_parallel == 1:
+        return []
+    found: list[str] = []
+    moe = any(k.is_moe for k in (*architecture.kinds.values(), *architecture.mtp))
+    inside, own = plan.expert_parallel * plan.expert_tensor_parallel, plan.tensor_parallel * plan.context_parallel
+    if moe and inside != own:
+        found.append(
+            f"rank_order: {plan.rank_order} needs expert_parallel x expert_tensor_parallel = tensor_parallel x "
+            f"context_parallel = {own}, not {inside}; nearest: tp-cp-dp-pp"
+        )
+    if plan.sharding == "hsdp":
+        found.append(f"rank_order: {plan.rank_order} puts a pipeline between ranks of hsdp; nearest: tp-cp-dp-pp")
+    if schedule_facts(plan.schedule_name).copies > 1:
+        found.append(
+            f"rank_order: {plan.rank_order} with two copies of the parameters ({plan.schedule_name}) is not modelled; "
+            "nearest: tp-cp-dp-pp"
+        )
+    return found
 
 
 def _schedule_violations(plan: TrainingPlan, architecture: Architecture) -> list[str]:

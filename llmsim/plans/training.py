@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError, unknown_name
 from ..core.pipelines import SCHEDULES, ScheduleName, schedule_facts
-from ..core.sharding import ContextKind
+from ..core.sharding import ContextKind, RankOrder
 from ..hardware.profiles import Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
 from .adapters import parse_adapter
@@ -48,6 +48,9 @@ class TrainingPlan(BaseModel):
     context_kind, ulysses_parallel
         How attention crosses context-parallel ranks; for ``ulysses+ring`` the ranks of a group that spreads heads, a
         divisor of ``context_parallel`` (a ring joins the groups).
+    rank_order
+        Which ranks are neighbours, from the nearest axis to the farthest (Megatron's two orders); expert ranks take the
+        place of context-parallel ones in it.
     sharding, shard_group
         What data-parallel ranks share out; for ``hsdp`` over groups of ``shard_group`` ranks.
     schedule
@@ -98,6 +101,7 @@ class TrainingPlan(BaseModel):
     sequence_parallel: bool = True
     context_kind: ContextKind = "ring"
     ulysses_parallel: Degree | None = None
+    rank_order: RankOrder = "tp-cp-dp-pp"
     sharding: ShardingName = "zero1"
     shard_group: Degree | None = None
     schedule: ScheduleName | None = None
@@ -235,7 +239,8 @@ class TrainingPlan(BaseModel):
         return build(cls, read_plan(path), f"plan {path}")
 
     def __str__(self) -> str:
-        degrees = [("TP", self.tensor_parallel), ("CP", self.context_parallel), ("PP", self.pipeline_parallel)]
+        across = "" if self.context_kind in ("ring", "ulysses+ring") else f"{self.context_kind}-"
+        degrees = [("TP", self.tensor_parallel), (f"{across}CP", self.context_parallel), ("PP", self.pipeline_parallel)]
         degrees += [("ulysses", self.ulysses_parallel or 1)]
         degrees += [("EP", self.expert_parallel), ("ETP", self.expert_tensor_parallel), ("DP", self.data_parallel)]
         text = " ".join(f"{name}{n}" for name, n in degrees if n > 1) or "one device"
@@ -245,6 +250,8 @@ class TrainingPlan(BaseModel):
         if self.layers_per_stage != "even":
             own = self.layers_per_stage
             chunks += f" layers {_listed(own)}"
+        if self.rank_order != "tp-cp-dp-pp":
+            chunks += f" order {self.rank_order}"
         sp = " SP" if self.sequence_parallel and self.tensor_parallel > 1 else ""
         tail = f" {self.adapter}" if self.adapter != "none" else ""
         for name in ("activations", "optimizer"):

@@ -39,11 +39,11 @@ def comparison_report(found: Comparison) -> RenderableType:
         parts += [Text(f"\n{title}", style="bold"), _metric(found, metric)]
     if found.crossovers:
         parts += [Text("\nWhere the order changes", style="bold"), _crossovers(found)]
-    parts += [Text("\nAssumed (nobody said otherwise)", style="bold"), _grid(list(found.assumed.items()))]
+    parts += [Text("\nAssumed (nobody said otherwise)", style="bold"), grid(list(found.assumed.items()))]
     return Group(*parts)
 
 
-def _grid(rows: list[tuple[str, str]]) -> Table:
+def grid(rows: list[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     for row in rows:
         table.add_row(*row)
@@ -94,7 +94,7 @@ def _crossovers(found: Comparison) -> Table:
         )
         for c in found.crossovers
     ]
-    return _grid(rows)
+    return grid(rows)
 
 
 def write_figure(found: Comparison, path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from ..core.units import DAY_S, GIB, TERA, gib, large, seconds
 from ..economics.job import JobCost
-from ..search.plan import Counts, PlannedJob, TrainingPlanning
+from ..search.answer import Counts, PlannedJob, TrainingPlanning
 from ..training.result import OffloadReport, TrainingResult
 
 PART_NAMES = {
@@ -47,11 +47,13 @@ MEMORY_NAMES = {
 }
 
 
-def _section(title: str, *body: RenderableType) -> Group:
+def section(title: str, *body: RenderableType) -> Group:
+    """A heading with something under it."""
     return Group(Text(f"\n{title}", style="bold"), *(Padding(b, (0, 0, 0, 2)) for b in body))
 
 
-def _grid(rows: list[tuple[str, str]]) -> Table:
+def grid(rows: list[tuple[str, str]]) -> Table:
+    """Names with their values."""
     table = Table.grid(padding=(0, 2))
     for name, value in rows:
         table.add_row(name, value)
@@ -84,7 +86,7 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
             ),
             ("energy", f"{_energy(job.energy_kwh)} ({job.energy_basis})"),
         ]
-    return _grid(rows)
+    return grid(rows)
 
 
 def _offload_rows(own: OffloadReport) -> list[tuple[str, str]]:
@@ -150,9 +152,9 @@ def notes(assumed: dict[str, str], provenance: dict[str, float]) -> Group:
     origin = ", ".join(f"{100 * share:.0f} % {name}" for name, share in provenance.items())
     parts: list[RenderableType] = []
     if assumed:
-        parts.append(_section("Assumed (nobody said otherwise)", _grid(list(assumed.items()))))
+        parts.append(section("Assumed (nobody said otherwise)", grid(list(assumed.items()))))
     if provenance:
-        parts.append(_section("Rates", Text(f"the step rests on rates that are {origin}")))
+        parts.append(section("Rates", Text(f"the step rests on rates that are {origin}")))
     return Group(*parts)
 
 
@@ -165,9 +167,9 @@ def result_report(result: TrainingResult) -> Group:
     return Group(
         Text(f"{result.model} on {result.cluster} ({result.n_devices:,} devices){fit}", style="bold"),
         result_headline(result),
-        _section("Where the time goes", breakdown_table(result)),
-        _section("Where the memory goes", memory_table(result), Text(_peak_text(result))),
-        _section("FLOPs per token, forward and backward", _flops_table(result)),
+        section("Where the time goes", breakdown_table(result)),
+        section("Where the memory goes", memory_table(result), Text(_peak_text(result))),
+        section("FLOPs per token, forward and backward", _flops_table(result)),
         notes(result.assumed, result.provenance),
     )
 
@@ -178,7 +180,7 @@ def _peak_text(result: TrainingResult) -> str:
 
 
 def _flops_table(result: TrainingResult) -> Table:
-    return _grid([(name, f"{value / 1e9:,.2f} GFLOP") for name, value in result.flops_per_token.items()])
+    return grid([(name, f"{value / 1e9:,.2f} GFLOP") for name, value in result.flops_per_token.items()])
 
 
 def planning_report(answer: TrainingPlanning) -> Group:
@@ -186,16 +188,18 @@ def planning_report(answer: TrainingPlanning) -> Group:
     best = answer.best[0]
     parts: list[RenderableType] = [
         Text(f"{answer.model} on {answer.cluster} ({best.result.n_devices:,} devices)", style="bold"),
-        _section("Best plan", result_headline(best.result, best.job)),
-        _section("Where the time goes", breakdown_table(best.result)),
-        _section("Where the memory goes", memory_table(best.result), Text(_peak_text(best.result))),
-        _section("Plans that differ in kind", _ranking(answer.best)),
+        section("Best plan", result_headline(best.result, best.job)),
+        section("Where the time goes", breakdown_table(best.result)),
+        section("Where the memory goes", memory_table(best.result), Text(_peak_text(best.result))),
+        section("Plans that differ in kind", _ranking(answer.best)),
     ]
-    if answer.why:
-        parts.append(_section("Why the winner beats the runner-up", Text(_why(answer))))
+    if len(answer.best) > 1:
+        parts.append(section("What the others lose to it", _losses(answer.best)))
+    if answer.misses:
+        parts.append(section("Faster, if memory allowed", _misses(answer)))
     parts += [
-        _section("Time against memory", _tradeoffs(answer)),
-        _section("Search", _search(answer)),
+        section("Time against memory", _tradeoffs(answer)),
+        section("Search", _search(answer)),
         notes(answer.assumed, best.result.provenance),
     ]
     return Group(*parts)
@@ -221,12 +225,26 @@ def _ranking(jobs: list[PlannedJob]) -> Table:
     return table
 
 
-def _why(answer: TrainingPlanning) -> str:
-    first, second = answer.best[0].result, answer.best[1].result
-    gap = second.step_time_s - first.step_time_s
-    largest = [d for d in answer.why if abs(d.seconds) >= 0.02 * max(gap, 1e-9)][:5]
-    terms = "; ".join(f"{PART_NAMES[d.part]} {d.seconds:+.4f} s" for d in largest)
-    return f"it is {seconds(gap)} faster than {second.plan}:\n{terms}"
+def _losses(jobs: list[PlannedJob]) -> Table:
+    """Part by part, the largest first, those below a fiftieth of the difference left out."""
+    rows: list[tuple[str, str]] = []
+    for rank, planned in enumerate(jobs[1:], 2):
+        gap = planned.result.step_time_s - jobs[0].result.step_time_s
+        largest = [d for d in planned.behind if abs(d.seconds) >= 0.02 * max(gap, 1e-9)][:4]
+        terms = ", ".join(f"{PART_NAMES[d.part].removesuffix(', exposed')} {d.seconds:+.4f} s" for d in largest)
+        rows.append((str(rank), f"{gap:+.4f} s: {terms}"))
+    return grid(rows)
+
+
+def _misses(answer: TrainingPlanning) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("plan", "step", "vs best", "lacks"):
+        table.add_column(name, justify="left" if name == "plan" else "right", overflow="fold")
+    first = answer.best[0].result.step_time_s
+    for miss in answer.misses:
+        gain = f"{100 * (miss.step_time_s / first - 1):+.1f} %"
+        table.add_row(str(miss.plan), seconds(miss.step_time_s), gain, gib(miss.lacking_bytes))
+    return table
 
 
 def _tradeoffs(answer: TrainingPlanning) -> Table:
@@ -246,18 +264,30 @@ def _proof(counts: Counts) -> str:
     return f"none: plans whose schedule was not computed may be faster by up to {100 * counts.bound_gap:.1f} %"
 
 
+def _plateau(answer: TrainingPlanning) -> str:
+    own, best = answer.plateau, answer.best[0].result
+    if own.plans == 1:
+        return "only itself"
+    if own.simplest == best.plan:
+        return f"{own.plans:,}; none is simpler"
+    over = 100 * (own.step_time_s / best.step_time_s - 1)
+    return f"{own.plans:,}; the simplest, {over:+.1f} %: {own.simplest}"
+
+
 def _search(answer: TrainingPlanning) -> Table:
     counts = answer.counts
     rows = [
         ("combinations formed", f"{counts.considered:,}"),
         *((f"  dropped: {rule}", f"{number:,}") for rule, number in counts.rejected.items()),
-        ("plans that fit, timed by closed form", f"{counts.fitting:,}"),
+        ("plans that fit", f"{counts.fitting:,}"),
+        *([("  ruled out by a bound on their time", f"{counts.bounded:,}")] if counts.bounded else []),
+        ("timed by closed form", f"{counts.fitting - counts.bounded:,}"),
         ("timed by their exact schedule", f"{counts.simulated:,}"),
         ("proof", _proof(counts)),
-        ("plans within 1 % of the best", f"{counts.within_one_percent:,}; simplest simulated: {answer.simplest}"),
+        ("plans within 1 % of the best", _plateau(answer)),
         ("search time", seconds(answer.search_s)),
     ]
-    return _grid(rows)
+    return grid(rows)
 
 
 def show(report: RenderableType, *, width: int | None = None) -> None:

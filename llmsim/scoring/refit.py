@@ -11,8 +11,8 @@ from ..calibration.folds import fold_numbers, refit_without
 from ..calibration.intervals import regime_widths
 from ..calibration.load import run_constants
 from ..calibration.memory import fit_memory
-from ..calibration.progress import Bar
 from ..calibration.runs import RunPlan
+from ..core.progress import Bar
 from ..hardware.fitted import Fit
 from ..training.intervals import log_width
 from .baselines import baseline_seconds

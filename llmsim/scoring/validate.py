@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from ..calibration.batches import plan_runs
 from ..calibration.folds import FOLD_KEYS
-from ..calibration.progress import Bar
 from ..calibration.runs import architecture_of
 from ..calibration.table import MeasuredRun, read_runs
 from ..core.errors import InputError, LlmsimError
+from ..core.progress import Bar
 from ..hardware.devices import get_device
 from ..hardware.fitted import shipped_fit
 from ..hardware.software import framework_name

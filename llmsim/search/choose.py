@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..core.shim import Number
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
 from .pool import Candidates
@@ -37,6 +36,8 @@ def candidate_plan(found: Candidates, index: int, template: TrainingPlan) -> Tra
         **values,
         sequence_parallel=structure.sequence_parallel and values["tensor_parallel"] > 1,
         context_kind=structure.context_kind,
+        rank_order=variant.rank_order,
+        precision=structure.precision,
         ulysses_parallel=variant.ulysses if variant.ulysses > 1 else None,
         recompute=str(setting.recompute),
         sharding=problem.sharding,
@@ -55,6 +56,8 @@ def kind_of(plan: TrainingPlan) -> tuple[object, ...]:
         plan.context_parallel,
         plan.expert_parallel,
         plan.sharding,
+        plan.precision,
+        plan.rank_order,
         plan.offload_activations,
         plan.offload_optimizer,
     )
@@ -83,8 +86,9 @@ def _by_time(found: Candidates) -> Iterator[int]:
 
 def _kind_key(found: Candidates, index: int) -> tuple[object, ...]:
     row = int(found.row[index])
-    sharding, offload = found.variants[int(found.variant[index])].problem.sharding, found.chosen_setting(index).offload
-    return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), sharding, offload)
+    variant, offload = found.variants[int(found.variant[index])], found.chosen_setting(index).offload
+    own = variant.problem.sharding, variant.problem.structure.precision, variant.rank_order, offload
+    return (*(int(found.table[n][row]) for n in ("tp", "pp", "cp", "ep")), *own)
 
 
 def pareto(found: Candidates, limit: int = 12) -> list[int]:
@@ -130,18 +134,14 @@ def smallest_memory(found: Candidates) -> int:
     return int(np.argmin(found.device_bytes))
 
 
-def simplest(plans: Sequence[tuple[Number, TrainingPlan]]) -> TrainingPlan:
-    """Of plans with their step times, the one with the fewest mechanisms (then the fastest)."""
-
-    def mechanisms(plan: TrainingPlan) -> int:
-        degrees = (
-            plan.tensor_parallel,
-            plan.pipeline_parallel,
-            plan.context_parallel,
-            plan.expert_parallel,
-            plan.virtual_pipeline,
-        )
-        offloads = (plan.offload_activations > 0) + (plan.offload_optimizer > 0)
-        return sum(d > 1 for d in degrees) + (plan.recompute != "none") + offloads
-
-    return min(plans, key=lambda item: (mechanisms(item[1]), item[0]))[1]
+def mechanisms(plan: TrainingPlan) -> int:
+    """How many kinds of parallelism, recomputation and offloading a plan uses."""
+    degrees = (
+        plan.tensor_parallel,
+        plan.pipeline_parallel,
+        plan.context_parallel,
+        plan.expert_parallel,
+        plan.virtual_pipeline,
+    )
+    offloads = (plan.offload_activations > 0) + (plan.offload_optimizer > 0)
+    return sum(d > 1 for d in degrees) + (plan.recompute != "none") + offloads

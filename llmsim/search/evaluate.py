@@ -1,13 +1,12 @@
-"""Evaluation of a space: step time by the closed form and memory of the fullest stage, for every plan that divides.
+"""What layers take and keep in all plans of a space.
 
-What layers take and keep is evaluated on the distinct tuples of the columns that it depends on, once for each
-structure, and gathered; what is left for each plan is sums over stages. Settings of recomputation are an axis of the
-arrays: only what depends on them is as large as all plans. Memory comes first: plans that do not fit are not timed.
+It is evaluated on the distinct tuples of the columns that it depends on, once for each structure, and gathered; what is
+left for each plan is sums over stages (``blocks.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain
@@ -16,94 +15,52 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..architecture import Architecture
-from ..core.shim import Number, maximum
+from ..core.sharding import RankOrder
+from ..core.shim import Number
 from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
 from ..hardware.network import NO_TRAFFIC, WireTime
-from ..plans.offload import Offload
-from ..plans.recompute import FULL, NONE, Recompute
+from ..plans.recompute import NONE
+from ..plans.training import TrainingPlan
 from ..training.columns import Columns
-from ..training.compose import KindTime, StepLoad, UnitTraffic, compose_step, kind_time
+from ..training.compose import KindTime, UnitTraffic, kind_time
 from ..training.constants import StepConstants, step_constants
 from ..training.kept import KindMemory, model_memory
-from ..training.memory import memory_limit, memory_of_stage, stage_states
+from ..training.memory import memory_limit
 from ..training.prepare import (
     Problem,
     keyed,
     kind_parameters,
     model_rates,
     model_seconds,
-    offloading,
-    recomputed_layers,
-    step_load,
 )
+from ..training.problem import plan_problem
 from ..training.seconds import Keyed, KindRates, KindSeconds, PhaseSeconds
 from ..training.sharding import FrozenParameters, LocalParameters
-from ..training.stages import Stage
+from ..training.stages import body_kinds
 from ..training.structure import Structure
 from ..training.update import ElementCost
-from .space import Table
-from .variants import Setting, Variant
-
-BLOCK = 32_768
-"""Plans that are evaluated at once: what their arrays take stays in the processor's cache."""
+from .space import SearchSpace, Table
+from .variants import Variant
 
 
 @dataclass(frozen=True)
 class Kinds:
     """The layer kinds of a model under one structure: for each distinct key, and what depends on recomputation also for
-    each mode of it, ``[mode, key]``."""
-
-    modes: list[Recompute]
-    seconds: list[KindSeconds]
-    times: list[KindTime]
-    memories: list[KindMemory]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Plans evaluated at once.
+    each mode of it, ``[mode, key]``.
 
     Attributes
     ----------
-    where
-        Positions among the rows of a variant.
-    step_s
-        Closed-form time of a step, ``[setting, row]``; infinite for a plan that does not fit (it was not timed).
-    device_bytes
-        Memory of the fullest stage as the driver sees it; infinite where the host is too full.
+    seconds
+        Of kernels and messages alone.
+    full, times
+        Passes with what is exposed in them, by part and summed.
     """
 
-    where: np.ndarray
-    step_s: np.ndarray
-    device_bytes: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Settings as columns of one entry each: modes of recomputation, shares of the layers, shares on the host."""
-
-    mode: np.ndarray
-    shares: np.ndarray
-    offload: Offload
-
-
-def mode_of(setting: Setting) -> Recompute:
-    """What is recomputed, in however many layers."""
-    return replace(setting.recompute, layers=FULL.layers)
-
-
-def _choice(variant: Variant, kinds: Kinds) -> _Choice:
-    settings = variant.settings
-
-    def column(values: Iterable[Any]) -> np.ndarray:
-        return np.array([[float(v)] for v in values])
-
-    offload = Offload(column(s.offload.activations for s in settings), column(s.offload.optimizer for s in settings))
-    return _Choice(
-        np.array([kinds.modes.index(mode_of(s)) for s in settings]),
-        column(s.recompute.layers if s.recompute.mode != "none" else 0 for s in settings),
-        offload if offload.moves else variant.problem.offload,
-    )
+    seconds: list[KindSeconds]
+    full: list[KindTime]
+    times: list[KindTime]
+    memories: list[KindMemory]
 
 
 @dataclass
@@ -115,11 +72,13 @@ class Evaluator:
     architecture, cluster
         The model, with its adapters, and the machine.
     base
-        The structure that variants change: software, precision, overlap.
+        The structure that variants change, with what they share: software, precision, overlap.
     table
         Columns of the plans that divide.
     sequence, imbalance
         Tokens of a sequence; rows of the busiest expert rank over the mean.
+    fit
+        Fitted constants instead of those that ship.
     """
 
     architecture: Architecture
@@ -128,6 +87,7 @@ class Evaluator:
     table: Table
     sequence: int
     imbalance: float
+    fit: Fit | None = None
     _parameters: dict[object, list[LocalParameters]] = field(default_factory=dict)
     _keys: dict[int, Keyed] = field(default_factory=dict)
     _rates: dict[object, list[KindRates]] = field(default_factory=dict)
@@ -135,18 +95,18 @@ class Evaluator:
 
     @cached_property
     def constants(self) -> StepConstants:
-        return step_constants(self.cluster, self.base)
+        return step_constants(self.cluster, self.base, None if self.fit is None else self.fit.overlay)
 
     @cached_property
     def limit(self) -> float:
         return memory_limit(self.cluster, self.base.software)
 
-    def columns(self, group: int | None, ulysses: int = 1) -> Columns:
+    def columns(self, group: int | None, ulysses: int = 1, order: RankOrder = "tp-cp-dp-pp") -> Columns:
         """The whole table; ``group`` ranks share a state under hybrid sharding, ``ulysses`` ranks spread heads."""
         ranks = self.table["dp"] * self.table["cp"]
         shard = ranks if group is None else np.minimum(ranks, group)
         values = {"sequence": self.sequence, "shard": shard, "imbalance": self.imbalance, **self.table.columns}
-        return Columns(**values, ulysses=ulysses)
+        return Columns(**values, ulysses=ulysses, inner=self.table["pp"] if order == "tp-cp-pp-dp" else 1)
 
     def keys(self, ulysses: int) -> Keyed:
         """What layers take and keep depends on these."""
@@ -162,17 +122,25 @@ class Evaluator:
     def kinds(self, variant: Variant) -> Kinds:
         """The layer kinds under a structure and the settings of recomputation of a variant."""
         problem, ulysses = variant.problem, variant.ulysses
-        modes = list(dict.fromkeys(map(mode_of, variant.settings)))
+        modes = variant.settings.modes
         facts = problem.facts
-        key = (problem.structure, facts.split, facts.paired, ulysses, tuple(modes))
+        key = (problem.structure, facts.split, facts.paired, ulysses, modes)
         if key not in self._kinds:
             every = [replace(problem, structure=replace(problem.structure, recompute=r)) for r in modes]
             rates, columns = self.rates(problem, ulysses), self.keys(ulysses).columns
-            seconds = [_over_settings(k) for k in zip(*(model_seconds(p, rates) for p in every), strict=True)]
-            memories = [_settings_memory(k) for k in zip(*(model_memory(p, columns) for p in every), strict=True)]
+            body = body_kinds(self.architecture)  # the ends never recompute
+            seconds = [
+                _over_settings(k) if i < body else k[0]
+                for i, k in enumerate(zip(*(model_seconds(p, rates) for p in every), strict=True))
+            ]
+            memories = [
+                _settings_memory(k) if i < body else k[0]
+                for i, k in enumerate(zip(*(model_memory(p, columns) for p in every), strict=True))
+            ]
             whole = not facts.paired
-            times = [kind_time(k, UnitTraffic(), self.constants).map(lambda v: v, whole=whole) for k in seconds]
-            self._kinds[key] = Kinds(modes, seconds, times, memories)
+            full = [kind_time(k, UnitTraffic(), self.constants) for k in seconds]
+            times = [t.map(lambda v: v, whole=whole) for t in full]
+            self._kinds[key] = Kinds(seconds, full, times, memories)
         return self._kinds[key]
 
     def rates(self, problem: Problem, ulysses: int) -> list[KindRates]:
@@ -189,91 +157,33 @@ class Evaluator:
             self._parameters[key] = kind_parameters(problem, self.columns(group))
         return self._parameters[key]
 
-    def blocks(self, variant: Variant) -> Iterator[Block]:
-        """Step time and memory of all plans of a variant, a block of rows at a time."""
-        kinds = self.kinds(variant)
-        choice = _choice(variant, kinds)
-        size = max(64, BLOCK // len(variant.settings))
-        for group in self._alike(variant):
-            for start in range(0, len(group), size):
-                where = group[start : start + size]
-                yield Block(where, *self._block(variant, where, choice, kinds))
 
-    def _alike(self, variant: Variant) -> list[np.ndarray]:
-        """Positions among the rows of plans whose pipelines have equally many runs of stages: runs that are not there
-        cost as much as others. A few plans go together."""
-        if variant.plans <= 4 * BLOCK:
-            return [np.arange(len(variant.rows))]
-        stages = variant.problem.stages(self.columns(None).take(variant.rows))
-        runs = np.broadcast_to(sum(np.asarray(stage.repeats) > 0 for stage in stages), variant.rows.shape)
-        return [np.flatnonzero(runs == n) for n in np.unique(runs)]
+def space_evaluators(
+    architecture: Architecture,
+    cluster: Cluster,
+    template: TrainingPlan,
+    table: Table,
+    space: SearchSpace,
+    fit: Fit | None = None,
+) -> list[Evaluator]:
+    """One evaluator for each precision that a space allows.
 
-    def _block(
-        self, variant: Variant, where: np.ndarray, choice: _Choice, kinds: Kinds
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Step time and memory of some rows under every setting, ``[setting, row]``."""
-        problem, rows = replace(variant.problem, offload=choice.offload), variant.rows[where]
-        columns = self.columns(variant.shard_group, variant.ulysses).take(rows)
-        parameters = [some_rows(p, rows) for p in self.parameters(problem, variant.shard_group)]
-        known = self.keys(variant.ulysses).rows
-        keys = rows if known is None else known[rows]
-        stages = [replace(s, share=choice.shares) for s in problem.stages(columns)]
-        kept = [some_rows(m, keys, choice.mode) for m in kinds.memories]
-        shape = (len(variant.settings), len(rows))
-        memory = self._memory(problem, columns, stages, parameters, kept, shape)
-        fits = memory <= self.limit
-        step = np.full(shape, np.inf)
-        fit = np.flatnonzero(fits.any(axis=0))
-        if len(fit):
-            own = [some_rows(p, fit) for p in parameters]
-            runs = [_stage_rows(s, fit) for s in stages]
-            load = step_load(problem, columns.take(fit), runs, own, (), self.constants)
-            if problem.offload.moves_activations:
-                load = offloading(problem, load, [some_rows(m, fit) for m in kept], self.constants)
-            step[:, fit] = self._time(problem, load, kinds, keys[fit], choice)
-            step[~fits] = np.inf
-        return step, memory
-
-    def _memory(
-        self,
-        problem: Problem,
-        columns: Columns,
-        stages: Sequence[Stage],
-        parameters: Sequence[LocalParameters],
-        kept: Sequence[KindMemory],
-        shape: tuple[int, int],
-    ) -> np.ndarray:
-        """Memory of the fullest stage, infinite where the host would be too full."""
-        each = [
-            memory_of_stage(
-                problem, columns, stage, stage_states(problem, columns, stage, parameters), kept, self.constants
-            )
-            for stage in stages
-        ]
-        memory = np.broadcast_to(maximum(*(m.device_bytes for m in each)), shape)
-        if not problem.offload.moves:
-            return memory
-        host = np.broadcast_to(maximum(*(m.host_bytes for m in each)), shape)
-        return np.where(host <= self.cluster.profile.host_memory_bytes.value, memory, np.inf)
-
-    def _time(
-        self,
-        problem: Problem,
-        load: StepLoad,
-        kinds: Kinds,
-        keys: np.ndarray,
-        choice: _Choice,
-    ) -> Number:
-        load = load.recomputing(lambda counts: recomputed_layers(problem, counts, choice.shares))
-        if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
-            load = replace(load, kinds=[k.map(lambda v: _keyed(v, keys, choice.mode)) for k in kinds.seconds])
-            return compose_step(load, self.constants).seconds
-        whole = not problem.facts.paired
-        times = [t.map(lambda v: _keyed(v, keys, choice.mode), whole=whole) for t in kinds.times]
-        return compose_step(load, self.constants, times).seconds
+    Parameters
+    ----------
+    template
+        Says what the space does not vary: sequence, precision, framework, adapters, routing.
+    fit
+        Fitted constants instead of those that ship.
+    """
+    found: list[Evaluator] = []
+    for precision in space.precision or (template.precision,):
+        problem = plan_problem(architecture, cluster, template.replace(precision=precision))
+        own = problem.architecture, cluster, problem.structure, table
+        found.append(Evaluator(*own, template.sequence_length, template.rows_factor, fit))
+    return found
 
 
-def _keyed(value: Number, rows: np.ndarray, mode: np.ndarray | None = None) -> Number:
+def keyed_entries(value: Number, rows: np.ndarray, mode: np.ndarray | None = None) -> Number:
     """Entries along the last axis, of which one entry is the same for all; and for each setting the row of its mode."""
     if not isinstance(value, np.ndarray) or value.ndim == 0:
         return value
@@ -325,14 +235,6 @@ def some_rows(record: Record, rows: np.ndarray, mode: np.ndarray | None = None) 
     def some(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(some_rows(v, rows) for v in value)
-        return some_rows(value, rows) if isinstance(value, FrozenParameters) else _keyed(value, rows, mode)
+        return some_rows(value, rows) if isinstance(value, FrozenParameters) else keyed_entries(value, rows, mode)
 
     return replace(record, **{f.name: some(getattr(record, f.name)) for f in fields(record)})
-
-
-def _stage_rows(stage: Stage, rows: np.ndarray) -> Stage:
-    counts = tuple(_keyed(n, rows) for n in stage.counts)
-    lead = tuple(_keyed(n, rows) for n in stage.lead)
-    return replace(
-        stage, counts=counts, lead=lead, first=_keyed(stage.first, rows), repeats=_keyed(stage.repeats, rows)
-    )

@@ -17,9 +17,9 @@ from ..training.longest_path import pipeline_seconds
 from ..training.prepare import Problem, offloading, recomputed_layers, step_load
 from ..training.split import pass_seconds
 from ..training.stages import chunk_counts
-from .evaluate import Evaluator, mode_of, some_rows
+from .evaluate import Evaluator, some_rows
 from .pool import Candidates
-from .variants import Setting, Variant
+from .variants import Variant
 
 Shape = tuple[ScheduleName, int, int, int]
 """Schedule, stages, chunks, micro-batches."""
@@ -37,7 +37,7 @@ class _Pipelines:
     rest_s: np.ndarray
 
 
-def exact_steps(evaluator: Evaluator, found: Candidates, chosen: np.ndarray) -> np.ndarray:
+def exact_steps(found: Candidates, chosen: np.ndarray) -> np.ndarray:
     """Seconds of a step of some candidates, as a simulation of each has them; NaN where passes run in pairs, which hide
     transfers stage by stage.
 
@@ -51,7 +51,7 @@ def exact_steps(evaluator: Evaluator, found: Candidates, chosen: np.ndarray) -> 
     for number in np.unique(found.variant[chosen]):
         where = np.flatnonzero(found.variant[chosen] == number)
         if not found.variants[number].problem.facts.paired:
-            _collect(evaluator, found, chosen, where, shapes)
+            _collect(found, chosen, where, shapes)
     for (schedule, _, _, m), parts in shapes.items():
         columns = [_joined([getattr(p, name) for p in parts]) for name in ("forward", "backward", "weight")]
         hop = np.concatenate([p.hop_s for p in parts])
@@ -67,7 +67,6 @@ def _joined(parts: Sequence[list[list[Number]]]) -> list[list[Number]]:
 
 
 def _collect(
-    evaluator: Evaluator,
     found: Candidates,
     chosen: np.ndarray,
     where: np.ndarray,
@@ -75,11 +74,13 @@ def _collect(
 ) -> None:
     """Sort candidates of one variant by the shape of their pipelines."""
     variant = found.variants[int(found.variant[chosen[where[0]]])]
-    rows, settings = found.row[chosen[where]], [variant.settings[k] for k in found.setting[chosen[where]]]
-    shares = np.array([float(s.recompute.layers) if s.recompute.mode != "none" else 0.0 for s in settings])
-    offload = Offload(*(np.array([getattr(s.offload, n) for s in settings]) for n in ("activations", "optimizer")))
+    rows, numbers = found.row[chosen[where]], found.setting[chosen[where]]
+    way, step = np.divmod(numbers, len(variant.settings.ladder))
+    shares = variant.settings.shares[step]
+    offload = Offload(*(getattr(variant.settings.offload, n)[way, 0] for n in ("activations", "optimizer")))
     problem = replace(variant.problem, offload=offload if offload.moves else variant.problem.offload)
-    times, step, kept = _composed(evaluator, problem, variant, rows, settings, shares)
+    evaluator = variant.evaluator
+    times, composed, kept = _composed(evaluator, problem, variant, rows, variant.settings.mode[step], shares)
     table = found.table
     shape = np.stack([table["pp"][rows], table["chunks"][rows], table["micro_batches"][rows]], axis=1)
     for pp, chunks, m in np.unique(shape, axis=0):
@@ -97,8 +98,8 @@ def _collect(
             forward.append([f for f, _, _ in whole])
             backward.append([i + w for _, i, w in whole])
             weight.append([w for _, _, w in whole])
-        rest = np.broadcast_to(step.seconds - step.pipeline_s, rows.shape)[own]
-        hop = np.broadcast_to(step.hop_s, rows.shape)[own]
+        rest = np.broadcast_to(composed.seconds - composed.pipeline_s, rows.shape)[own]
+        hop = np.broadcast_to(composed.hop_s, rows.shape)[own]
         key = problem.schedule, int(pp), int(chunks), int(m)
         shapes[key].append(_Pipelines(where[own], forward, backward, weight, hop, rest))
 
@@ -108,15 +109,14 @@ def _composed(
     problem: Problem,
     variant: Variant,
     rows: np.ndarray,
-    settings: Sequence[Setting],
+    mode: np.ndarray,
     shares: np.ndarray,
 ) -> tuple[list[KindTime], StepTime, KeptTransfers | None]:
     """The layers of each candidate, its step by the closed form, and what it sends to the host."""
     kinds = evaluator.kinds(variant)
-    mode = np.array([kinds.modes.index(mode_of(s)) for s in settings])
     known = evaluator.keys(variant.ulysses).rows
     keys = rows if known is None else known[rows]
-    columns = evaluator.columns(variant.shard_group, variant.ulysses).take(rows)
+    columns = evaluator.columns(variant.shard_group, variant.ulysses, variant.rank_order).take(rows)
     parameters = [some_rows(p, rows) for p in evaluator.parameters(variant.problem, variant.shard_group)]
     stages = [replace(s, share=shares) for s in problem.stages(columns)]
     load = step_load(problem, columns, stages, parameters, (), evaluator.constants)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 
-from ..architecture import Architecture
 from ..core.pipelines import schedule_facts
-from ..hardware.cluster import Cluster
 from ..plans.recompute import FULL, parse_recompute
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
-from ..training.simulate import simulate_training
 from .choose import candidate_plan, fastest_by_kind
 from .exact import exact_steps
 from .pool import Candidates
 from .space import SearchSpace
+
+Simulate: TypeAlias = Callable[[TrainingPlan], TrainingResult]
+"""The exact simulation of a plan of the model on the cluster."""
 
 FINALISTS_PER_KIND = 4
 """Candidates of one kind whose exact schedule is computed: closed forms order them nearly, not exactly."""
@@ -31,8 +32,7 @@ MOST_BESIDE = 8
 def best_by_kind(
     found: Candidates,
     template: TrainingPlan,
-    architecture: Architecture,
-    cluster: Cluster,
+    simulate: Simulate,
     top: int,
     space: SearchSpace,
 ) -> list[TrainingResult]:
@@ -42,8 +42,8 @@ def best_by_kind(
     """
     usual = [candidate_plan(found, i, template) for i in fastest_by_kind(found, top + 3, FINALISTS_PER_KIND)]
     plans = dict.fromkeys(p for plan in usual for p in _spreads(plan, space))
-    results = [r for p in plans if (r := simulate_training(p, architecture, cluster)).fits]
-    results = results or [simulate_training(p, architecture, cluster) for p in dict.fromkeys(usual)]
+    results = [r for p in plans if (r := simulate(p)).fits]
+    results = results or [simulate(p) for p in dict.fromkeys(usual)]
     return sorted(results, key=lambda r: r.step_time_s)
 
 
@@ -66,8 +66,7 @@ def settled(
     results: list[TrainingResult],
     found: Candidates,
     template: TrainingPlan,
-    architecture: Architecture,
-    cluster: Cluster,
+    simulate: Simulate,
 ) -> tuple[list[TrainingResult], int, float]:
     """Results with the best of all candidates whose bound is below the best time; how many schedules were computed for
     that, and how far the best lies above the least bound that is left."""
@@ -78,10 +77,10 @@ def settled(
     done = 0
     while done < min(below := int(np.searchsorted(bound, best)), MOST_EXACT):
         batch = order[done : min(done + BATCH, below)]
-        seconds = exact_steps(found.evaluator, found, batch)
+        seconds = exact_steps(found, batch)
         for k in np.flatnonzero(np.isnan(seconds)):
             plan = candidate_plan(found, int(batch[k]), template)
-            seconds[k] = simulate_training(plan, architecture, cluster).step_time_s
+            seconds[k] = simulate(plan).step_time_s
         exact[done : done + len(batch)] = seconds
         done += len(batch)
         best = min(best, float(seconds.min()))
@@ -89,7 +88,7 @@ def settled(
     for k in np.argsort(exact[:done], kind="stable")[:MOST_BESIDE]:
         plan = candidate_plan(found, int(order[k]), template)
         if plan not in known:
-            known[plan] = simulate_training(plan, architecture, cluster)
+            known[plan] = simulate(plan)
     left = float(bound[done]) if done < len(bound) else np.inf
     outside = float(bound[0]) * (1 + found.slack)
     ordered = sorted(known.values(), key=lambda r: r.step_time_s)

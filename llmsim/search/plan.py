@@ -3,132 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from .._version import __version__
 from ..architecture import Architecture
 from ..core.errors import InfeasibleError, InputError, UnsupportedError
+from ..core.progress import Bar
 from ..core.units import gib
-from ..economics.job import JobCost, device_price, job_cost
+from ..economics.job import device_price, job_cost
 from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.training import TrainingPlan
-from ..training.problem import plan_problem
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
-from .choose import (
-    Difference,
-    candidate_plan,
-    differences,
-    kind_of,
-    pareto,
-    simplest,
-    smallest_memory,
-)
-from .finalists import best_by_kind, settled
-from .pool import SLACK, Candidates, evaluate_space
+from .answer import Counts, PlannedJob, Tradeoff, TrainingPlanning
+from .beside import nearest_misses, plateau
+from .choose import candidate_plan, differences, kind_of, pareto, smallest_memory
+from .evaluate import space_evaluators
+from .finalists import Simulate, best_by_kind, settled
+from .pool import SLACK, Candidates
 from .space import SearchSpace, enumerate_plans
+from .sweep import evaluate_space, usable_cores
 
-SCHEMA = "llmsim.training-planning/1"
 DEFAULT_FRAMEWORK = {"NVIDIA": "megatron-core", "AMD": "megatron-core", "Google": "maxtext"}
-
-
-@dataclass(frozen=True)
-class Tradeoff:
-    """One point of the trade of time against memory."""
-
-    plan: TrainingPlan
-    step_time_s: float
-    device_bytes: float
-
-
-@dataclass(frozen=True)
-class PlannedJob:
-    """One plan of the answer: its simulation and what the whole job takes."""
-
-    result: TrainingResult
-    job: JobCost | None
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What became of the plans of the space.
-
-    Attributes
-    ----------
-    considered
-        Combinations of degrees, sizes and settings that were formed.
-    rejected
-        Rule -> combinations that it dropped.
-    evaluated, fitting
-        Plans whose memory was computed, and those that fit and were timed.
-    simulated
-        Plans whose schedule was computed exactly.
-    within_one_percent
-        Plans within a hundredth of the fastest, by the closed form.
-    proven
-        Whether no other plan of the space can be faster than the winner: the closed form is never above the exact time,
-        and every plan for which it is below the winner's had its schedule computed.
-    bound_gap
-        The winner's time over the least closed form of a plan whose schedule was not, less 1: not above 0 where it is
-        proven. How far the winner may be from the best.
-    """
-
-    considered: int
-    rejected: dict[str, int]
-    evaluated: int
-    fitting: int
-    simulated: int
-    within_one_percent: int
-    proven: bool
-    bound_gap: float
-
-
-@dataclass(frozen=True)
-class TrainingPlanning:
-    """The answer to a planning question.
-
-    Attributes
-    ----------
-    model, cluster
-        Names.
-    best
-        Plans that differ in kind, fastest first.
-    why
-        Where the runner-up loses against the winner, part by part, in seconds.
-    simplest
-        Of the plans within a hundredth of the winner that were simulated, the one with the fewest mechanisms.
-    pareto
-        Plans that no other beats in time and memory, by the closed form.
-    counts
-        What became of the space.
-    assumed
-        What was not said and was taken from profiles: field -> text.
-    search_s
-        Seconds that the search took.
-    """
-
-    model: str
-    cluster: str
-    best: list[PlannedJob]
-    why: list[Difference]
-    simplest: TrainingPlan
-    pareto: list[Tradeoff]
-    counts: Counts
-    assumed: dict[str, str] = field(default_factory=dict)
-    search_s: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON wants it, with schema and version."""
-        data = asdict(self)
-        data["best"] = [{"result": j.result.to_dict(), "job": asdict(j.job) if j.job else None} for j in self.best]
-        data["pareto"] = [{**asdict(t), "plan": t.plan.model_dump()} for t in self.pareto]
-        data["simplest"] = self.simplest.model_dump()
-        return {"schema": SCHEMA, "version": __version__, **data}
 
 
 def plan_training(
@@ -151,7 +52,11 @@ def plan_training(
     price: float | None = None,
     imbalance: float | None = None,
     space: SearchSpace | None = None,
+    headroom: float | None = None,
+    fit: Fit | None = None,
     top: int = 5,
+    cores: int | None = None,
+    progress: bool = False,
 ) -> TrainingPlanning:
     """The best training plans for a model on a cluster.
 
@@ -181,8 +86,16 @@ def plan_training(
         Tokens of the busiest expert rank over the mean; None takes the software profile's.
     space
         What may be chosen; everything by default.
+    headroom
+        Share of the device's memory that stays free; None takes the software profile's.
+    fit
+        Fitted constants to use instead of those that ship, see :func:`~llmsim.calibration.own.calibrate_with`.
     top
         Plans that differ in kind to return.
+    cores
+        Processes for a large space; None takes as many as the system allows.
+    progress
+        Show a bar on the error stream where it takes longer than a second.
 
     Raises
     ------
@@ -196,12 +109,15 @@ def plan_training(
     started = perf_counter()
     architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
     machine = Cluster.parse(cluster, network=network)
-    if price is not None:
-        machine = build(Cluster, {**machine.model_dump(), "price_usd_per_device_hour": price}, "cluster")
+    given = {"price_usd_per_device_hour": price, "memory_headroom": headroom}
+    if any(value is not None for value in given.values()):
+        given = {name: value for name, value in given.items() if value is not None}
+        machine = build(Cluster, {**machine.model_dump(), **given}, "cluster")
     if architecture.unsupported:
         raise UnsupportedError(f"{architecture.name}: training has no cost model for {architecture.unsupported}")
-    if top < 1:
-        raise InputError("top", top, "a whole number from 1", 1)
+    for name, value in (("top", top), ("cores", 1 if cores is None else cores)):
+        if value < 1:
+            raise InputError(name, value, "a whole number from 1", 1)
     _check_batch(sequence, global_batch)
     if tokens is not None and not 0 < tokens <= 1e18:  # so that NaN is refused
         raise InputError("tokens", tokens, "a number above 0 and up to 1e18", "15T")
@@ -232,41 +148,37 @@ def plan_training(
     chosen = space or SearchSpace()
     assumed.update(software.assumed(*(chosen.schedule or ())))
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
-    problem = plan_problem(architecture, machine, template)
+    if len(chosen.precision or ()) > 1:
+        assumed["loss"] = f"the same in {', '.join(chosen.precision or ())}: only time and memory are compared"
+    evaluators = space_evaluators(architecture, machine, template, table, chosen, fit)
+    simulate = partial(simulate_training, architecture=architecture, cluster=machine, fit=fit)
+    with Bar(progress) as bar:
 
-    def evaluated(slack: float) -> Candidates:
-        return evaluate_space(
-            problem.architecture,
-            machine,
-            problem.structure,
-            table,
-            chosen,
-            sequence=sequence,
-            imbalance=template.rows_factor,
-            optimizer=template.optimizer,
-            slack=slack,
-        )
+        def evaluated(slack: float) -> Candidates:
+            return evaluate_space(
+                evaluators,
+                chosen,
+                optimizer=template.optimizer,
+                slack=slack,
+                cores=cores or usable_cores(),
+                advance=bar.stage("plans evaluated", 1),
+            )
 
-    found = evaluated(SLACK)
-    if not found.fitting:
-        raise _nothing_fits(found, template, architecture, machine)
-    ahead = best_by_kind(found, template, architecture, machine, top, chosen)
-    over = ahead[0].step_time_s / float(found.step_s.min()) - 1
-    if over > found.slack and chosen.spreads_evenly:  # plans that could still be faster were not kept
-        found = evaluated(over * (1 + 1e-9))
-    results, schedules, gap = settled(ahead, found, template, architecture, machine)
+        found = evaluated(SLACK)
+        if not found.fitting:
+            raise _nothing_fits(found, template, simulate)
+        ahead = best_by_kind(found, template, simulate, top, chosen)
+        over = ahead[0].step_time_s / float(found.step_s.min()) - 1
+        if over > found.slack and chosen.spreads_evenly:  # plans that could still be faster were not kept
+            found = evaluated(over * (1 + 1e-9))
+        results, schedules, gap = settled(ahead, found, template, simulate)
     best = _differing(results, top)
-    jobs = [
-        PlannedJob(r, job_cost(r.step_time_s, r.tokens_per_step, tokens * epochs, machine) if tokens else None)
-        for r in best
-    ]
-    near = [(r.step_time_s, r.plan) for r in results if r.step_time_s <= 1.01 * best[0].step_time_s]
     return TrainingPlanning(
         model=architecture.name,
         cluster=best[0].cluster,
-        best=jobs,
-        why=differences(best[0], best[1]) if len(best) > 1 else [],
-        simplest=simplest(near),
+        best=[_planned(r, best[0], tokens * epochs if tokens else None, machine) for r in best],
+        plateau=plateau(found, results, template, simulate),
+        misses=nearest_misses(found, best, template, simulate),
         pareto=[
             Tradeoff(candidate_plan(found, i, template), float(found.step_s[i]), float(found.device_bytes[i]))
             for i in pareto(found)
@@ -275,6 +187,11 @@ def plan_training(
         assumed=assumed,
         search_s=perf_counter() - started,
     )
+
+
+def _planned(result: TrainingResult, winner: TrainingResult, tokens: float | None, machine: Cluster) -> PlannedJob:
+    cost = None if tokens is None else job_cost(result.step_time_s, result.tokens_per_step, tokens, machine)
+    return PlannedJob(result, cost, [] if result is winner else differences(winner, result))
 
 
 def _check_batch(sequence: int, global_batch: int) -> None:
@@ -342,24 +259,22 @@ def _counts(found: Candidates, simulated: int, *, proven: bool, gap: float) -> C
         rejected=dropped,
         evaluated=found.evaluated,
         fitting=found.fitting,
+        bounded=found.bounded,
         simulated=simulated,
-        within_one_percent=found.near,
         proven=proven,
         bound_gap=gap,
     )
 
 
-def _nothing_fits(
-    found: Candidates, template: TrainingPlan, architecture: Architecture, cluster: Cluster
-) -> InfeasibleError:
+def _nothing_fits(found: Candidates, template: TrainingPlan, simulate: Simulate) -> InfeasibleError:
     plan = candidate_plan(found, smallest_memory(found), template)
-    result = simulate_training(plan, architecture, cluster)
+    result = simulate(plan)
     stage = result.fullest
     over = stage.device_bytes - result.memory_limit_bytes
     parts = sorted(stage.memory_bytes.items(), key=lambda item: -item[1])[:3]
     listing = ", ".join(f"{name} {gib(value)}" for name, value in parts)
     return InfeasibleError(
-        f"no plan fits: {architecture.name} on {result.cluster}. The nearest miss is {plan}: its fullest stage needs "
+        f"no plan fits: {result.model} on {result.cluster}. The nearest miss is {plan}: its fullest stage needs "
         f"{gib(stage.device_bytes)} ({listing}) and may use {gib(result.memory_limit_bytes)}, {gib(over)} too much. "
         f"All {found.evaluated:,} plans that divide were checked; more devices, or devices with more memory, would help"
     )

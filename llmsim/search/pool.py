@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..architecture import Architecture
-from ..hardware.cluster import Cluster
-from ..training.structure import Structure
-from .evaluate import Block, Evaluator
-from .space import SearchSpace, Table
-from .variants import Setting, Variant, space_variants
+from .blocks import Block, Filter
+from .space import Table
+from .variants import Setting, Variant
 
 SLACK = 0.02
 """How far above the best bound a plan may lie to be kept for its time: exact times of near plans may be in another
@@ -39,12 +36,11 @@ class Candidates:
         Memory of the fullest stage as the driver sees it.
     limit_bytes
         What a plan may use.
-    evaluated, fitting, near
-        Plans of the whole space; those of them that fit and were timed; those within a hundredth of the fastest bound.
+    evaluated, fitting, bounded, near
+        Plans of the whole space; those of them that fit; those of these that were not timed, since they take longer
+        than what is kept; those within a hundredth of the fastest.
     slack
         All plans with a bound up to this share above the best are candidates.
-    evaluator
-        What evaluated them.
     """
 
     table: Table
@@ -57,9 +53,9 @@ class Candidates:
     limit_bytes: float
     evaluated: int
     fitting: int
+    bounded: int
     near: int
     slack: float
-    evaluator: Evaluator
 
     @property
     def fits(self) -> np.ndarray:
@@ -74,48 +70,8 @@ class Candidates:
         return len(self.step_s)
 
 
-def evaluate_space(
-    architecture: Architecture,
-    cluster: Cluster,
-    base: Structure,
-    table: Table,
-    space: SearchSpace,
-    *,
-    sequence: int,
-    imbalance: float,
-    optimizer: str = "adamw",
-    slack: float | None = None,
-) -> Candidates:
-    """Memory of every plan, and time of those that fit.
-
-    Parameters
-    ----------
-    base
-        The structure that variants change: software, precision, overlap.
-    imbalance
-        Rows of the busiest expert rank over the mean.
-    optimizer
-        Its name.
-    slack
-        Keep only plans that may matter: those whose bound lies up to this share above the best, the best of each kind,
-        those that no kept plan beats in time and memory, and the one that needs the least memory. None keeps all.
-
-    Raises
-    ------
-    InputError
-        Where the allowed settings leave no plan.
-    """
-    chosen = space_variants(architecture, cluster, base, table, space, sequence=sequence, optimizer=optimizer)
-    evaluator = Evaluator(architecture, cluster, base, table, sequence, imbalance)
-    pool = _Pool(table, np.inf if slack is None else slack)
-    for number, variant in enumerate(chosen):
-        for block in evaluator.blocks(variant):
-            pool.add(number, variant, block)
-    return pool.candidates(chosen, evaluator)
-
-
 @dataclass
-class _Pool:
+class Pool:
     """Plans kept so far, in pieces."""
 
     table: Table
@@ -123,6 +79,7 @@ class _Pool:
     best: float = np.inf
     evaluated: int = 0
     fitting: int = 0
+    bounded: int = 0
     least: tuple[float, tuple[np.ndarray, ...]] = (np.inf, ())
     front: list[tuple[float, float]] = field(default_factory=list)
     pieces: list[tuple[np.ndarray, ...]] = field(default_factory=list)
@@ -134,23 +91,49 @@ class _Pool:
         _, self.code = np.unique(codes, axis=1, return_inverse=True)
         self.code = self.code.reshape(-1)
 
+    def wanted(self, variant: Variant) -> Filter:
+        """Rows of a variant whose bound leaves open that one of their plans is near the best, the best of its kind, or
+        on the front of time and memory."""
+
+        def choose(where: np.ndarray, offload: int, bound: np.ndarray, least: np.ndarray) -> np.ndarray:
+            best = self._kind_best(variant, offload)[self.code[variant.rows[where]]]
+            mask: np.ndarray = bound <= np.maximum(best, self.best) * (1 + self.slack)
+            open_ = np.flatnonzero(~mask)
+            if len(open_) and self.front:
+                seconds, used = np.array(self.front).T  # sorted by time, so that memory falls along it
+                before = np.searchsorted(seconds, bound[open_], side="right") - 1
+                mask[open_] = (before < 0) | (least[open_] < used[before])
+            return mask
+
+        return choose
+
+    def _kind_best(self, variant: Variant, offload: int) -> np.ndarray:
+        kind = (
+            variant.problem.sharding,
+            variant.problem.structure.precision,
+            variant.rank_order,
+            variant.settings.offloads[offload],
+        )
+        return self.kinds.setdefault(kind, np.full(self.code.max() + 1, np.inf))
+
     def add(self, number: int, variant: Variant, block: Block) -> None:
         """Take up what may matter of a block."""
         step, memory = block.step_s, block.device_bytes
         self.evaluated += step.size
+        self.fitting += block.fitting
+        self.bounded += block.bounded
         if np.isinf(self.slack):
-            self._keep(number, variant, block, np.ones(step.shape, bool))
+            self.keep(number, variant, block, np.ones(step.shape, bool))
             return
         fastest = float(step.min())
         self.best = min(self.best, fastest)
-        self.fitting += int(np.count_nonzero(np.isfinite(step)))
         if not np.isfinite(fastest):
             self._note_least(number, variant, block)
             return
         mask = step <= self.best * (1 + self.slack)
         mask |= self._best_of_kinds(variant, block)
         mask |= self._undominated(step, memory)
-        self._keep(number, variant, block, mask)
+        self.keep(number, variant, block, mask)
         if self.kept > CROWDED:
             self._compact()
 
@@ -167,16 +150,14 @@ class _Pool:
         """The fastest plan of each kind in a block, where no block before had a much faster one."""
         code = self.code[variant.rows[block.where]]
         mask = np.zeros(block.step_s.shape, bool)
-        for offload, own in variant.offloads.items():
-            step = block.step_s[own]
-            column = step.min(axis=0)
-            best = self.kinds.setdefault((variant.problem.sharding, offload), np.full(self.code.max() + 1, np.inf))
-            order = np.lexsort((column, code))
-            _, first = np.unique(code[order], return_index=True)
-            rows = order[first]
-            rows = rows[np.isfinite(column[rows]) & (column[rows] <= best[code[rows]] * (1 + self.slack))]
-            best[code[rows]] = np.minimum(best[code[rows]], column[rows])
-            mask[own[step[:, rows].argmin(axis=0)], rows] = True
+        column = block.step_s.min(axis=0)
+        best = self._kind_best(variant, block.offload)
+        order = np.lexsort((column, code))
+        _, first = np.unique(code[order], return_index=True)
+        rows = order[first]
+        rows = rows[np.isfinite(column[rows]) & (column[rows] <= best[code[rows]] * (1 + self.slack))]
+        best[code[rows]] = np.minimum(best[code[rows]], column[rows])
+        mask[block.step_s[:, rows].argmin(axis=0), rows] = True
         return mask
 
     def _undominated(self, step: np.ndarray, memory: np.ndarray) -> np.ndarray:
@@ -186,21 +167,19 @@ class _Pool:
             mask &= (step < seconds) | (memory < used)
         where = np.flatnonzero(mask)
         own = list(zip(step.flat[where].tolist(), memory.flat[where].tolist(), strict=True))
-        front: list[tuple[float, float]] = []
-        for point in sorted([*self.front, *own]):
-            if not front or point[1] < front[-1][1]:
-                front.append(point)
-        self.front, on_it = front, set(front)
+        self.front = _undominated_points([*self.front, *own])
+        on_it = set(self.front)
         found = np.zeros(step.shape, bool)
         found.flat[where] = [point in on_it for point in own]
         return found
 
     def _piece(self, number: int, variant: Variant, block: Block, mask: np.ndarray) -> tuple[np.ndarray, ...]:
-        setting, position = np.nonzero(mask)
-        rows = variant.rows[block.where[position]]
+        step, position = np.nonzero(mask)
+        rows, setting = variant.rows[block.where[position]], step + block.offload * len(variant.settings.ladder)
         return np.full(len(rows), number), setting, rows, block.step_s[mask], block.device_bytes[mask]
 
-    def _keep(self, number: int, variant: Variant, block: Block, mask: np.ndarray) -> None:
+    def keep(self, number: int, variant: Variant, block: Block, mask: np.ndarray) -> None:
+        """Keep the plans of a block that a mask ``[recompute, row]`` holds."""
         piece = self._piece(number, variant, block, mask)
         if len(piece[0]):
             self.pieces.append(piece)
@@ -221,19 +200,44 @@ class _Pool:
         self.pieces = [tuple(v[keep] for v in (variant, setting, row, step, memory))]
         self.kept = int(keep.sum())
 
-    def candidates(self, variants: list[Variant], evaluator: Evaluator) -> Candidates:
-        """What was kept, in the order of evaluation."""
+    def absorb(self, other: Pool) -> None:
+        """Take over what another pool kept of other plans of the same table."""
+        self.evaluated += other.evaluated
+        self.fitting += other.fitting
+        self.bounded += other.bounded
+        self.best = min(self.best, other.best)
+        self.least = min(self.least, other.least, key=lambda own: own[0])
+        self.front = _undominated_points([*self.front, *other.front])
+        self.pieces += other.pieces
+        self.kept += other.kept
+        for kind, best in other.kinds.items():
+            self.kinds[kind] = np.minimum(self.kinds.get(kind, np.inf), best)
+        if self.kept > CROWDED:
+            self._compact()
+
+    def candidates(self, variants: list[Variant], limit: float) -> Candidates:
+        """What was kept, variant by variant."""
         pieces: Iterable[tuple[np.ndarray, ...]] = self.pieces
         if not self.pieces:
             pieces = [self.least[1]]
         variant, setting, row, step, memory = _joined(list(pieces))
-        fitting = int(np.count_nonzero(np.isfinite(step))) if np.isinf(self.slack) else self.fitting
+        order = np.argsort(variant, kind="stable")
+        variant, setting, row, step, memory = (v[order] for v in (variant, setting, row, step, memory))
         best = float(step.min())
         near = int(np.count_nonzero(step <= best * 1.01)) if np.isfinite(best) else 0
         return Candidates(
-            self.table, variants, variant, setting, row, step, memory, evaluator.limit, self.evaluated, fitting, near,
-            self.slack, evaluator,
+            self.table, variants, variant, setting, row, step, memory, limit, self.evaluated, self.fitting,
+            self.bounded, near, self.slack,
         )  # fmt: skip
+
+
+def _undominated_points(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (time, memory) those that no other beats in both, by time."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
 
 
 def _joined(pieces: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:

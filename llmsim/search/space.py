@@ -13,7 +13,8 @@ from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
 from ..core.pipelines import ScheduleName
-from ..core.sharding import ContextKind
+from ..core.sharding import ContextKind, RankOrder
+from ..plans.precision import get_precision
 from ..plans.recompute import parse_recompute
 from ..plans.rules import nearest_divisor
 from ..plans.training import Count, Degree, Share, schedule_name
@@ -35,6 +36,10 @@ class SearchSpace(BaseModel):
         Allowed sizes.
     recompute, sharding, context_kind, sequence_parallel
         Allowed settings.
+    rank_order
+        Allowed orders of ranks; the usual one unless others are asked for.
+    precision
+        Allowed recipes; None takes the one that the question names.
     schedule
         Allowed pipeline schedules; None takes 1F1B, and interleaving where there are chunks.
     offload_activations, offload_optimizer
@@ -56,6 +61,8 @@ class SearchSpace(BaseModel):
     recompute: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     sharding: Annotated[tuple[ShardingName, ...], Field(min_length=1)] | None = None
     context_kind: Annotated[tuple[ContextKind, ...], Field(min_length=1)] | None = None
+    rank_order: Annotated[tuple[RankOrder, ...], Field(min_length=1)] = ("tp-cp-dp-pp",)
+    precision: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     sequence_parallel: Annotated[tuple[bool, ...], Field(min_length=1)] | None = None
     schedule: Annotated[tuple[ScheduleName, ...], Field(min_length=1)] | None = None
     offload_activations: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.0,)
@@ -73,6 +80,14 @@ class SearchSpace(BaseModel):
     def _schedule(cls, values: Any) -> Any:
         try:
             return None if values is None else tuple(schedule_name(v) for v in values)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+
+    @field_validator("precision")
+    @classmethod
+    def _precision(cls, values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        try:
+            return None if values is None else tuple(dict.fromkeys(get_precision(v).name for v in values))
         except InputError as error:
             raise ValueError(str(error)) from error
 

@@ -6,25 +6,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..architecture import Architecture
 from ..core.errors import InputError
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.sharding import ContextKind
+from ..core.sharding import ContextKind, RankOrder
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
 from ..plans.offload import Offload
 from ..plans.optimizer import get_optimizer
-from ..plans.recompute import NONE, Recompute, parse_recompute
+from ..plans.recompute import FULL, NONE, Recompute, parse_recompute
 from ..training.prepare import Problem
 from ..training.recompute import recompute_ladder
-from ..training.structure import Structure
 from .space import CONTEXT_LIMIT, SearchSpace, Table
 
-MOST_SETTINGS = 1024
-"""Of one variant: with more of them a block of rows would be too large for the processor's cache."""
+if TYPE_CHECKING:
+    from .evaluate import Evaluator
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,60 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Settings:
+    """All settings of a space, which its variants share: every way to offload with every one to recompute.
+
+    Attributes
+    ----------
+    offloads, ladder
+        The ways. A setting has the number ``offload x len(ladder) + recompute``.
+    """
+
+    offloads: tuple[Offload, ...]
+    ladder: tuple[Recompute, ...]
+
+    def __len__(self) -> int:
+        return len(self.offloads) * len(self.ladder)
+
+    def __getitem__(self, number: int) -> Setting:
+        offload, recompute = divmod(number, len(self.ladder))
+        return Setting(self.ladder[recompute], self.offloads[offload])
+
+    @cached_property
+    def modes(self) -> tuple[Recompute, ...]:
+        """What is recomputed, in however many layers."""
+        return tuple(dict.fromkeys(map(_mode, self.ladder)))
+
+    @cached_property
+    def mode(self) -> np.ndarray:
+        """Of each step of the ladder the number of its mode."""
+        numbers = {mode: i for i, mode in enumerate(self.modes)}
+        return np.array([numbers[_mode(r)] for r in self.ladder])
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """Of each step of the ladder the share of the layers that recompute."""
+        return np.array([float(r.layers) if r.mode != "none" else 0.0 for r in self.ladder])
+
+    @cached_property
+    def offload(self) -> Offload:
+        """The ways to offload as columns of one entry each."""
+        columns = (np.array([[getattr(o, n)] for o in self.offloads]) for n in ("activations", "optimizer"))
+        return Offload(*columns)
+
+
+def _mode(recompute: Recompute) -> Recompute:
+    return replace(recompute, layers=FULL.layers)
+
+
+@dataclass(frozen=True)
 class Variant:
     """The structural choices that rows of a table are evaluated under.
 
     Attributes
     ----------
+    evaluator
+        What it shares with others of its precision.
     problem
         With the structure but for recomputation, the sharding and the schedule; nothing is offloaded.
     settings
@@ -51,21 +100,17 @@ class Variant:
         Ranks that share a state, for hybrid sharding.
     ulysses
         Context-parallel ranks that spread heads, where a ring joins such groups.
+    rank_order
+        Which ranks are neighbours.
     """
 
+    evaluator: Evaluator
     problem: Problem
-    settings: tuple[Setting, ...]
+    settings: Settings
     rows: np.ndarray
     shard_group: int | None = None
     ulysses: int = 1
-
-    @cached_property
-    def offloads(self) -> dict[Offload, np.ndarray]:
-        """Numbers of the settings by what they offload."""
-        found: dict[Offload, list[int]] = {}
-        for number, setting in enumerate(self.settings):
-            found.setdefault(setting.offload, []).append(number)
-        return {offload: np.array(numbers) for offload, numbers in found.items()}
+    rank_order: RankOrder = "tp-cp-dp-pp"
 
     @property
     def plans(self) -> int:
@@ -73,22 +118,13 @@ class Variant:
         return len(self.settings) * len(self.rows)
 
 
-def space_variants(
-    architecture: Architecture,
-    cluster: Cluster,
-    base: Structure,
-    table: Table,
-    space: SearchSpace,
-    *,
-    sequence: int,
-    optimizer: str,
-) -> list[Variant]:
+def space_variants(evaluators: Sequence[Evaluator], space: SearchSpace, optimizer: str) -> list[Variant]:
     """Every combination of structural choices, with the rows that it makes sense for.
 
     Parameters
     ----------
-    base
-        The structure that variants change: software, precision, overlap.
+    evaluators
+        One for each precision.
 
     Raises
     ------
@@ -100,24 +136,24 @@ def space_variants(
             "offload_optimizer", space.offload_optimizer, f"0 with {optimizer}, which multiplies matrices", 0
         )
     offloads = [Offload(*shares) for shares in product(space.offload_activations, space.offload_optimizer)]
-    ladder = space.recompute or recompute_ladder(architecture, base.software)
-    settings = tuple(Setting(parse_recompute(r), o) for o in dict.fromkeys(offloads) for r in dict.fromkeys(ladder))
+    first = evaluators[0]
+    ladder = space.recompute or recompute_ladder(first.architecture, first.base.software)
+    steps = tuple(map(parse_recompute, dict.fromkeys(ladder)))
+    settings = Settings(tuple(dict.fromkeys(offloads)), tuple(dict.fromkeys(steps)))
     chosen = [
-        replace(v, problem=replace(v.problem, optimizer=optimizer), settings=settings[start : start + MOST_SETTINGS])
-        for v in _structures(architecture, cluster, base, table, space, sequence)
-        for start in range(0, len(settings), MOST_SETTINGS)
+        replace(v, problem=replace(v.problem, optimizer=optimizer), settings=settings)
+        for evaluator in evaluators
+        for v in _structures(evaluator, space)
     ]
     if not chosen:
-        raise _nothing_allowed(space, base.software, cluster)
+        raise _nothing_allowed(space, first.base.software, first.cluster)
     return chosen
 
 
-def _structures(
-    architecture: Architecture, cluster: Cluster, base: Structure, table: Table, space: SearchSpace, sequence: int
-) -> Iterator[Variant]:
+def _structures(evaluator: Evaluator, space: SearchSpace) -> Iterator[Variant]:
     """Every combination of structural choices but for recomputation, with the rows that it makes sense for."""
-    software = base.software
-    moe = any(k.is_moe for k in architecture.kinds.values())
+    architecture, table, base, sequence = evaluator.architecture, evaluator.table, evaluator.base, evaluator.sequence
+    software, moe = base.software, _has_experts(architecture)
     tp, cp = table["tp"], table["cp"]
     flags = space.sequence_parallel or (True, False)
     shardings = space.sharding or software.choices.sharding
@@ -137,9 +173,29 @@ def _structures(
             structure = replace(base, sequence_parallel=sequence_parallel, context_kind=kind, recompute=NONE)
             for sharding in shardings:
                 alone = sharding == "zero3" and set(shardings) <= {"zero3", "hsdp"}
-                problem = Problem(architecture, cluster, structure, sharding)
-                for variant in _scheduled(problem, mask, table, alone, space.schedule or USUAL_SCHEDULES):
-                    yield replace(variant, ulysses=ulysses)
+                problem = Problem(architecture, evaluator.cluster, structure, sharding)
+                for variant in _scheduled(evaluator, problem, mask, alone, space.schedule or USUAL_SCHEDULES):
+                    yield from _ordered(replace(variant, ulysses=ulysses), space.rank_order)
+
+
+def _has_experts(architecture: Architecture) -> bool:
+    return any(k.is_moe for k in (*architecture.kinds.values(), *architecture.mtp))
+
+
+def _ordered(variant: Variant, orders: Sequence[RankOrder]) -> Iterator[Variant]:
+    """A variant under every order of ranks. Without a pipeline all are one and go with the first; the one with the
+    pipeline inside wants expert ranks in the places of context-parallel ones."""
+    table, facts = variant.evaluator.table, variant.problem.facts
+    pp, experts = table["pp"][variant.rows], table["ep"] * table["etp"]
+    for order in orders:
+        mask = np.ones(len(pp), bool) if order == orders[0] else pp > 1
+        if order == "tp-cp-pp-dp":
+            fits = np.full(len(pp), facts.copies == 1 and variant.problem.sharding != "hsdp")
+            if _has_experts(variant.evaluator.architecture):
+                fits &= (experts == table["tp"] * table["cp"])[variant.rows]
+            mask &= fits | (pp == 1)
+        if mask.any():
+            yield replace(variant, rows=variant.rows[mask], rank_order=order)
 
 
 def _context_choices(kinds: Sequence[ContextKind]) -> Iterator[tuple[ContextKind, int]]:
@@ -154,6 +210,8 @@ def _context_choices(kinds: Sequence[ContextKind]) -> Iterator[tuple[ContextKind
 def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -> InputError:
     """The error for settings under which no plan that divides can run."""
     rules = {
+        "rank_order": "tp-cp-pp-dp wants expert ranks in the places of context-parallel ones, and neither hsdp nor two "
+        "copies of the parameters",
         "sharding": "zero3 and hsdp go without a pipeline, and hsdp with a multiple of the "
         f"{cluster.domain} devices of a scale-up domain as data-parallel ranks",
         "context_kind": "ulysses needs key/value heads that context_parallel x tensor_parallel divides, "
@@ -163,9 +221,12 @@ def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -
         "schedule": "each has its number of chunks per stage (one, two or several); dualpipe takes even numbers of "
         "stages and micro-batches, and like dualpipe-v at least two micro-batches a stage",
     }
-    field = next((name for name in rules if getattr(space, name)), "sharding")
+    field = next((name for name in rules if getattr(space, name) and name != "rank_order"), "sharding")
+    if space.rank_order == ("tp-cp-pp-dp",):
+        field = "rank_order"
     value = getattr(space, field) or getattr(software.choices, field)
-    return InputError(field, value, rules[field], "1f1b" if field == "schedule" else None, why="leaves no plan")
+    near = {"schedule": "1f1b", "rank_order": "tp-cp-dp-pp"}.get(field)
+    return InputError(field, value, rules[field], near, why="leaves no plan")
 
 
 def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
@@ -177,16 +238,19 @@ def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
     return mask
 
 
+NO_SETTINGS = Settings((), ())
+
 USUAL_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
 """What is looked at unless a space says otherwise."""
 
 
 def _scheduled(
-    problem: Problem, mask: np.ndarray, table: Table, alone: bool, schedules: Sequence[ScheduleName]
+    evaluator: Evaluator, problem: Problem, mask: np.ndarray, alone: bool, schedules: Sequence[ScheduleName]
 ) -> Iterator[Variant]:
     """One variant a schedule; full sharding goes without a pipeline, and without ranks to share with only where
     nothing else is allowed. Without a pipeline all schedules are one, and go by the name of 1F1B."""
     group: int | None = None
+    table = evaluator.table
     ranks = table["dp"] * table["cp"]
     if problem.fully_sharded:
         mask = mask & (table["pp"] == 1) & ((ranks > 1) | alone)
@@ -200,7 +264,7 @@ def _scheduled(
             own = own | (table["pp"] == 1)
         rows = np.flatnonzero(mask & own)
         if len(rows):
-            yield Variant(replace(problem, schedule=schedule), (), rows, group)
+            yield Variant(evaluator, replace(problem, schedule=schedule), NO_SETTINGS, rows, group)
 
 
 def _runs(schedule: ScheduleName, table: Table) -> np.ndarray:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ..core.shim import Number, ceil_div, minimum, total
+from ..core.shim import Number, ceil_div, minimum, total, where
 from ..core.symbolic import Symbolic
 from ..core.terms import Sizes
+from ..hardware.network import Stride
 from ..layers.base import LayerKind
 from .structure import Documents, Structure
 
@@ -32,6 +33,8 @@ class Columns:
         Ranks that a fully sharded state is spread over (dp x cp, or less for hybrid sharding).
     imbalance
         Rows of the busiest expert rank over the mean; below 1 where rows are dropped.
+    inner
+        Ranks of a pipeline that lie between context- and data-parallel ones: pp under the order tp-cp-pp-dp, else 1.
     """
 
     sequence: Number
@@ -47,6 +50,7 @@ class Columns:
     ulysses: Number = 1
     shard: Number = 1
     imbalance: Number = 1
+    inner: Number = 1
 
     @property
     def edp(self) -> Number:
@@ -78,21 +82,21 @@ class Columns:
             **{f.name: v[rows] for f in fields(self) if isinstance(v := getattr(self, f.name), np.ndarray) and v.ndim},
         )
 
-    def group(self, axes: tuple[str, ...]) -> tuple[Number, Number]:
+    def group(self, axes: tuple[str, ...]) -> tuple[Number, Stride]:
         """Size and stride (in global ranks) of the group spanned by mesh axes.
 
-        Ranks are ordered tp, ulysses, cp, dp, pp from the nearest to the farthest; the expert axes factor the same
-        ranks as etp, ep, edp (Megatron's default order).
+        Ranks are ordered tp, ulysses, cp, dp, pp from the nearest to the farthest, or with pp between cp and dp; the
+        expert axes factor the same ranks as etp, ep, edp (Megatron's two orders).
         """
         strides = {
             "tp": 1,
             "ulysses": self.tp,
             "cp": self.tp * self.ulysses,
-            "dp": self.tp * self.cp,
-            "pp": self.tp * self.cp * self.dp,
+            "dp": self.tp * self.cp * self.inner,
+            "pp": self.tp * self.cp * where(self.inner > 1, 1, self.dp),
             "etp": 1,
             "ep": self.etp,
-            "edp": self.etp * self.ep,
+            "edp": self.etp * self.ep * self.inner,
         }
         degrees = {"tp": self.tp, "ulysses": self.ulysses, "cp": self.cp // self.ulysses, "dp": self.dp, "pp": self.pp}
         degrees |= {"etp": self.etp, "ep": self.ep, "edp": self.edp}
@@ -101,6 +105,8 @@ class Columns:
         size: Number = 1
         for axis in present:
             size = size * degrees[axis]
+        if "cp" in present and "dp" in present and not (isinstance(self.inner, int) and self.inner == 1):
+            return size, ((self.cp, strides["ulysses"]), (self.dp, strides["dp"]))
         return size, strides[present[0]]
 
 

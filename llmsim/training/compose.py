@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number, maximum, minimum, soft_maximum, total, where
@@ -151,12 +152,11 @@ def exposed(compute: Number, transfer: Number, fraction: Number, contention: Num
     """Seconds that a transfer adds to the compute it may hide under.
 
     A ``fraction`` of the transfer may run beside the compute; while both run both slow down by ``contention``
-    (Galvatron, arXiv:2211.13878: ``c min(C, X) + |C - X|``), and where that loses to running one after the other it
-    is not done. Between 0 and the transfer itself; 0 for no transfer.
+    (Galvatron, arXiv:2211.13878: ``c min(C, X) + |C - X|``, which beside the compute is ``X - (2 - c) min(C, X)``), and
+    where that loses to running one after the other it is not done. Between 0 and the transfer itself; 0 for no
+    transfer.
     """
-    beside = fraction * transfer
-    together = minimum(compute, beside)
-    return minimum(beside, (contention - 1) * together + (beside - together)) + (1 - fraction) * transfer
+    return transfer - maximum(0, 2 - contention) * minimum(compute, fraction * transfer)
 
 
 @dataclass
@@ -295,20 +295,20 @@ class StageTime:
     saved_s: Number = 0
     lead_s: Number | None = None
 
-    @property
+    @cached_property
     def forward_s(self) -> Number:
         """Seconds of a forward pass."""
         return total(self.forward.values())
 
-    @property
+    @cached_property
     def backward_s(self) -> Number:
         """Seconds of a backward pass."""
         return total(self.backward.values())
 
-    @property
+    @cached_property
     def once_s(self) -> Number:
         """Seconds once a step."""
-        return self.gradients + self.parameters + self.optimizer
+        return self.gradients + (self.parameters + self.optimizer)
 
 
 @dataclass
@@ -332,7 +332,7 @@ class StepTime:
     pipeline_s: Number
     fixed_s: Number
 
-    @property
+    @cached_property
     def once_s(self) -> Number:
         """Seconds once a step outside the pipeline: the slowest stage's exchange and update."""
         return maximum(*(s.once_s for s in self.stages))
@@ -384,18 +384,22 @@ def _stage_time(
     stage: StageLoad, times: Sequence[KindTime], c: StepConstants, kept: KeptTransfers | None = None
 ) -> StageTime:
     forward: dict[str, Number] = {}
-    backward: dict[str, Number] = {"recompute": 0}
+    backward: dict[str, Number] = {}
+    recompute: Number = 0
     for kind, count, again in zip(times, stage.counts, stage.recomputed, strict=True):
         if isinstance(count, int) and count == 0:
             continue
         for into, layer in ((forward, kind.forward), (backward, kind.backward)):
             for name, seconds in layer.parts.items():
                 into[name] = into.get(name, 0) + count * seconds
-        backward["recompute"] = backward["recompute"] + again * kind.recompute.seconds
+        if not (isinstance(again, int) and again == 0):
+            recompute = recompute + again * kind.recompute.seconds
+    backward["recompute"] = recompute  # last, so that columns of many settings are added up once
     beside_forward, beside_backward = total(forward.values()), total(backward.values())
     if kept is not None:
-        forward["offload"] = kept.exposed(beside_forward, stage.counts, stage.recomputed)
-        backward["offload"] = kept.exposed(beside_backward, stage.counts, stage.recomputed)
+        transfer = kept.seconds(stage.counts, stage.recomputed)
+        forward["offload"] = kept.exposed(beside_forward, transfer)
+        backward["offload"] = kept.exposed(beside_backward, transfer)
     here = stage.update_s / c.in_situ["memory"] + total(s / c.in_situ[n] for n, s in stage.products_s.items())
     return StageTime(
         forward,
@@ -414,5 +418,7 @@ def _lead_seconds(stage: StageLoad, lead: Sequence[Number], times: Sequence[Kind
         if isinstance(n, int) and n == 0:
             continue
         own = kind.forward.seconds + kind.backward.seconds
-        seconds = seconds + n * own + again * n / maximum(count, 1) * kind.recompute.seconds
+        seconds = seconds + n * own
+        if not (isinstance(again, int) and again == 0):
+            seconds = seconds + again * (n / maximum(count, 1) * kind.recompute.seconds)
     return seconds

@@ -94,13 +94,12 @@ class KeptTransfers:
     def seconds(self, counts: Sequence[Number], recomputed: Sequence[Number]) -> Number:
         """One way, of some layers, how many of which recompute."""
         each = zip(self.plain, self.recomputing, counts, recomputed, strict=False)  # the ends send nothing
-        return total((n - again) * plain + again * other for plain, other, n, again in each)
+        return total(n * plain + again * (other - plain) for plain, other, n, again in each)
 
-    def exposed(self, beside_s: Number, counts: Sequence[Number], recomputed: Sequence[Number]) -> Number:
-        """What of that is not hidden under the layers' own pass. Copies have engines of their own and take little of
-        the device's bandwidth, so that nothing slows down."""
-        transfer = self.seconds(counts, recomputed)
-        return maximum(transfer - beside_s, (1 - self.hidden) * transfer)
+    def exposed(self, beside_s: Number, transfer_s: Number) -> Number:
+        """What of a transfer is not hidden under the layers' own pass. Copies have engines of their own and take little
+        of the device's bandwidth, so that nothing slows down."""
+        return maximum(transfer_s - beside_s, (1 - self.hidden) * transfer_s)
 
     def map(self, change: Callable[[Number], Number]) -> KeptTransfers:
         """The same with every number changed (a selection of rows)."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
 
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.shim import Number, maximum
-from .orders import device_order, routes
+from .orders import Node, device_order, routes
 
 Times: TypeAlias = Sequence[Sequence[Number]]
 """Seconds of one micro-batch, ``[device][chunk]``."""
@@ -69,7 +70,7 @@ def longest_path(
         If the schedule is not defined for this shape, or deadlocks (it cannot for those built here).
     """
     pp, chunks = len(forward), len(forward[0])
-    orders = [device_order(schedule, i, pp, chunks, micro_batches) for i in range(pp)]
+    orders = _orders(schedule, pp, chunks, micro_batches)
     lanes = _lanes(schedule, forward, backward, micro_batches, hop_s, weight, saved)
     many = isinstance(forward[0][0], np.ndarray)
     position: list[int] = [0] * pp
@@ -102,6 +103,11 @@ def longest_path(
     if saved is not None:
         busy = tuple(b - sum(kind == "&" for kind, _, _ in orders[i]) * saved[i] for i, b in enumerate(busy))
     return Timeline(maximum(*clock), busy, tuple(clock))
+
+
+@lru_cache(maxsize=32)
+def _orders(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -> list[list[Node]]:
+    return [device_order(schedule, i, pp, chunks, micro_batches) for i in range(pp)]
 
 
 _Lane: TypeAlias = tuple[list[Number], Number, Number, list[Number]]

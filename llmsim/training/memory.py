@@ -44,7 +44,8 @@ sharding; kernel workspaces."""
 
 def memory_limit(cluster: Cluster, software: Software) -> float:
     """What a plan may use of a device, bytes: its memory less the headroom."""
-    return cluster.profile.memory_bytes.value * (1 - software.memory.headroom.value)
+    given = cluster.memory_headroom
+    return cluster.profile.memory_bytes.value * (1 - (software.memory.headroom.value if given is None else given))
 
 
 @dataclass
@@ -232,8 +233,8 @@ def _activations(
     """
     body: Number = 0
     ends: Number = 0
-    saved: Number = 0
-    again: Number = 0
+    saved: list[Number] = []
+    again: list[Number] = []
     some = where(share > 0, 1, 0)
     for index, (kind, count) in enumerate(zip(memories, counts, strict=True)):
         if index >= head:
@@ -242,9 +243,9 @@ def _activations(
         flying = count * held
         body = body + flying * kind.plain + count * kind.per_step
         if index < head - 1:  # embeddings never recompute
-            saved = saved + flying * kind.change
-            again = maximum(again, minimum(count, 1) * kind.again)
-    return body + share * saved, ends, some * again
+            saved.append(flying * kind.change)
+            again.append(minimum(count, 1) * kind.again)
+    return body + share * total(saved), ends, some * maximum(*again)
 
 
 def _split_activations(
@@ -262,10 +263,10 @@ def _split_activations(
     none, _, _ = _activations(kinds, stage.counts, recomputing, 0, head)
     operands = total(k.operands * n for k, n in zip(kinds[: head - 1], stage.counts, strict=False))
     share = 1 / columns.chunks if problem.facts.shape == "loop" else 0.5
-    most: Number = 0
-    for rank in (stage.first, stage.first + maximum(stage.repeats, 1) - 1):
-        for plain, late in _held(problem, columns, rank):
-            most = maximum(most, (whole - none) * plain * share + operands * late * share)
+    each = whole - none
+    ranks = (stage.first, stage.first + maximum(stage.repeats, 1) - 1)
+    held = (pair for rank in ranks for pair in _held(problem, columns, rank))
+    most = maximum(*(each * (plain * share) + operands * (late * share) for plain, late in held))
     return none + most, ends, again
 
 

@@ -169,7 +169,7 @@ def recomputed_layers(problem: Problem, counts: Sequence[Number], share: Number 
         Of the stage's layers, where it has one of its own.
     """
     body, share = body_kinds(problem.architecture), recomputed_share(problem, share)
-    return [n * share if i < body else n * 0.0 for i, n in enumerate(counts)]
+    return [n * share if i < body else 0 for i, n in enumerate(counts)]
 
 
 def recomputed_share(problem: Problem, share: Number | None = None) -> Number:

@@ -61,6 +61,7 @@ def plan_columns(plan: TrainingPlan) -> Columns:
         etp=plan.expert_tensor_parallel,
         shard=(plan.shard_group or whole) if plan.sharding == "hsdp" else whole,
         imbalance=plan.rows_factor,
+        inner=plan.pipeline_parallel if plan.rank_order == "tp-cp-pp-dp" else 1,
     )
 
 

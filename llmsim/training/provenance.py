@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import shipped_fit
+from ..hardware.fitted import Fit, shipped_fit
 from .constants import product_class
 from .structure import Structure
 
 
-def rate_origins(cluster: Cluster, structure: Structure) -> dict[str, str]:
+def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None) -> dict[str, str]:
     """Part of a step -> origin of the constant that decides it (``fitted``, ``measured``, ``datasheet``,
-    ``assumed``)."""
+    ``assumed``).
+
+    Parameters
+    ----------
+    fit
+        By default the one that ships.
+    """
     device, software = cluster.profile, structure.software
-    rates, fitted = device.kernel_rates(), shipped_fit().values
+    rates, fitted = device.kernel_rates(), (shipped_fit() if fit is None else fit).values
     generation, stack = f"generations/{device.generation}/in_situ", f"software/{software.name}"
 
     def origin(path: str, otherwise: str) -> str:

@@ -4,7 +4,7 @@ holds."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from ..core.data_parallel import (
     Padding,
@@ -167,6 +167,8 @@ def exchange(
     parameter, reduce
         Formats that they travel in.
     """
+    if sharding == "hsdp":  # its groups are neighbours: no pipeline lies between them
+        columns = replace(columns, inner=1)
     whole, near = columns.group(("ulysses", "cp", "dp"))
     experts = columns.group(("edp",))
     shard, replica = (whole, near), (whole, near)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -12,23 +13,25 @@ from ..architecture import Architecture
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .balance import balanced_layout
-from .compose import STEP_PARTS, StageTime, StepTime, compose_step, kind_time
-from .constants import Overlay, StepConstants, step_constants
+from .breakdown import step_breakdown
+from .compose import KindTime, StageTime, StepTime, compose_step, kind_time
+from .constants import StepConstants, step_constants
 from .conventions import published_flops
 from .depths import check_depths, fitted_depths
 from .intervals import log_width
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
-from .orders import paired_passes
 from .prepare import Prepared, Problem, prepare, recomputed_layers
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
 from .result import OffloadReport, StageReport, TrainingResult
 from .split import pair_share, pass_seconds
 from .stages import Stage, chunk_counts, model_kinds, stage_shares
+from .structure import Documents
 
 
 def simulate_training(
@@ -36,7 +39,7 @@ def simulate_training(
     architecture: Architecture | str,
     cluster: Cluster | str,
     *,
-    overlay: Overlay | None = None,
+    fit: Fit | None = None,
     assumed: dict[str, str] | None = None,
 ) -> TrainingResult:
     """Simulate one training step.
@@ -48,8 +51,8 @@ def simulate_training(
         are written out in the plan of the answer.
     architecture, cluster
         Objects, or what :meth:`Architecture.from_config` and :meth:`Cluster.parse` take.
-    overlay
-        Fitted constants to use instead of those that ship.
+    fit
+        Fitted constants to use instead of those that ship, with their intervals.
     assumed
         What the caller already took from profiles, to be listed in the answer.
 
@@ -70,7 +73,7 @@ def simulate_training(
     if broken:
         raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
     problem = plan_problem(model, machine, plan)
-    constants = step_constants(machine, problem.structure, overlay)
+    constants = step_constants(machine, problem.structure, None if fit is None else fit.overlay)
     columns = plan_columns(plan)
     if plan.layers_per_stage == "balanced":
         fitted = plan.recompute_layers == "fitted"
@@ -83,19 +86,25 @@ def simulate_training(
     prepared = prepare(problem, columns, constants)
     software = plan.software.assumed(plan.schedule_name)
     taken = {**(assumed or {}), **machine.assumed(), **model.assumed(plan.sequence_length), **software}
-    return _report(plan, problem, prepared, constants, taken)
+    return _report(plan, problem, prepared, constants, taken, fit)
 
 
 def _report(
-    plan: TrainingPlan, problem: Problem, prepared: Prepared, constants: StepConstants, assumed: dict[str, str]
+    plan: TrainingPlan,
+    problem: Problem,
+    prepared: Prepared,
+    constants: StepConstants,
+    assumed: dict[str, str],
+    fit: Fit | None,
 ) -> TrainingResult:
-    time = compose_step(prepared.load, constants)
-    seconds = exact_seconds(problem, prepared, time, constants)
-    breakdown = step_breakdown(prepared, time, seconds)
+    times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
+    time = compose_step(prepared.load, constants, times)
+    seconds = exact_seconds(problem, prepared, time, times)
+    parts = step_breakdown(prepared.load, prepared.stages, time, seconds)
+    breakdown = {name: float(value) for name, value in parts.items()}
     step = sum(breakdown.values())
     memories = stage_memory(problem, prepared, constants)
-    published = published_flops(problem.architecture, plan.sequence_length, plan.recompute, plan.documents)
-    flops = {k: float(v) for k, v in published.items()}
+    flops = dict(_flops_per_token(problem.architecture, plan.sequence_length, plan.recompute, plan.documents))
     convention = "model-packed" if plan.documents else "model-causal"
     tokens = plan.global_batch_size * plan.sequence_length
     per_device = tokens / step / plan.n_devices
@@ -108,7 +117,7 @@ def _report(
         cluster=f"{problem.cluster.nodes}x{problem.cluster.devices_per_node}x{device.name}",
         n_devices=plan.n_devices,
         step_time_s=step,
-        step_interval_s=None if plan.adapter != "none" else step_interval(step, problem),
+        step_interval_s=None if plan.adapter != "none" else step_interval(step, problem, fit),
         breakdown_s=breakdown,
         tokens_per_step=tokens,
         tokens_per_s_per_device=per_device,
@@ -120,7 +129,7 @@ def _report(
         stages=[_stage_report(problem, prepared, i, time, memory) for i, memory in enumerate(memories)],
         memory_limit_bytes=memory_limit(problem.cluster, problem.structure.software),
         assumed=assumed,
-        provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure)),
+        provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure, fit)),
         offload=_offload_report(problem, prepared, time, memories, breakdown["offload"], constants),
     )
 
@@ -154,18 +163,31 @@ def _offload_report(
     )
 
 
-def step_interval(step_s: float, problem: Problem) -> tuple[float, float] | None:
+def step_interval(step_s: float, problem: Problem, fit: Fit | None = None) -> tuple[float, float] | None:
     """80 % interval of a predicted step time, seconds."""
-    width = log_width(problem.architecture, problem.cluster, problem.structure.software)
+    width = log_width(problem.architecture, problem.cluster, problem.structure.software, fit)
     return None if width is None else (step_s * math.exp(-width), step_s * math.exp(width))
 
 
-def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, constants: StepConstants) -> float:
-    """Seconds of the longest path through the plan's schedule, every chunk with its own time."""
+@lru_cache(maxsize=256)
+def _flops_per_token(
+    architecture: Architecture, sequence: int, recompute: str, documents: Documents
+) -> Mapping[str, float]:
+    return {k: float(v) for k, v in published_flops(architecture, sequence, recompute, documents).items()}
+
+
+def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, times: Sequence[KindTime]) -> float:
+    """Seconds of the longest path through the plan's schedule, every chunk with its own time.
+
+    Parameters
+    ----------
+    times
+        Of the layer kinds.
+    """
     forward: list[list[float]] = []
     backward: list[list[float]] = []
     weight: list[list[float]] = []
-    chunk_times, load = _chunk_times(problem, prepared, constants), prepared.load
+    chunk_times, load = _chunk_times(problem, prepared, times), prepared.load
     each = chunk_counts(problem.architecture, int(load.pp), int(load.chunks), problem.schedule, problem.layout)
     for chunks, share in zip(each, stage_shares(problem.architecture, each, problem.depths), strict=True):
         own = [chunk_times(counts, share) for counts in chunks]
@@ -183,11 +205,10 @@ def _each_stage(prepared: Prepared, time: StepTime) -> list[StageTime]:
 
 
 def _chunk_times(
-    problem: Problem, prepared: Prepared, constants: StepConstants
+    problem: Problem, prepared: Prepared, times: Sequence[KindTime]
 ) -> Callable[[tuple[int, ...], float | None], tuple[float, float, float]]:
     """Seconds of a chunk from its layer counts and the share of them that recomputes: forward, backward, and of this
     the gradients of weights."""
-    times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
 
     def of(counts: tuple[int, ...], share: float | None) -> tuple[float, float, float]:
         again = recomputed_layers(problem, counts, share)
@@ -195,30 +216,6 @@ def _chunk_times(
         return forward, inputs + weights, weights
 
     return of
-
-
-def step_breakdown(prepared: Prepared, time: StepTime, schedule_s: float) -> dict[str, float]:
-    """Seconds of a step by part: those of the busiest stage, and the rest of the schedule's as bubble.
-
-    What is done once a step is that of the stage where exchange and update take longest.
-    """
-    micro_batches = float(prepared.load.micro_batches)
-    each = [float(s.forward_s + s.backward_s) for s in time.stages]
-    slowest = each.index(max(each))
-    busiest = time.stages[slowest]
-    parts = dict.fromkeys(STEP_PARTS, 0.0)
-    for table in (busiest.forward, busiest.backward):
-        for name, seconds in table.items():
-            parts[name] += micro_batches * float(seconds)
-    schedule, rank = prepared.load.schedule, int(prepared.stages[slowest].first)
-    pairs = paired_passes(schedule, rank, int(prepared.load.pp), int(micro_batches))
-    if pairs:
-        parts["ep"] -= pairs * pair_share(schedule) * float(busiest.saved_s)
-    parts["bubble"] = max(0.0, schedule_s - sum(parts.values()))
-    once = max(time.stages, key=lambda s: float(s.once_s))
-    parts["gradients"], parts["parameters"] = float(once.gradients), float(once.parameters)
-    parts["optimizer"], parts["fixed"] = float(once.optimizer), float(time.fixed_s)
-    return parts
 
 
 def _stage_report(problem: Problem, prepared: Prepared, index: int, time: StepTime, memory: StageMemory) -> StageReport:

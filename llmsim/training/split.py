@@ -84,6 +84,7 @@ def pass_seconds(
         inputs = inputs + count * (kind.backward.seconds - kind.weight_s) + again * kind.recompute.seconds
         weights = weights + count * kind.weight_s
     if kept is not None:
-        backward = kept.exposed(inputs + weights, counts, recomputed)
-        forward, inputs = forward + kept.exposed(forward, counts, recomputed), inputs + backward
+        transfer = kept.seconds(counts, recomputed)
+        backward = kept.exposed(inputs + weights, transfer)
+        forward, inputs = forward + kept.exposed(forward, transfer), inputs + backward
     return forward, inputs, weights

@@ -1,0 +1,161 @@
+"""The answer to a planning question: plain records, ready for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .._version import __version__
+from ..economics.job import JobCost
+from ..plans.training import TrainingPlan
+from ..training.result import TrainingResult
+from .choose import Difference
+
+SCHEMA = "llmsim.training-planning/1"
+
+
+@dataclass(frozen=True)
+class Tradeoff:
+    """One point of the trade of time against memory."""
+
+    plan: TrainingPlan
+    step_time_s: float
+    device_bytes: float
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """One plan of the answer.
+
+    Attributes
+    ----------
+    result
+        Its simulation.
+    job
+        What the whole job takes, where its tokens are known.
+    behind
+        Where it loses against the winner, part by part, in seconds; nothing for the winner.
+    """
+
+    result: TrainingResult
+    job: JobCost | None
+    behind: list[Difference] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """A plan that would be faster than the winner if it fitted.
+
+    Attributes
+    ----------
+    step_time_s
+        By its exact schedule.
+    lacking_bytes
+        Of device memory beyond what a plan may use.
+    """
+
+    plan: TrainingPlan
+    step_time_s: float
+    lacking_bytes: float
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Plans that are as good as the best within the accuracy of any model.
+
+    Attributes
+    ----------
+    plans
+        How many lie within a hundredth of the best, by the closed form.
+    simplest, step_time_s
+        Of those, the one with the fewest mechanisms, and its exact time.
+    """
+
+    plans: int
+    simplest: TrainingPlan
+    step_time_s: float
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the plans of the space.
+
+    Attributes
+    ----------
+    considered
+        Combinations of degrees, sizes and settings that were formed.
+    rejected
+        Rule -> combinations that it dropped.
+    evaluated, fitting
+        Plans whose memory was computed, and those that fit.
+    bounded
+        Of those, plans that a bound on their time ruled out before they were timed.
+    simulated
+        Plans whose schedule was computed exactly.
+    proven
+        Whether no other plan of the space can be faster than the winner: the closed form is never above the exact time,
+        and every plan for which it is below the winner's had its schedule computed.
+    bound_gap
+        The winner's time over the least closed form of a plan whose schedule was not, less 1: not above 0 where it is
+        proven. How far the winner may be from the best.
+    """
+
+    considered: int
+    rejected: dict[str, int]
+    evaluated: int
+    fitting: int
+    bounded: int
+    simulated: int
+    proven: bool
+    bound_gap: float
+
+
+@dataclass(frozen=True)
+class TrainingPlanning:
+    """The answer to a planning question.
+
+    Attributes
+    ----------
+    model, cluster
+        Names.
+    best
+        Plans that differ in kind, fastest first.
+    plateau
+        How many plans are as good, and the simplest of them.
+    misses
+        Plans of the same kinds that would be faster if they fitted, each with the memory that it lacks.
+    pareto
+        Plans that no other beats in time and memory, by the closed form.
+    counts
+        What became of the space.
+    assumed
+        What was not said and was taken from profiles: field -> text.
+    search_s
+        Seconds that the search took.
+    """
+
+    model: str
+    cluster: str
+    best: list[PlannedJob]
+    plateau: Plateau
+    misses: list[NearMiss]
+    pareto: list[Tradeoff]
+    counts: Counts
+    assumed: dict[str, str] = field(default_factory=dict)
+    search_s: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON wants it, with schema and version."""
+        data = asdict(self)
+        data["best"] = [
+            {
+                "result": j.result.to_dict(),
+                "job": asdict(j.job) if j.job else None,
+                "behind": [asdict(d) for d in j.behind],
+            }
+            for j in self.best
+        ]
+        data["pareto"] = [{**asdict(t), "plan": t.plan.model_dump()} for t in self.pareto]
+        data["misses"] = [{**asdict(m), "plan": m.plan.model_dump()} for m in self.misses]
+        data["plateau"] = {**asdict(self.plateau), "simplest": self.plateau.simplest.model_dump()}
+        return {"schema": SCHEMA, "version": __version__, **data}

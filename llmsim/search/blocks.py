@@ -1,0 +1,294 @@
+"""Plans in blocks: step time, breakdown and memory of every plan of a variant.
+
+What does not depend on recomputation is prepared for all rows of a variant at once. A block is some rows under one way
+to offload and every way to recompute: only what depends on both is as large as all plans, and a block stays in the
+processor's cache. Memory comes first: plans that do not fit are not timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
+
+import numpy as np
+
+from ..core.shim import Number, maximum
+from ..training.breakdown import step_breakdown
+from ..training.columns import Columns
+from ..training.compose import KindTime, LayerTime, StepLoad, StepTime, compose_step
+from ..training.kept import KindMemory
+from ..training.memory import StageMemory, memory_of_stage, stage_states
+from ..training.prepare import Problem, offloading, recomputed_layers, step_load
+from ..training.stages import Stage
+from .evaluate import Evaluator, Kinds, keyed_entries, some_rows
+from .variants import Settings, Variant
+
+BLOCK = 65_536
+"""Plans that are evaluated at once: what their arrays take stays in the processor's cache."""
+FREED_BYTES = 24 * 2**20
+"""An array of this size, freed at once, makes the C library keep up to twice as much freed memory instead of giving it
+back to the system, from where every temporary array of a block would have to be fetched again (glibc, mallopt: the
+dynamic mmap threshold). It is never written to and takes no memory."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Plans evaluated at once: some rows of a variant with one way to offload and every way to recompute.
+
+    Attributes
+    ----------
+    where
+        Positions among the rows of the variant.
+    offload
+        Number of the way to offload.
+    step_s
+        Closed-form time of a step, ``[recompute, row]``; infinite for a plan that was not timed.
+    fitting
+        Plans that fit.
+    bounded
+        Those of them that were not timed, because a bound on their time says that they do not matter.
+    device_bytes
+        Memory of the fullest stage as the driver sees it; infinite where the host is too full.
+    parts
+        Seconds of a step by part, where they are asked for: they sum to ``step_s`` of a plan that fits.
+    stage_bytes
+        With them, memory of each run of stages, ``[run, recompute, row]``.
+    """
+
+    where: np.ndarray
+    offload: int
+    step_s: np.ndarray
+    device_bytes: np.ndarray
+    fitting: int
+    bounded: int
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    stage_bytes: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class VariantRows:
+    """The rows of a variant without what depends on recomputation: one entry each or, where ways to offload differ,
+    ``[offload, row]``.
+
+    Attributes
+    ----------
+    keys
+        Of each row, its number among the distinct keys.
+    states
+        What each run of stages holds whatever is kept for backward.
+    """
+
+    columns: Columns
+    keys: np.ndarray
+    stages: tuple[Stage, ...]
+    states: list[dict[str, Number]]
+    load: StepLoad
+
+
+def variant_rows(variant: Variant) -> VariantRows:
+    """What the plans of a variant have in common whatever is recomputed."""
+    evaluator = variant.evaluator
+    problem, rows, settings = variant.problem, variant.rows, variant.settings
+    if settings.offload.moves:
+        problem = replace(problem, offload=settings.offload)
+    columns = evaluator.columns(variant.shard_group, variant.ulysses, variant.rank_order).take(rows)
+    parameters = [some_rows(p, rows) for p in evaluator.parameters(problem, variant.shard_group)]
+    known = evaluator.keys(variant.ulysses).rows
+    stages = problem.stages(columns)
+    states = [stage_states(problem, columns, stage, parameters) for stage in stages]
+    load = step_load(problem, columns, stages, parameters, (), evaluator.constants)
+    return VariantRows(columns, rows if known is None else known[rows], stages, states, load)
+
+
+Filter = Callable[[np.ndarray, int, np.ndarray, np.ndarray], np.ndarray]
+"""Of positions among the rows of a variant, the way to offload, a bound on the time of each and the least memory of
+each: which to time."""
+
+
+def blocks(
+    variant: Variant, *, parts: bool = False, wanted: Filter | None = None, limit: float | None = None
+) -> Iterator[Block]:
+    """Step time and memory of all plans of a variant, a block at a time.
+
+    Parameters
+    ----------
+    parts
+        Adds the breakdown.
+    wanted
+        Only these rows are timed; all that fit where it is not given.
+    limit
+        Device memory up to which a plan is said to fit; what there is where it is not given.
+    """
+    np.empty(FREED_BYTES, np.uint8)
+    settings, kinds, rows = variant.settings, variant.evaluator.kinds(variant), variant_rows(variant)
+    size = max(64, BLOCK // len(settings.ladder))
+    groups = _alike(rows, variant.plans)
+    for offload, way in enumerate(settings.offloads):
+        problem = replace(variant.problem, offload=way)
+        work = _Work(
+            variant.evaluator,
+            problem,
+            kinds,
+            rows,
+            offload,
+            settings,
+            variant.evaluator.limit if limit is None else limit,
+        )
+        for group in groups:
+            for start in range(0, len(group), size):
+                yield work.block(group[start : start + size], parts, wanted)
+
+
+def _alike(rows: VariantRows, plans: int) -> list[np.ndarray]:
+    """Positions of plans whose pipelines have equally many runs of stages: runs that are not there cost as much as
+    others. A few plans go together."""
+    if plans <= 4 * BLOCK:
+        return [np.arange(len(rows.keys))]
+    runs = np.broadcast_to(sum(np.asarray(stage.repeats) > 0 for stage in rows.stages), rows.keys.shape)
+    return [np.flatnonzero(runs == n) for n in np.unique(runs)]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """The rows of a variant under one way to offload."""
+
+    evaluator: Evaluator
+    problem: Problem
+    kinds: Kinds
+    rows: VariantRows
+    offload: int
+    settings: Settings
+    limit: float
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        return self.settings.shares[:, None]
+
+    @cached_property
+    def bound(self) -> np.ndarray | None:
+        """For each row what every way to recompute takes at least: the time without recomputation and without moving
+        activations. Recomputing adds to backward at least what it lets hide there, and moving exposes time or none.
+        None where passes run in pairs, which hide more the longer they are."""
+        if self.problem.facts.paired:
+            return None
+        where, modes = np.arange(len(self.rows.keys)), np.arange(len(self.settings.modes))
+        still = replace(self, problem=replace(self.problem, offload=replace(self.problem.offload, activations=0.0)))
+        _, time = still._time(where, (), np.zeros((len(modes), 1)), modes, parts=False)
+        least: np.ndarray = np.broadcast_to(time.seconds, (len(modes), len(where))).min(axis=0)
+        return least
+
+    def block(self, where: np.ndarray, parts: bool, wanted: Filter | None) -> Block:
+        """Every way to recompute for some rows."""
+        stages = self._stages(where)
+        memories = self.kinds.memories
+        if not self.problem.offload.moves_activations:
+            memories = [replace(m, recomputing=0.0) for m in memories]  # nobody asks
+        kept = [some_rows(m, self.rows.keys[where], self.settings.mode) for m in memories]
+        shape = (len(self.settings.ladder), len(where))
+        each = self._stage_memory(where, stages, kept)
+        memory = np.broadcast_to(maximum(*(m.device_bytes for m in each)), shape)
+        if self.problem.offload.moves:
+            host = np.broadcast_to(maximum(*(m.host_bytes for m in each)), shape)
+            limit = self.evaluator.cluster.profile.host_memory_bytes.value
+            memory = np.where(host <= limit, memory, np.inf)
+        fits = memory <= self.limit
+        step = np.full(shape, np.inf)
+        timed = fits.any(axis=0)
+        fitting, bounded = int(np.count_nonzero(fits)), 0
+        if wanted is not None and self.bound is not None and fitting:
+            timed &= wanted(where, self.offload, self.bound[where], memory.min(axis=0))
+            bounded = fitting - int(np.count_nonzero(fits[:, timed]))
+        fit = np.flatnonzero(timed)
+        found: dict[str, np.ndarray] = {}
+        if len(fit):
+            own = where if len(fit) == len(where) else where[fit]
+            kept = kept if own is where else [some_rows(m, fit) for m in kept]
+            load, time = self._time(own, kept, self.shares, self.settings.mode, parts=parts)
+            step[:, fit] = time.seconds
+            step[~fits] = np.inf
+            if parts:
+                table = step_breakdown(load, self._stages(own), time, time.pipeline_s)
+                found = {name: _spread(value, shape, fit) for name, value in table.items() if name in self.parts}
+        stage_bytes = np.stack([np.broadcast_to(m.device_bytes, shape) for m in each]) if parts else None
+        return Block(where, self.offload, step, memory, fitting, bounded, found, stage_bytes)
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        """Parts of a step that some layer or setting has."""
+        kinds = [p for k in self.kinds.full for p in (k.forward.parts, k.backward.parts)]
+        always = ("recompute", "bubble", "gradients", "parameters", "optimizer", "fixed")
+        moved = ("offload",) if self.problem.offload.moves_activations else ()
+        return frozenset(chain(always, moved, *kinds))
+
+    def _picked(self, where: np.ndarray) -> Callable[[Number], Number]:
+        """Selects the entries of some rows under this way to offload."""
+
+        def pick(value: Number) -> Number:
+            if not isinstance(value, np.ndarray) or value.ndim == 0:
+                return value
+            if value.ndim == 2:
+                value = value[self.offload if len(value) > 1 else 0]
+            return value.take(where) if len(value) > 1 else value
+
+        return pick
+
+    def _stages(self, where: np.ndarray) -> list[Stage]:
+        pick = self._picked(where)
+        return [
+            replace(
+                s,
+                counts=tuple(map(pick, s.counts)),
+                lead=tuple(map(pick, s.lead)),
+                first=pick(s.first),
+                repeats=pick(s.repeats),
+                share=self.shares,
+            )
+            for s in self.rows.stages
+        ]
+
+    def _stage_memory(
+        self, where: np.ndarray, stages: Sequence[Stage], kept: Sequence[KindMemory]
+    ) -> list[StageMemory]:
+        pick, columns = self._picked(where), self.rows.columns.take(where)
+        constants = self.evaluator.constants
+        return [
+            memory_of_stage(self.problem, columns, stage, {n: pick(v) for n, v in own.items()}, kept, constants)
+            for stage, own in zip(stages, self.rows.states, strict=True)
+        ]
+
+    def _time(
+        self, where: np.ndarray, kept: Sequence[KindMemory], shares: np.ndarray, mode: np.ndarray, *, parts: bool
+    ) -> tuple[StepLoad, StepTime]:
+        problem, kinds, constants = self.problem, self.kinds, self.evaluator.constants
+        load = self.rows.load.map(self._picked(where))
+        load = offloading(problem, load, kept, constants)
+        load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
+        keys = self.rows.keys[where]
+        if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
+            load = replace(load, kinds=[k.map(lambda v: keyed_entries(v, keys, mode)) for k in kinds.seconds])
+            return load, compose_step(load, constants)
+        if parts:
+            times = [_parts_of(k, lambda v: keyed_entries(v, keys, mode)) for k in kinds.full]
+        else:
+            whole = not problem.facts.paired
+            times = [t.map(lambda v: keyed_entries(v, keys, mode), whole=whole) for t in kinds.times]
+        return load, compose_step(load, constants, times)
+
+
+def _spread(value: Number, shape: tuple[int, int], fit: np.ndarray) -> np.ndarray:
+    """One entry a plan; NaN for rows that were not timed."""
+    if len(fit) == shape[1]:
+        return value if np.shape(value) == shape else np.array(np.broadcast_to(value, shape))
+    found = np.full(shape, np.nan)
+    found[:, fit] = value
+    return found
+
+
+def _parts_of(time: KindTime, change: Callable[[Number], Number]) -> KindTime:
+    """The passes of a layer by part with every number changed; what is computed again is one part of a step."""
+    forward, backward = (
+        LayerTime({name: change(v) for name, v in own.parts.items()}) for own in (time.forward, time.backward)
+    )
+    return KindTime(forward, backward, LayerTime({"recompute": change(time.recompute.seconds)}), change(time.weight_s))

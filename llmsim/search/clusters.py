@@ -1,0 +1,294 @@
+"""Which cluster to take: the best plan on each of several, and the one that meets a deadline and a budget best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+from .._version import __version__
+from ..architecture import Architecture
+from ..core.errors import InfeasibleError, InputError, LlmsimError, unknown_name
+from ..core.progress import Bar
+from ..economics.job import JobCost
+from ..hardware.cluster import Cluster
+from .answer import PlannedJob
+from .plan import plan_training
+
+SCHEMA = "llmsim.cluster-choice/1"
+
+Objective: TypeAlias = Literal["cost", "days", "devices", "energy"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+"""What is made small: USD, days, the number of devices, or energy of the whole job."""
+
+
+@dataclass(frozen=True)
+class ClusterOption:
+    """One cluster with one batch size.
+
+    Attributes
+    ----------
+    cluster, n_devices, global_batch
+        What it is.
+    best
+        Its best plan, None where there is none.
+    proven
+        Whether no other plan of the space is faster there.
+    broken
+        Why it is not taken: what it breaks and by how much, or why it has no plan.
+    dominated
+        Whether another option is at least as good in days and in cost, and better in one.
+    """
+
+    cluster: str
+    n_devices: int
+    global_batch: int
+    best: PlannedJob | None
+    proven: bool
+    broken: list[str] = field(default_factory=list)
+    dominated: bool = False
+
+    @property
+    def job(self) -> JobCost | None:
+        """What the whole job takes there."""
+        return self.best.job if self.best else None
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A job that runs on one cluster and then on another, so that it ends with the deadline.
+
+    Attributes
+    ----------
+    first, second
+        Numbers of the options.
+    share
+        Of the tokens, those that the first trains on.
+    days, cost_usd
+        Of the whole job; moving a checkpoint is not counted.
+    """
+
+    first: int
+    second: int
+    share: float
+    days: float
+    cost_usd: float
+
+
+@dataclass(frozen=True)
+class ClusterChoice:
+    """The answer to "which cluster".
+
+    Attributes
+    ----------
+    model, tokens, objective, deadline_days, budget_usd
+        The question.
+    options
+        Those that meet it first, each group from the best to the worst by the objective; those without a plan last.
+    assumed
+        Cluster -> what was not said there and was taken from profiles.
+    mix
+        Two clusters one after the other, where that is cheaper than any alone under a deadline.
+    """
+
+    model: str
+    tokens: float
+    objective: Objective
+    deadline_days: float | None
+    budget_usd: float | None
+    options: list[ClusterOption]
+    assumed: dict[str, dict[str, str]]
+    mix: Mix | None = None
+
+    @property
+    def chosen(self) -> ClusterOption:
+        """The best that meets the question."""
+        return self.options[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON wants it, with schema and version."""
+        data = asdict(self)
+        for own, option in zip(data["options"], self.options, strict=True):
+            if option.best is not None:
+                own["best"] = {
+                    "result": option.best.result.to_dict(),
+                    "job": asdict(option.job) if option.job else None,
+                }
+        return {"schema": SCHEMA, "version": __version__, **data}
+
+
+def plan_cluster(
+    model: Architecture | str | Path,
+    clusters: Sequence[Cluster | str | Path],
+    *,
+    sequence: int,
+    global_batch: int | Sequence[int],
+    tokens: float,
+    objective: Objective = "cost",
+    deadline_days: float | None = None,
+    budget_usd: float | None = None,
+    epochs: float = 1.0,
+    progress: bool = False,
+    **question: Any,
+) -> ClusterChoice:
+    """The cluster, of several, on which a job meets a deadline and a budget best; each runs its best plan.
+
+    Parameters
+    ----------
+    model
+        An architecture, a bundled name or the path of a config.json.
+    clusters
+        Clusters, or texts such as ``64x8xh100-sxm-80gb``; each is of one kind of device.
+    sequence, global_batch
+        Tokens of a sequence; sequences of a step, or several numbers of them to choose from (all are taken to reach the
+        same loss after the same tokens).
+    tokens, epochs
+        Of the job.
+    objective
+        What is made small.
+    deadline_days, budget_usd
+        What the job may take; None for no limit.
+    question
+        Further arguments of :func:`plan_training`, the same for all clusters.
+
+    Raises
+    ------
+    InputError
+        For a value that cannot be used.
+    InfeasibleError
+        Where no cluster meets the question: what the nearest one breaks, and by how much.
+    """
+    architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
+    machines = [Cluster.parse(c) for c in clusters]
+    batches = list(dict.fromkeys([global_batch] if isinstance(global_batch, int) else global_batch))
+    _check(machines, batches, objective, deadline_days, budget_usd)
+    options: list[ClusterOption] = []
+    assumed: dict[str, dict[str, str]] = {}
+    with Bar(progress) as bar:
+        advance = bar.stage("clusters", len(machines) * len(batches))
+        for machine in machines:
+            for batch in batches:
+                arguments = {
+                    "sequence": sequence,
+                    "global_batch": batch,
+                    "tokens": tokens,
+                    "epochs": epochs,
+                    **question,
+                }
+                option, taken = _option(architecture, machine, arguments, deadline_days, budget_usd)
+                options.append(option)
+                assumed[option.cluster] = taken or assumed.get(option.cluster, {})
+                advance()
+    ordered = sorted(_marked(options), key=lambda option: _order(option, objective))
+    if ordered[0].broken:
+        raise _nothing_meets(architecture, ordered[0], objective)
+    mix = cheapest_mix(ordered, deadline_days) if objective == "cost" and deadline_days is not None else None
+    return ClusterChoice(
+        architecture.name, tokens * epochs, objective, deadline_days, budget_usd, ordered, assumed, mix
+    )
+
+
+def cheapest_mix(options: Sequence[ClusterOption], deadline_days: float) -> Mix | None:
+    """The cheapest way to meet a deadline on two clusters one after the other, where none alone is as cheap.
+
+    Days and cost are linear in the share of the tokens, so that the best mix has one option that meets the deadline
+    and one that is cheaper and does not, and ends with the deadline.
+
+    Parameters
+    ----------
+    options
+        The first is the cheapest that meets it.
+    """
+    jobs = {i: option.job for i, option in enumerate(options) if option.job is not None}
+    best: Mix | None = None
+    for i, fast in jobs.items():
+        for k, cheap in jobs.items():
+            if fast.days > deadline_days or cheap.days <= deadline_days or cheap.cost_usd >= fast.cost_usd:
+                continue
+            share = (cheap.days - deadline_days) / (cheap.days - fast.days)
+            cost = share * fast.cost_usd + (1 - share) * cheap.cost_usd
+            least = jobs[0].cost_usd if best is None else best.cost_usd
+            if cost < least:
+                best = Mix(i, k, share, deadline_days, cost)
+    return best
+
+
+def _check(
+    machines: Sequence[Cluster], batches: Sequence[int], objective: str, deadline: float | None, budget: float | None
+) -> None:
+    if not machines:
+        raise InputError("clusters", [], "at least one", "8x8xh100-sxm-80gb")
+    if not batches:
+        raise InputError("global_batch", [], "at least one number of sequences", 256)
+    if objective not in OBJECTIVES:
+        raise unknown_name("objective", objective, OBJECTIVES)
+    for name, value in (("deadline_days", deadline), ("budget_usd", budget)):
+        if value is not None and not 0 < value < float("inf"):
+            raise InputError(name, value, "a number above 0")
+
+
+def _option(
+    architecture: Architecture,
+    machine: Cluster,
+    arguments: dict[str, Any],
+    deadline: float | None,
+    budget: float | None,
+) -> tuple[ClusterOption, dict[str, str]]:
+    name = f"{machine.nodes}x{machine.devices_per_node}x{machine.profile.name}"
+    shape = name, machine.n_devices, arguments["global_batch"]
+    try:
+        answer = plan_training(architecture, machine, **{**arguments, "top": 1})
+    except LlmsimError as error:
+        if isinstance(error, InputError) and error.field not in _OF_THE_CLUSTER:
+            raise  # wrong for every cluster
+        return ClusterOption(*shape, None, False, [str(error)]), {}
+    best = answer.best[0]
+    assert best.job is not None
+    limits = (("days", best.job.days, deadline, "{:,.1f} days"), ("cost", best.job.cost_usd, budget, "{:,.0f} USD"))
+    broken = [
+        f"{what}: {form.format(value)}, {100 * (value / most - 1):.0f} % above {form.format(most)}"
+        for what, value, most, form in limits
+        if most is not None and value > most
+    ]
+    return ClusterOption(*shape, best, answer.counts.proven, broken), answer.assumed
+
+
+_OF_THE_CLUSTER = frozenset(
+    {"global_batch", "pipeline_parallel", "tensor_parallel", "context_parallel", "expert_parallel", "micro_batch_size",
+     "virtual_pipeline", "sharding", "precision"}
+)  # fmt: skip
+"""Fields that may be wrong on one cluster and right on another."""
+
+
+def _marked(options: Sequence[ClusterOption]) -> list[ClusterOption]:
+    """With those marked that another one beats in days and cost."""
+
+    def beats(other: JobCost, own: JobCost) -> bool:
+        one, two = (other.days, other.cost_usd), (own.days, own.cost_usd)
+        return one != two and one[0] <= two[0] and one[1] <= two[1]
+
+    jobs = [option.job for option in options if option.job]
+    return [replace(o, dominated=o.job is not None and any(beats(j, o.job) for j in jobs)) for o in options]
+
+
+_VALUE: dict[Objective, Callable[[ClusterOption, JobCost], float]] = {
+    "cost": lambda option, job: job.cost_usd,
+    "days": lambda option, job: job.days,
+    "devices": lambda option, job: option.n_devices,
+    "energy": lambda option, job: job.energy_kwh,
+}
+
+
+def _order(option: ClusterOption, objective: Objective) -> tuple[float, ...]:
+    job = option.job
+    if job is None:
+        return (2.0, float(option.n_devices), 0.0, 0.0)
+    return (1.0 if option.broken else 0.0, _VALUE[objective](option, job), job.days, float(option.n_devices))
+
+
+def _nothing_meets(architecture: Architecture, nearest: ClusterOption, objective: Objective) -> InfeasibleError:
+    where = f"{architecture.name} on {nearest.cluster} with {nearest.global_batch} sequences a step"
+    return InfeasibleError(
+        f"no cluster meets the question. The nearest by {objective} is {where}: {'; '.join(nearest.broken)}"
+    )
