@@ -143,7 +143,7 @@ def _closed_form(found: TrainingExplanation, depth: int) -> Grid:
     bases = ", ".join(f"{d.name} = {_value(d)} {d.meaning}" for d in _bases(found, shown))
     same = abs(found.value / found.simulated - 1) if found.simulated else 0.0
     note = f"with {bases}; " if bases else ""
-    note += f"the closed form is {same:.0e} off the simulation" if same else "the closed form equals the simulation"
+    note += f"the closed form equals the simulation to {same:.0e}" if same else "the closed form equals the simulation"
     return Grid(f"Closed form of the {found.quantity} in this plan's regime", ("", "", "", ""), rows, frozenset({2}),
                 note=note)  # fmt: skip
 
