@@ -17,6 +17,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .architecture import Architecture
     from .core.errors import InfeasibleError, InputError, LlmsimError, UnsupportedError
+    from .explain.explain import TrainingExplanation, explain_training
     from .hardware.cluster import Cluster
     from .measure.trace import trace
     from .plans.training import TrainingPlan
@@ -40,11 +41,13 @@ _HOMES = {
     "LlmsimError": "core.errors",
     "SearchSpace": "search.space",
     "TracedModule": "training.traced",
+    "TrainingExplanation": "explain.explain",
     "TrainingPlan": "plans.training",
     "TrainingPlanning": "search.answer",
     "TrainingResult": "training.result",
     "UnsupportedError": "core.errors",
     "compare": "serving.compare",
+    "explain_training": "explain.explain",
     "plan_cluster": "search.clusters",
     "plan_training": "search.plan",
     "simulate_traced": "training.traced",
@@ -63,12 +66,14 @@ __all__ = [
     "LlmsimError",
     "SearchSpace",
     "TracedModule",
+    "TrainingExplanation",
     "TrainingPlan",
     "TrainingPlanning",
     "TrainingResult",
     "UnsupportedError",
     "__version__",
     "compare",
+    "explain_training",
     "plan_cluster",
     "plan_training",
     "simulate_traced",

@@ -39,11 +39,12 @@ def test_expression_and_value_stay_equal(apply: Callable[[Any, Any], Any], x: in
 
 @patient
 @given(numbers, numbers)
-def test_whole_division_rounds_the_value_and_not_the_expression(x: int, y: int) -> None:
+def test_whole_division_leaves_over_a_number(x: int, y: int) -> None:
     left, right = symbol("x", x), symbol("y", y)
     for found in (left // right, left // y, x // right):
         assert found.value == x // y
-        assert put_in(found.expr, x, y) == sympy.Rational(x, y)
+        assert put_in(found.expr, x, y) == x // y
+    assert sympy.diff((left // y).expr, left.expr) == sympy.Rational(1, y)
 
 
 @pytest.mark.parametrize("compare", COMPARISONS)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import plan, simulate
+from . import explain, plan, simulate
 from .catalogue import hardware, models
 from .cluster import cluster
 from .compare import compare
@@ -18,11 +18,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Plan, simulate and validate the training of Transformers on a cluster.",
+    help="Plan, simulate, explain and validate the training of Transformers on a cluster.",
 )
 plan.app.command()(cluster)
 app.add_typer(plan.app, name="plan")
 app.add_typer(simulate.app, name="simulate")
+app.add_typer(explain.app, name="explain")
 for command in (models, hardware, compare, validate):
     app.command()(command)
 

@@ -90,3 +90,25 @@ def batch_size(text: str, field: str) -> int:
     if value != int(value):
         raise InputError(field, text, "a whole number of sequences", max(1, round(value)))
     return int(value)
+
+
+def plan_fields(file: Path | None, pairs: list[str]) -> dict[str, Any]:
+    """The fields of a plan from a file and from ``FIELD=VALUE`` texts, which come after it."""
+    from ..plans.training import read_plan
+
+    return {**({} if file is None else read_plan(file)), **_settings(pairs)}
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, mark, value = pair.partition("=")
+        if not mark or not name.strip():
+            raise InputError("set", pair, "FIELD=VALUE, such as tensor_parallel=8", "tensor_parallel=8")
+        try:
+            found[name.strip()] = yaml.safe_load(value)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise InputError("set", pair, "FIELD=VALUE with a plain value") from None
+    return found

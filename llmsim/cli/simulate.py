@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..core.errors import InputError
-from .options import ClusterText, IgnoreKeys, Json, Model, Network, print_json, reports_errors
+from .options import ClusterText, IgnoreKeys, Json, Model, Network, plan_fields, print_json, reports_errors
 
 app = typer.Typer(no_args_is_help=True, help="Simulate one given plan.")
 
@@ -30,10 +30,10 @@ def simulate_train(
     from ..architecture import Architecture
     from ..hardware.cluster import Cluster
     from ..hardware.profiles import build
-    from ..plans.training import TrainingPlan, read_plan
+    from ..plans.training import TrainingPlan
     from ..training.simulate import simulate_training
 
-    data = {**({} if plan is None else read_plan(plan)), **_settings(setting or [])}
+    data = plan_fields(plan, setting or [])
     if not data:
         raise InputError("plan", None, "--plan FILE, or --set FIELD=VALUE once for each field", why="is missing")
     result = simulate_training(
@@ -47,18 +47,3 @@ def simulate_train(
     from ..report.training import result_report, show
 
     show(result_report(result))
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    import yaml
-
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        name, mark, value = pair.partition("=")
-        if not mark or not name.strip():
-            raise InputError("set", pair, "FIELD=VALUE, such as tensor_parallel=8", "tensor_parallel=8")
-        try:
-            found[name.strip()] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise InputError("set", pair, "FIELD=VALUE with a plain value") from None
-    return found

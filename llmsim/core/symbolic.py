@@ -86,15 +86,11 @@ class Symbolic:
         return self._with(other, lambda a, b: b / a)
 
     def __floordiv__(self, other: Any) -> Symbolic:
-        """Whole division: in the expression the regime where it divides."""
-        if hasattr(other, "__array__"):
-            return NotImplemented
-        expr, value = _parts(other)
-        return Symbolic(self.expr / expr, self.value // value)
+        """Whole division; in the expression what is left over is a number: 0 in the regime where it divides."""
+        return NotImplemented if hasattr(other, "__array__") else _whole(self, other)
 
     def __rfloordiv__(self, other: Any) -> Symbolic:
-        expr, value = _parts(other)
-        return Symbolic(expr / self.expr, value // self.value)
+        return _whole(other, self)
 
     def __pow__(self, other: Any) -> Symbolic:
         return self._with(other, lambda a, b: a**b)
@@ -126,12 +122,20 @@ class Symbolic:
     def __float__(self) -> float:
         return float(self.value)
 
+    def __int__(self) -> int:
+        return int(self.value)
+
     def __repr__(self) -> str:
         return f"Symbolic({self.expr}, {self.value})"
 
 
 def _parts(value: Any) -> tuple[Any, Any]:
     return (value.expr, value.value) if isinstance(value, Symbolic) else (value, value)
+
+
+def _whole(numerator: Any, divisor: Any) -> Symbolic:
+    (expr, value), (by, number) = _parts(numerator), _parts(divisor)
+    return Symbolic((expr - value % number) / by, value // number)
 
 
 def symbol(name: str, value: float, **assumptions: bool) -> Symbolic:
@@ -155,9 +159,12 @@ def choose(function: str, values: tuple[Any, ...]) -> Any:
 
 
 def log2_of(value: Symbolic) -> Symbolic:
-    """Binary logarithm."""
+    """Binary logarithm; expressions that are no SymPy ones have a method for it."""
     import math
 
+    number = math.log2(value.value)
+    if hasattr(value.expr, "log2"):
+        return Symbolic(value.expr.log2(), number)
     import sympy
 
-    return Symbolic(sympy.log(value.expr, 2), math.log2(value.value))
+    return Symbolic(sympy.log(value.expr, 2), number)

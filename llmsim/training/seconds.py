@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -141,9 +141,20 @@ class KindRates:
     ----------
     whole, dense
         The plans of a table; the distinct ones for all that has no part in expert parallelism.
+    named
+        Given the class of some works, these and their seconds, one each, returns the seconds to take: closed forms give
+        them names.
     """
 
-    def __init__(self, kind: LayerKind, structure: Structure, whole: Keyed, dense: Keyed, constants: StepConstants):
+    def __init__(
+        self,
+        kind: LayerKind,
+        structure: Structure,
+        whole: Keyed,
+        dense: Keyed,
+        constants: StepConstants,
+        named: Callable[[str, Sequence[Work], Number], Number] | None = None,
+    ):
         terms = kind_terms(kind, structure, recomputes=False)
         routed = _Values(kind, structure, whole)
         plain = routed if dense is whole else _Values(kind, structure, dense)
@@ -153,6 +164,8 @@ class KindRates:
         groups = kind.sizes.get("expert_groups", 1), kind.sizes.get("groups_per_token", 1)
         self._moe, self._work = int(kind.is_moe), terms.work
         self._works = list(_rated(terms.work, plain, routed, structure, constants))
+        if named is not None:
+            self._works = [replace(r, seconds=named(r.name, r.members, r.seconds)) for r in self._works]
         self._messages = list(_sent(terms.messages, plain, routed, constants, copies, groups))
         self._passes = {name: self._phase(name, frozenset()) for name in ("forward", "backward")}
 
