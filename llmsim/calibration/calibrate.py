@@ -165,16 +165,22 @@ def write_fit(fit: Fit, path: Path) -> bool:
     return True
 
 
-def fit_text(fit: Fit) -> str:
-    """A fit as its file holds it: one line an item, so that files can be compared."""
+def fit_text(fit: Fit, by: str = "python -m llmsim.calibration") -> str:
+    """A fit as its file holds it: one line an item, so that files can be compared.
+
+    Parameters
+    ----------
+    by
+        The command that made it.
+    """
     import yaml
 
     def flow(value: object) -> str:
         return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True).strip()
 
-    lines = ["# Constants fitted to measured runs by `python -m llmsim.calibration`; not to be edited by hand."]
+    lines = [f"# Constants fitted to measured runs by `{by}`; not to be edited by hand."]
     for name, section in {"schema": SCHEMA, **fit.model_dump(mode="json", exclude_none=True)}.items():
-        if isinstance(section, dict):
+        if isinstance(section, dict) and section:
             lines.append(f"{name}:")
             lines += [f"  {flow({key: value})[1:-1]}" for key, value in section.items()]
         else:

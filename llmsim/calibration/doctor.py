@@ -164,10 +164,10 @@ def _constant(family: Family, item: RunPlan, known: Fit, result: TrainingResult)
     return Weakness(path, value, family.unit, origin, source, error, elasticity, 0.0, advice)
 
 
-def advised(diagnosis: Diagnosis, count: int = 3) -> Iterator[str]:
-    """The measurements that would narrow the step most, without repetition."""
+def advised(diagnosis: Diagnosis, count: int = 3) -> Iterator[tuple[str, str]]:
+    """(constant, measurement): what would narrow the step most, without repetition."""
     seen: set[str] = set()
     for own in diagnosis.constants:
         if own.advice not in seen and len(seen) < count and own.share > 0.02:
             seen.add(own.advice)
-            yield own.advice
+            yield own.path, own.advice

@@ -204,4 +204,5 @@ def _quantity(value: float, error: float, unit: str, data: str, date: str) -> Qu
 
 def _residual(ratios: Sequence[float]) -> Residual:
     errors = np.abs(np.asarray(ratios) - 1)
-    return Residual(median=float(np.median(errors)), p90=float(np.quantile(errors, 0.9)), groups=len(errors))
+    median, p90 = (float(f"{np.quantile(errors, q):.6g}") for q in (0.5, 0.9))
+    return Residual(median=median, p90=p90, groups=len(errors))

@@ -64,5 +64,5 @@ def doctor_report(found: Diagnosis) -> Group:
     ]
     advice = list(advised(found))
     if advice:
-        parts.append(section("Measure next", grid([(str(n), text) for n, text in enumerate(advice, 1)])))
+        parts.append(section("Measure next", grid(advice)))
     return Group(*parts)
