@@ -15,10 +15,9 @@ from ..core.provenance import Quantity
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, shipped_fit
 from ..plans.training import TrainingPlan
-from ..training.intervals import log_width
+from ..training.intervals import NORMAL_80, log_width
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
-from .own import NORMAL_80
 from .parameters import FAMILIES, Family
 from .runs import RunPlan
 from .table import MeasuredRun

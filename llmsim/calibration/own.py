@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.provenance import Quantity
 from ..hardware.fitted import Fit, Residual, shipped_fit
-from ..training.intervals import log_width
+from ..training.intervals import NORMAL_80, log_width
 from .fit import FitResult, RunSet, fit
 from .memory import fit_memory
 from .parameters import Layout
@@ -26,8 +26,6 @@ OWN_NOISE = 0.02
 """Standard deviation of the log ratio of a step time that is the median of a run's own steps."""
 JOB_FAMILY = "stack.in_situ"
 """What takes up most of how a job differs from its kind."""
-NORMAL_80 = 1.2816
-"""Half the width of the central 80 % of a normal distribution, in standard deviations."""
 LEAST_SPREAD, UNKNOWN_SPREAD = 0.15, 0.25
 """Of a job of a kind that is known well, and of one whose interval is not known."""
 

@@ -109,6 +109,9 @@ def plan_train(
         float | None,
         typer.Option(help="Share of the device's memory that stays free; by default the framework profile's."),
     ] = None,
+    oom_risk: Annotated[
+        float | None, typer.Option(help="Chance of running out of memory that a plan may have, instead of a headroom.")
+    ] = None,
     cores: Annotated[
         int | None, typer.Option(help="Processes for a large space; by default all that there are.")
     ] = None,
@@ -165,6 +168,7 @@ def plan_train(
         imbalance=imbalance,
         space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, ""),
         headroom=headroom,
+        oom_risk=oom_risk,
         fit=own_constants(calibrate_with),
         top=top,
         cores=cores,
