@@ -11,9 +11,9 @@ import numpy as np
 
 from ..calibration.fit import RunSet, fit_learned
 from ..calibration.folds import fold_numbers, refit_without
-from ..calibration.progress import Bar
 from ..calibration.runs import RunPlan
 from ..calibration.table import COLUMNS, MeasuredRun
+from ..core.progress import Bar
 from .baselines import baseline_seconds
 from .ranking import RankedSet, ranked_sets, set_keys, tau_b
 
