@@ -24,7 +24,16 @@ import numpy as np
 import yaml
 from spaces import settings
 
-from llmsim import Architecture, Cluster, InfeasibleError, SearchSpace, TrainingPlan, plan_training, simulate_training
+from llmsim import (
+    Architecture,
+    Cluster,
+    InfeasibleError,
+    InputError,
+    SearchSpace,
+    TrainingPlan,
+    plan_training,
+    simulate_training,
+)
 from llmsim.search.choose import candidate_plan
 from llmsim.search.evaluate import space_evaluators
 from llmsim.search.exact import exact_steps
@@ -92,7 +101,7 @@ def compare(question: Question) -> dict[str, Any] | None:
     start = process_time()
     try:
         answer = plan_training(question.model, question.cluster, **question.arguments())
-    except InfeasibleError:
+    except (InfeasibleError, InputError):
         return None
     pruned_s = process_time() - start
     best = answer.best[0].result
