@@ -12,7 +12,7 @@ SEQUENCE ?= 8192
 BATCH ?= 512
 TOKENS ?= 15T
 
-.PHONY: plan test lint fit validate conform conform-full mutation bench clean
+.PHONY: plan test lint fit validate scoreboard conform conform-full mutation bench clean
 
 plan: $(VENV)/.installed
 	$(BIN)/llmsim plan train --model $(MODEL) --cluster $(CLUSTER) --sequence $(SEQUENCE) --global-batch $(BATCH) --tokens $(TOKENS)
@@ -33,6 +33,10 @@ fit: $(VENV)/.installed
 # Predictions against measured runs that no constant has seen, with baselines beside.
 validate: $(VENV)/.installed
 	$(BIN)/llmsim validate validation/training_runs.csv --refit-without framework-model
+
+# The same for every split, with tables and a figure in validation/RESULTS.md.
+scoreboard: $(VENV)/.installed
+	$(BIN)/python validation/scoreboard.py
 
 # Every cell, those that `make test` leaves out included.
 conform: $(VENV)/.developing
