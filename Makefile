@@ -12,7 +12,7 @@ SEQUENCE ?= 8192
 BATCH ?= 512
 TOKENS ?= 15T
 
-.PHONY: plan test lint fit validate scoreboard conform conform-full mutation bench clean
+.PHONY: plan test lint fit validate scoreboard rankings conform conform-full mutation bench clean
 
 plan: $(VENV)/.installed
 	$(BIN)/llmsim plan train --model $(MODEL) --cluster $(CLUSTER) --sequence $(SEQUENCE) --global-batch $(BATCH) --tokens $(TOKENS)
@@ -37,6 +37,10 @@ validate: $(VENV)/.installed
 # The same for every split, with tables and a figure in validation/RESULTS.md.
 scoreboard: $(VENV)/.installed
 	$(BIN)/python validation/scoreboard.py
+
+# Measured alternatives in order, with baselines and what noise allows: validation/rankings.md.
+rankings: $(VENV)/.installed
+	$(BIN)/python validation/rankings.py
 
 # Every cell, those that `make test` leaves out included.
 conform: $(VENV)/.developing

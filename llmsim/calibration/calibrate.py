@@ -19,7 +19,15 @@ from ..training.intervals import model_class
 from .batches import plan_runs
 from .fit import FitResult, RunSet, fit_learned
 from .folds import fold_numbers, refit_without
-from .intervals import group_medians, novelty_widths, regime_widths, residual
+from .intervals import (
+    difference_widths,
+    group_medians,
+    memory_widths,
+    novelty_widths,
+    regime_widths,
+    residual,
+)
+from .load import allocated_bytes, prepare_runs
 from .memory import fit_memory
 from .runs import RunPlan, plan_run
 from .split import Pair, pair_of, read_split
@@ -52,7 +60,8 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
     search = (data.parent,)
     with Bar(progress) as bar:
         done = bar.stage("reading plans")
-        memory = fit_memory(_known(runs, search))
+        known = _known(runs, search)
+        memory = fit_memory(known)
         constants = {path: rounded(found.value) for path, found in memory.items() if found.learned}
         items, _ = plan_runs(runs, search, overlay=constants)
         done()
@@ -78,7 +87,7 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
         data=_provenance(data, fitted.items),
         split=f"{split.name}: {len(kept)} pairs of framework and model" if split and kept else "all runs",
         residuals=_residuals(fitted.items, {"in sample": in_sample, "left out": left_out["framework-model"]}),
-        intervals=_intervals(fitted.items, left_out),
+        intervals=_intervals(fitted.items, left_out) | _memory(known, constants),
         hardware=tuple(sorted({item.cluster.device for item in items})),
         frameworks=tuple(sorted({item.plan.framework for item in items})),
         groups={group: rounded(ratio) for group, ratio in sorted(group_medians(fitted.items, in_sample).items())},
@@ -144,7 +153,14 @@ def _residuals(items: Sequence[RunPlan], ratios: Mapping[str, np.ndarray]) -> di
 def _intervals(items: Sequence[RunPlan], left_out: Mapping[str, np.ndarray]) -> dict[str, Width]:
     found = regime_widths(items, left_out["framework-model"])
     found |= novelty_widths(items, left_out["hardware"], left_out["framework"])
+    found |= difference_widths(items, left_out["framework-model"])
     return {name: Width(log80=rounded(own.log80, 4), groups=own.groups) for name, own in found.items()}
+
+
+def _memory(items: Sequence[RunPlan], constants: Mapping[str, float]) -> dict[str, Width]:
+    own = [item for item in items if item.run.memory_gib is not None]
+    found = memory_widths(own, allocated_bytes(prepare_runs(own), len(own)), constants)
+    return {name: Width(log80=rounded(w.log80, 4), groups=w.groups) for name, w in found.items()}
 
 
 def write_fit(fit: Fit, path: Path) -> bool:
@@ -165,16 +181,22 @@ def write_fit(fit: Fit, path: Path) -> bool:
     return True
 
 
-def fit_text(fit: Fit) -> str:
-    """A fit as its file holds it: one line an item, so that files can be compared."""
+def fit_text(fit: Fit, by: str = "python -m llmsim.calibration") -> str:
+    """A fit as its file holds it: one line an item, so that files can be compared.
+
+    Parameters
+    ----------
+    by
+        The command that made it.
+    """
     import yaml
 
     def flow(value: object) -> str:
         return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000, allow_unicode=True).strip()
 
-    lines = ["# Constants fitted to measured runs by `python -m llmsim.calibration`; not to be edited by hand."]
+    lines = [f"# Constants fitted to measured runs by `{by}`; not to be edited by hand."]
     for name, section in {"schema": SCHEMA, **fit.model_dump(mode="json", exclude_none=True)}.items():
-        if isinstance(section, dict):
+        if isinstance(section, dict) and section:
             lines.append(f"{name}:")
             lines += [f"  {flow({key: value})[1:-1]}" for key, value in section.items()]
         else:

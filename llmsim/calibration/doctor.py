@@ -15,10 +15,9 @@ from ..core.provenance import Quantity
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, shipped_fit
 from ..plans.training import TrainingPlan
-from ..training.intervals import log_width
+from ..training.intervals import NORMAL_80, log_width
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
-from .own import NORMAL_80
 from .parameters import FAMILIES, Family
 from .runs import RunPlan
 from .table import MeasuredRun
@@ -164,10 +163,10 @@ def _constant(family: Family, item: RunPlan, known: Fit, result: TrainingResult)
     return Weakness(path, value, family.unit, origin, source, error, elasticity, 0.0, advice)
 
 
-def advised(diagnosis: Diagnosis, count: int = 3) -> Iterator[str]:
-    """The measurements that would narrow the step most, without repetition."""
+def advised(diagnosis: Diagnosis, count: int = 3) -> Iterator[tuple[str, str]]:
+    """(constant, measurement): what would narrow the step most, without repetition."""
     seen: set[str] = set()
     for own in diagnosis.constants:
         if own.advice not in seen and len(seen) < count and own.share > 0.02:
             seen.add(own.advice)
-            yield own.advice
+            yield own.path, own.advice

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..core.units import GIB
 from ..hardware.fitted import Residual, Width
-from ..training.intervals import NEW_FRAMEWORK, NEW_HARDWARE, model_class
+from ..training.intervals import DIFFERENCE, MEMORY, NEW_FRAMEWORK, NEW_HARDWARE, model_class
+from .load import run_constants
 from .runs import RunPlan
 
 COVERAGE = 0.8
@@ -59,6 +61,69 @@ def novelty_widths(
             if "/" not in regime:
                 found[f"{name}/{regime}"] = own
     return found
+
+
+SAME_JOB = ("model", "hardware", "n_devices", "framework", "sequence_length", "precision", "global_batch_size")
+"""Columns in which runs agree that are alternatives of one job."""
+
+
+def difference_widths(items: Sequence[RunPlan], log_ratio: np.ndarray) -> dict[str, Width]:
+    """Widths of the ratio of two alternatives' times, by kind of model: what both are off together cancels.
+
+    Every job weighs the same, however many alternatives it has.
+    """
+    jobs: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for n, item in enumerate(items):
+        jobs[tuple(item.run[column] for column in SAME_JOB)].append(n)
+    kinds: dict[str, list[np.ndarray]] = defaultdict(list)
+    for rows in jobs.values():
+        own = log_ratio[rows]
+        first, second = np.triu_indices(len(rows), 1)
+        if len(first):
+            kinds[model_class(items[rows[0]].architecture)].append(np.abs(own[first] - own[second]))
+    found: dict[str, Width] = {}
+    for kind, jobs_ in sorted(kinds.items()):
+        if len(jobs_) >= FEWEST_JOBS:
+            found[f"{DIFFERENCE}/{kind}"] = Width(log80=weighted_quantile(jobs_, COVERAGE), groups=len(jobs_))
+    return found
+
+
+FEWEST_JOBS = 8
+"""Jobs with alternatives that a width of differences needs."""
+
+
+def weighted_quantile(groups: Sequence[np.ndarray], share: float) -> float:
+    """The quantile of values of which each group weighs the same."""
+    values = np.concatenate(groups)
+    weights = np.concatenate([np.full(len(g), 1 / len(g)) for g in groups])
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order]) / len(groups)
+    return float(values[order][min(int(np.searchsorted(reached, share)), len(values) - 1)])
+
+
+def memory_widths(
+    items: Sequence[RunPlan], allocated_bytes: np.ndarray, overlay: Mapping[str, float]
+) -> dict[str, Width]:
+    """The width of the memory that a stack reserves or that the driver sees, one score a group of runs that report it.
+
+    Parameters
+    ----------
+    allocated_bytes
+        Of each run.
+    overlay
+        Fitted constants.
+    """
+    c = run_constants(items, overlay)
+    reserved = allocated_bytes * np.broadcast_to(c.reserved_factor, allocated_bytes.shape)
+    views = {"reserved": reserved, "device": reserved + np.broadcast_to(c.context_bytes, allocated_bytes.shape)}
+    scores = [
+        (item, abs(float(np.log(views[kind][n] / (float(item.run.memory_gib or 0) * GIB)))))
+        for n, item in enumerate(items)
+        if (kind := item.run["memory_kind"]) in views and item.run.memory_gib is not None
+    ]
+    medians = group_medians([item for item, _ in scores], np.array([score for _, score in scores]))
+    own = width(list(medians.values()))
+    return {} if own is None else {MEMORY: own}
 
 
 def residual(items: Sequence[RunPlan], log_ratio: np.ndarray) -> Residual:

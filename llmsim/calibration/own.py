@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.provenance import Quantity
 from ..hardware.fitted import Fit, Residual, shipped_fit
-from ..training.intervals import log_width
+from ..training.intervals import NORMAL_80, log_width
 from .fit import FitResult, RunSet, fit
 from .memory import fit_memory
 from .parameters import Layout
@@ -26,10 +26,8 @@ OWN_NOISE = 0.02
 """Standard deviation of the log ratio of a step time that is the median of a run's own steps."""
 JOB_FAMILY = "stack.in_situ"
 """What takes up most of how a job differs from its kind."""
-NORMAL_80 = 1.2816
-"""Half the width of the central 80 % of a normal distribution, in standard deviations."""
-UNKNOWN_SPREAD = 0.25
-"""Of a job of a kind whose interval is not known."""
+LEAST_SPREAD, UNKNOWN_SPREAD = 0.15, 0.25
+"""Of a job of a kind that is known well, and of one whose interval is not known."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def _prior(layout: Layout, known: Fit) -> FitResult:
 
 
 def update(runs: RunSet, prior: FitResult, rows: np.ndarray, spread: float) -> FitResult:
-    """A fit to some runs around another fit.
+    """A fit to some runs around another fit. The job's rate may pass 1: kernels that are faster than the profile knows.
 
     Parameters
     ----------
@@ -156,13 +154,14 @@ def update(runs: RunSet, prior: FitResult, rows: np.ndarray, spread: float) -> F
     spread
         Standard deviation of the logarithm by which a job's rate may differ from what the prior says.
     """
-    layout = runs.layout
+    layout, upper = runs.layout, runs.layout.upper.copy()
     wide: np.ndarray = np.maximum(prior.errors, 1e-6)
     for family, numbers in zip(layout.families, layout.index, strict=True):
         if family.name == JOB_FAMILY:
             own = np.unique(numbers)
             wide[own] = np.hypot(wide[own], spread)
-    around = replace(layout, prior=prior.logarithms, spread=wide)
+            upper[own] = np.inf
+    around = replace(layout, prior=prior.logarithms, spread=wide, upper=upper)
     keep = np.zeros(len(runs), bool)
     keep[rows] = True
     return fit(replace(runs, layout=around), keep, noise=OWN_NOISE, robust=False)
@@ -171,7 +170,7 @@ def update(runs: RunSet, prior: FitResult, rows: np.ndarray, spread: float) -> F
 def job_spread(item: RunPlan, known: Fit) -> float:
     """By how much a job's time may be off before any of its runs is known: the spread of its regime's interval."""
     width = log_width(item.architecture, item.cluster, item.plan.software, known)
-    return UNKNOWN_SPREAD if width is None else width / NORMAL_80
+    return UNKNOWN_SPREAD if width is None else max(LEAST_SPREAD, width / NORMAL_80)
 
 
 def _changed(
@@ -204,4 +203,5 @@ def _quantity(value: float, error: float, unit: str, data: str, date: str) -> Qu
 
 def _residual(ratios: Sequence[float]) -> Residual:
     errors = np.abs(np.asarray(ratios) - 1)
-    return Residual(median=float(np.median(errors)), p90=float(np.quantile(errors, 0.9)), groups=len(errors))
+    median, p90 = (float(f"{np.quantile(errors, q):.6g}") for q in (0.5, 0.9))
+    return Residual(median=median, p90=p90, groups=len(errors))

@@ -9,6 +9,7 @@ import typer
 
 from .._version import __version__
 from . import explain, plan, simulate
+from .calibrate import calibrate, doctor
 from .catalogue import hardware, models
 from .cluster import cluster
 from .compare import compare
@@ -24,7 +25,7 @@ plan.app.command()(cluster)
 app.add_typer(plan.app, name="plan")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(explain.app, name="explain")
-for command in (models, hardware, compare, validate):
+for command in (models, hardware, compare, validate, calibrate, doctor):
     app.command()(command)
 
 

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..core.errors import InputError
-from ..core.units import parse_length
-from .options import ClusterText, IgnoreKeys, Json, Model, Network, batch_size, plan_fields, print_json, reports_errors
-
-if TYPE_CHECKING:
-    from ..architecture import Architecture
-    from ..hardware.cluster import Cluster
-    from ..plans.training import TrainingPlan
+from .chosen import Batch, PlanFile, Sequence, Setting, best_plan, given_plan
+from .options import ClusterText, IgnoreKeys, Json, Model, Network, plan_fields, print_json, reports_errors
 
 app = typer.Typer(no_args_is_help=True, help="Explain one plan: where its time goes, and what would change it.")
 
@@ -33,16 +27,10 @@ class Format(StrEnum):
 def explain_train(
     model: Model,
     cluster: ClusterText,
-    plan: Annotated[Path | None, typer.Option(help="YAML or JSON file of a plan.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the plan, such as tensor_parallel=8.")
-    ] = None,
-    sequence: Annotated[
-        str | None, typer.Option("--sequence", "-s", help="Without a plan: tokens of a sequence, to search the best.")
-    ] = None,
-    global_batch: Annotated[
-        str | None, typer.Option("--global-batch", "-b", help="Without a plan: sequences of a step.")
-    ] = None,
+    plan: PlanFile = None,
+    setting: Setting = None,
+    sequence: Sequence = None,
+    global_batch: Batch = None,
     quantity: Annotated[
         str, typer.Option(help="What to give the closed form of: step, pipeline, forward, memory, tokens_per_s ...")
     ] = "step",
@@ -64,7 +52,7 @@ def explain_train(
     architecture = Architecture.from_config(model, ignore=ignore_key or ())
     machine = Cluster.parse(cluster, network=network)
     fields = plan_fields(plan, setting or [])
-    chosen = _given(fields, sequence, global_batch) or _best(architecture, machine, sequence, global_batch)
+    chosen = given_plan(fields, sequence, global_batch) or best_plan(architecture, machine, sequence, global_batch)
     found = explain_training(chosen, architecture, machine, quantity=quantity)
     if as_json:
         print_json(found.to_dict())
@@ -79,34 +67,3 @@ def explain_train(
         print(explanation_latex(found, levels))
     else:
         show(explanation_report(found, levels))
-
-
-def _given(fields: dict[str, object], sequence: str | None, global_batch: str | None) -> TrainingPlan | None:
-    """The plan that was given, if one was."""
-    from ..hardware.profiles import build
-    from ..plans.training import TrainingPlan
-
-    if not fields:
-        return None
-    for name, value in (("sequence", sequence), ("global_batch", global_batch)):
-        if value is not None:
-            raise InputError(
-                name, value, "only without --plan and --set, to search the best plan", why="is in the plan"
-            )
-    return build(TrainingPlan, fields, "plan")
-
-
-def _best(architecture: Architecture, cluster: Cluster, sequence: str | None, global_batch: str | None) -> TrainingPlan:
-    """The best plan that the search finds."""
-    from ..search.plan import plan_training
-
-    if sequence is None or global_batch is None:
-        allowed = "--plan FILE, --set FIELD=VALUE once for each field, or --sequence and --global-batch to search one"
-        raise InputError("plan", None, allowed, why="is missing")
-    answer = plan_training(
-        architecture,
-        cluster,
-        sequence=parse_length(sequence, "sequence"),
-        global_batch=batch_size(global_batch, "global_batch"),
-    )
-    return answer.best[0].result.plan

@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
 from ..core.errors import InputError, LlmsimError
 from ..core.units import parse_count
+
+if TYPE_CHECKING:
+    from ..hardware.fitted import Fit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,6 +32,10 @@ Precision = Annotated[
 ]
 Framework = Annotated[str | None, typer.Option(help="Software profile, such as megatron-core or torchtitan.")]
 Release = Annotated[str, typer.Option(help="Release of the framework.")]
+CalibrateWith = Annotated[
+    Path | None,
+    typer.Option(help="What `llmsim calibrate` wrote, a CSV of own measured runs, or a YAML file of one of them."),
+]
 IgnoreKeys = Annotated[
     list[str] | None, typer.Option("--ignore-key", help="Key of config.json to load without understanding it.")
 ]
@@ -55,6 +62,15 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 def print_json(data: dict[str, Any]) -> None:
     json.dump(data, sys.stdout, indent=1, allow_nan=False)
     print()
+
+
+def own_constants(path: Path | None) -> Fit | None:
+    """The constants that own measurements lead to; None for those that ship."""
+    if path is None:
+        return None
+    from ..calibration.own_files import calibrate_with
+
+    return calibrate_with(path)
 
 
 def check_writable(path: Path, field: str = "out") -> None:

@@ -10,6 +10,7 @@ import typer
 from ..core.pipelines import SCHEDULES
 from ..core.units import parse_count, parse_length
 from .options import (
+    CalibrateWith,
     ClusterText,
     Framework,
     IgnoreKeys,
@@ -22,6 +23,7 @@ from .options import (
     check_writable,
     names,
     numbers,
+    own_constants,
     print_json,
     reports_errors,
     write_yaml,
@@ -102,9 +104,13 @@ def plan_train(
     rank_order: Annotated[
         str | None, typer.Option(help="Allowed of tp-cp-dp-pp (the usual), tp-cp-pp-dp.", rich_help_panel=SEARCHED)
     ] = None,
+    calibrate_with: CalibrateWith = None,
     headroom: Annotated[
         float | None,
         typer.Option(help="Share of the device's memory that stays free; by default the framework profile's."),
+    ] = None,
+    oom_risk: Annotated[
+        float | None, typer.Option(help="Chance of running out of memory that a plan may have, instead of a headroom.")
     ] = None,
     cores: Annotated[
         int | None, typer.Option(help="Processes for a large space; by default all that there are.")
@@ -162,6 +168,8 @@ def plan_train(
         imbalance=imbalance,
         space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, ""),
         headroom=headroom,
+        oom_risk=oom_risk,
+        fit=own_constants(calibrate_with),
         top=top,
         cores=cores,
         progress=not as_json,

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from ..core.errors import InputError
-from .options import ClusterText, IgnoreKeys, Json, Model, Network, plan_fields, print_json, reports_errors
+from .options import (
+    CalibrateWith,
+    ClusterText,
+    IgnoreKeys,
+    Json,
+    Model,
+    Network,
+    own_constants,
+    plan_fields,
+    print_json,
+    reports_errors,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Simulate one given plan.")
 
@@ -23,6 +34,7 @@ def simulate_train(
         list[str] | None, typer.Option("--set", help="FIELD=VALUE of the plan, such as tensor_parallel=8.")
     ] = None,
     network: Network = None,
+    calibrate_with: CalibrateWith = None,
     as_json: Json = False,
     ignore_key: IgnoreKeys = None,
 ) -> None:
@@ -40,6 +52,7 @@ def simulate_train(
         build(TrainingPlan, data, "plan"),
         Architecture.from_config(model, ignore=ignore_key or ()),
         Cluster.parse(cluster, network=network),
+        fit=own_constants(calibrate_with),
     )
     if as_json:
         print_json(result.to_dict())

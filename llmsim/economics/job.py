@@ -34,6 +34,8 @@ class JobCost:
         At the board's power limit and the facility's overhead, an upper figure: ``energy_basis`` says so.
     energy_basis
         How the energy was obtained.
+    days_interval, cost_interval_usd
+        80 % intervals, as wide as that of the step; None where that is not known.
     """
 
     steps: int
@@ -45,10 +47,24 @@ class JobCost:
     price_date: str
     energy_kwh: float
     energy_basis: str
+    days_interval: tuple[float, float] | None = None
+    cost_interval_usd: tuple[float, float] | None = None
 
 
-def job_cost(step_time_s: float, tokens_per_step: int, tokens: float, cluster: Cluster) -> JobCost:
-    """What training on ``tokens`` tokens takes."""
+def job_cost(
+    step_time_s: float,
+    tokens_per_step: int,
+    tokens: float,
+    cluster: Cluster,
+    interval_s: tuple[float, float] | None = None,
+) -> JobCost:
+    """What training on ``tokens`` tokens takes.
+
+    Parameters
+    ----------
+    interval_s
+        80 % interval of the step time, where it is known.
+    """
     device = cluster.profile
     steps = -int(-tokens // tokens_per_step)
     seconds = steps * step_time_s
@@ -63,8 +79,14 @@ def job_cost(step_time_s: float, tokens_per_step: int, tokens: float, cluster: C
         price_source=source,
         price_date=date,
         energy_kwh=hours * device.power_w.value * POWER_USAGE_EFFECTIVENESS / 1000,
+        days_interval=None if interval_s is None else _scaled(interval_s, seconds / DAY_S / step_time_s),
+        cost_interval_usd=None if interval_s is None else _scaled(interval_s, hours * price / step_time_s),
         energy_basis=f"upper figure: {device.power_w.value:g} W boards, facility factor {POWER_USAGE_EFFECTIVENESS}",
     )
+
+
+def _scaled(interval: tuple[float, float], factor: float) -> tuple[float, float]:
+    return interval[0] * factor, interval[1] * factor
 
 
 def device_price(cluster: Cluster) -> tuple[float, str, str]:

@@ -51,7 +51,7 @@ def doctor_report(found: Diagnosis) -> Group:
                 f"{100 * own.share:.0f} %",
             )
     result = found.result
-    known = [("from constants", f"{100 * found.log_error:.1f} %")]
+    known = [("from constants", f"{100 * found.log_error:.1f} %, one standard error")]
     if found.log_width is None:
         known.append(("in all", "not known: too few measured runs are like it"))
     else:
@@ -64,5 +64,5 @@ def doctor_report(found: Diagnosis) -> Group:
     ]
     advice = list(advised(found))
     if advice:
-        parts.append(section("Measure next", grid([(str(n), text) for n, text in enumerate(advice, 1)])))
+        parts.append(section("Measure next", grid(advice)))
     return Group(*parts)

@@ -66,8 +66,8 @@ def _explanation(board: Scoreboard) -> str:
     return (
         f"{board.rows:,} rows in {board.groups} groups of `{board.file}` (sha256 {board.sha256[:16]}). The error of a "
         "row is |predicted / measured - 1|; a group counts with the median of its rows; median, p90 and bias are over "
-        f"groups. {sum(map(len, board.skipped.values()))} rows cannot be simulated; they count as wrong by 100 %. tau-b and "
-        "regret are over sets of comparable runs."
+        f"groups. {sum(map(len, board.skipped.values()))} rows cannot be simulated; they count as wrong by 100 %. "
+        "tau-b and regret are over sets of comparable runs."
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -71,14 +73,17 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
             f"{100 * result.mfu:.1f} % of {result.peak_flops_per_s / TERA:,.0f} TFLOP/s ({result.peak_format}, dense), "
             f"{result.mfu_convention} convention",
         ),
-        ("memory", f"{gib(result.device_bytes)} of {gib(result.memory_limit_bytes)} usable per device"),
+        ("memory", f"{gib(result.device_bytes)} of {gib(result.memory_limit_bytes)} usable per device{_risk(result)}"),
     ]
     if result.offload is not None:
         rows += _offload_rows(result.offload)
     if job is not None:
         price = "; ".join(filter(None, (job.price_source, job.price_date)))
         rows += [
-            ("time", f"{seconds(job.days * DAY_S)} for {job.steps:,} steps, stops and restarts not counted"),
+            (
+                "time",
+                f"{seconds(job.days * DAY_S)}{_days(job)} for {job.steps:,} steps, stops and restarts not counted",
+            ),
             (
                 "cost",
                 f"{job.cost_usd:,.0f} USD = {job.device_hours:,.0f} device-hours at "
@@ -104,6 +109,17 @@ def _offload_rows(own: OffloadReport) -> list[tuple[str, str]]:
     if own.update_s:
         rows.append(("host update", f"{seconds(own.update_s)} per step, beside the device's own"))
     return rows
+
+
+def _risk(result: TrainingResult) -> str:
+    chance = result.out_of_memory_chance
+    if chance is None:
+        return ""
+    return f"; chance of running out {100 * chance:.0f} %" if chance >= 0.005 else "; chance of running out below 1 %"
+
+
+def _days(job: JobCost) -> str:
+    return "" if job.days_interval is None else f" (80 %: {job.days_interval[0]:,.0f} to {job.days_interval[1]:,.0f})"
 
 
 def _energy(kwh: float) -> str:
@@ -191,7 +207,7 @@ def planning_report(answer: TrainingPlanning) -> Group:
         section("Best plan", result_headline(best.result, best.job)),
         section("Where the time goes", breakdown_table(best.result)),
         section("Where the memory goes", memory_table(best.result), Text(_peak_text(best.result))),
-        section("Plans that differ in kind", _ranking(answer.best)),
+        section("Plans that differ in kind", _ranking(answer.best), *_undecided(answer)),
     ]
     if len(answer.best) > 1:
         parts.append(section("What the others lose to it", _losses(answer.best)))
@@ -223,6 +239,18 @@ def _ranking(jobs: list[PlannedJob]) -> Table:
             f"{job.cost_usd:,.0f} USD" if job else "",
         )
     return table
+
+
+def _undecided(answer: TrainingPlanning) -> list[RenderableType]:
+    """Which of them measuring would have to tell apart."""
+    own = answer.undecided
+    if own is None or not own.runners:
+        return []
+    numbers = [n + 1 for n in own.runners]
+    span = f"1 and {numbers[0]}" if len(numbers) == 1 else f"1 to {numbers[-1]}"
+    off = f"{100 * math.expm1(own.log_width):.0f} % in 80 of 100"
+    settle = f"one step of plan {numbers[0]} measured beside plan 1 would settle the nearest"
+    return [Text(f"{span} lie within what a comparison of two plans may be off ({off}): {settle}")]
 
 
 def _losses(jobs: list[PlannedJob]) -> Table:

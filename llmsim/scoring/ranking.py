@@ -16,7 +16,8 @@ import numpy as np
 from ..calibration.table import MeasuredRun
 
 SAME = (
-    "model", "hardware", "n_devices", "sequence_length", "precision", "framework_release", "global_batch_size",
+    "model", "hardware", "n_devices", "sequence_length", "precision", "framework", "framework_release",
+    "global_batch_size",
 )  # fmt: skip
 """What the runs of a set have in common; they differ in their mapping or micro-batch."""
 
@@ -69,15 +70,20 @@ def ranked_sets(runs: Sequence[MeasuredRun], predicted_s: Mapping[str, float]) -
     predicted_s
         Row id -> predicted seconds.
     """
-    sets: dict[tuple[str, ...], list[MeasuredRun]] = defaultdict(list)
-    for run in runs:
-        if run.step_time_s is not None and run.id in predicted_s:
-            sets[tuple(run[column] for column in SAME)].append(run)
     found: list[RankedSet] = []
-    for key, own in sets.items():
-        if len(own) >= SMALLEST:
-            measured = np.array([float(run.step_time_s or 0) for run in own])
-            predicted = np.array([predicted_s[run.id] for run in own])
-            name = " ".join(part for part in key if part)
-            found.append(RankedSet(name, len(own), tau_b(measured, predicted), regret(measured, predicted)))
+    times = {run.id: float(run.step_time_s or 0) for run in runs}
+    for key, rows in set_keys([run for run in runs if run.id in predicted_s]).items():
+        measured = np.array([times[row] for row in rows])
+        predicted = np.array([predicted_s[row] for row in rows])
+        name = " ".join(part for part in key if part)
+        found.append(RankedSet(name, len(rows), tau_b(measured, predicted), regret(measured, predicted)))
     return found
+
+
+def set_keys(runs: Sequence[MeasuredRun]) -> dict[tuple[str, ...], list[str]]:
+    """What the runs of each set have in common -> their row ids; runs without a measured time are in none."""
+    sets: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for run in runs:
+        if run.step_time_s is not None:
+            sets[tuple(run[column] for column in SAME)].append(run.id)
+    return {key: rows for key, rows in sets.items() if len(rows) >= SMALLEST}

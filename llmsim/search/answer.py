@@ -60,6 +60,22 @@ class NearMiss:
 
 
 @dataclass(frozen=True)
+class Undecided:
+    """Which plans of the answer the winner may in truth not beat.
+
+    Attributes
+    ----------
+    log_width
+        Half the width of the 80 % interval of the ratio of two plans' times on one job, as a logarithm.
+    runners
+        Positions in the answer of the plans that are slower by less than that.
+    """
+
+    log_width: float
+    runners: list[int]
+
+
+@dataclass(frozen=True)
 class Plateau:
     """Plans that are as good as the best within the accuracy of any model.
 
@@ -120,6 +136,8 @@ class TrainingPlanning:
         Names.
     best
         Plans that differ in kind, fastest first.
+    undecided
+        Which of them lie within the error of comparisons; None where that is not known.
     plateau
         How many plans are as good, and the simplest of them.
     misses
@@ -137,6 +155,7 @@ class TrainingPlanning:
     model: str
     cluster: str
     best: list[PlannedJob]
+    undecided: Undecided | None
     plateau: Plateau
     misses: list[NearMiss]
     pareto: list[Tradeoff]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,10 @@ from ..hardware.fitted import Fit
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.training import TrainingPlan
+from ..training.intervals import difference_width, memory_width, safe_headroom
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
-from .answer import Counts, PlannedJob, Tradeoff, TrainingPlanning
+from .answer import Counts, PlannedJob, Tradeoff, TrainingPlanning, Undecided
 from .beside import nearest_misses, plateau
 from .choose import candidate_plan, differences, kind_of, pareto, smallest_memory
 from .evaluate import space_evaluators
@@ -53,6 +55,7 @@ def plan_training(
     imbalance: float | None = None,
     space: SearchSpace | None = None,
     headroom: float | None = None,
+    oom_risk: float | None = None,
     fit: Fit | None = None,
     top: int = 5,
     cores: int | None = None,
@@ -88,6 +91,8 @@ def plan_training(
         What may be chosen; everything by default.
     headroom
         Share of the device's memory that stays free; None takes the software profile's.
+    oom_risk
+        The chance of running out of memory that a plan may have, instead of a headroom.
     fit
         Fitted constants to use instead of those that ship, see :func:`~llmsim.calibration.own.calibrate_with`.
     top
@@ -109,6 +114,8 @@ def plan_training(
     started = perf_counter()
     architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
     machine = Cluster.parse(cluster, network=network)
+    if oom_risk is not None:
+        headroom = _headroom_of(oom_risk, headroom, fit)
     given = {"price_usd_per_device_hour": price, "memory_headroom": headroom}
     if any(value is not None for value in given.values()):
         given = {name: value for name, value in given.items() if value is not None}
@@ -177,6 +184,7 @@ def plan_training(
         model=architecture.name,
         cluster=best[0].cluster,
         best=[_planned(r, best[0], tokens * epochs if tokens else None, machine) for r in best],
+        undecided=_undecided(best, architecture, fit),
         plateau=plateau(found, results, template, simulate),
         misses=nearest_misses(found, best, template, simulate),
         pareto=[
@@ -189,8 +197,33 @@ def plan_training(
     )
 
 
+def _undecided(best: Sequence[TrainingResult], architecture: Architecture, fit: Fit | None) -> Undecided | None:
+    """Which plans the winner cannot be told apart from."""
+    width = difference_width(architecture, fit)
+    if width is None:
+        return None
+    near = [n for n, r in enumerate(best[1:], 1) if math.log(r.step_time_s / best[0].step_time_s) < width]
+    return Undecided(width, near)
+
+
+def _headroom_of(oom_risk: float, headroom: float | None, fit: Fit | None) -> float:
+    """The headroom under which a plan runs out of memory with a chance that is given."""
+    if headroom is not None:
+        raise InputError("oom_risk", oom_risk, "this or a headroom, one of the two")
+    if not 0 < oom_risk <= 0.5:
+        raise InputError("oom_risk", oom_risk, "a chance above 0 and up to 0.5", 0.1)
+    width = memory_width(fit)
+    if width is None:
+        raise InputError("oom_risk", oom_risk, "a headroom", why="needs measured memory, which the fit does not have")
+    return safe_headroom(oom_risk, width)
+
+
 def _planned(result: TrainingResult, winner: TrainingResult, tokens: float | None, machine: Cluster) -> PlannedJob:
-    cost = None if tokens is None else job_cost(result.step_time_s, result.tokens_per_step, tokens, machine)
+    cost = (
+        None
+        if tokens is None
+        else job_cost(result.step_time_s, result.tokens_per_step, tokens, machine, result.step_interval_s)
+    )
     return PlannedJob(result, cost, [] if result is winner else differences(winner, result))
 
 

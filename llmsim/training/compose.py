@@ -20,7 +20,10 @@ from .kept import KeptTransfers
 from .seconds import KindSeconds, PhaseSeconds
 from .split import PartLoad, split_pipeline
 
-HOST_SHARPNESS = 6.0
+HOST_SHARPNESS = 3.0
+"""Of the soft maximum of what the device computes and what its host launches: the queue between them runs empty in
+stretches of small kernels even where the device is the slower on the whole. Chosen on the vTrain sweep."""
+
 MOE_FORWARD_SHARE = 0.4
 """Share of an MoE layer's host work that its forward pass does."""
 

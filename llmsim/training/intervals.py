@@ -8,12 +8,17 @@ Split conformal prediction by group: Vovk 2005, Algorithmic Learning in a Random
 
 from __future__ import annotations
 
+import math
+
 from ..architecture import Architecture
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, shipped_fit
 from ..hardware.software import Software
 
 NEW_HARDWARE, NEW_FRAMEWORK = "new hardware", "new framework"
+DIFFERENCE, MEMORY = "difference", "memory"
+NORMAL_80 = 1.2816
+"""Half the width of the central 80 % of a normal distribution, in standard deviations."""
 
 
 def model_class(architecture: Architecture) -> str:
@@ -42,3 +47,37 @@ def log_width(architecture: Architecture, cluster: Cluster, software: Software, 
         regimes.append(known.intervals.get(f"{NEW_FRAMEWORK}/{kind}"))
     widths = [regime.log80 for regime in regimes if regime is not None]
     return max(widths) if len(widths) == len(regimes) else None
+
+
+def difference_width(architecture: Architecture, fit: Fit | None = None) -> float | None:
+    """Half the width of the 80 % interval of the ratio of two plans' step times on one job, as a logarithm: what they
+    are off together cancels. None where nothing is known."""
+    known = (shipped_fit() if fit is None else fit).intervals.get(f"{DIFFERENCE}/{model_class(architecture)}")
+    return None if known is None else known.log80
+
+
+def memory_width(fit: Fit | None = None) -> float | None:
+    """Half the width of the 80 % interval of the memory that the driver sees, as a logarithm; None where nothing is
+    known."""
+    known = (shipped_fit() if fit is None else fit).intervals.get(MEMORY)
+    return None if known is None else known.log80
+
+
+def out_of_memory_chance(device_bytes: float, memory_bytes: float, width: float | None) -> float | None:
+    """The chance that a plan needs more than the device has, from a log-normal error with that 80 % interval.
+
+    Parameters
+    ----------
+    device_bytes, memory_bytes
+        Predicted, and what there is.
+    """
+    if width is None:
+        return None
+    return 0.5 * math.erfc(math.log(memory_bytes / device_bytes) * NORMAL_80 / width / math.sqrt(2))
+
+
+def safe_headroom(chance: float, width: float) -> float:
+    """The share of the memory that must stay free for a chance of running out of it."""
+    from statistics import NormalDist
+
+    return 1 - math.exp(-max(0.0, NormalDist().inv_cdf(1 - chance)) * width / NORMAL_80)

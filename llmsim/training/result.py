@@ -105,6 +105,9 @@ class TrainingResult:
         That peak, and its format in ``peak_format``.
     stages
         Memory and time by run of stages.
+    memory_interval_bytes, out_of_memory_chance
+        80 % interval of the fullest stage's memory, and the chance that it needs more than the device has, both from
+        runs that report what they used; None where there are none.
     memory_limit_bytes, fits
         What the device offers less the headroom, and whether the fullest stage stays below.
     assumed
@@ -134,6 +137,8 @@ class TrainingResult:
     assumed: dict[str, str] = field(default_factory=dict)
     provenance: dict[str, float] = field(default_factory=dict)
     offload: OffloadReport | None = None
+    memory_interval_bytes: tuple[float, float] | None = None
+    out_of_memory_chance: float | None = None
 
     @property
     def fullest(self) -> StageReport:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.messages import Message
-from ..core.shim import Number, stack
+from ..core.shim import Number, stack, where
 from ..core.terms import Sizes, Term, Terms
 from ..core.work import Work
 from ..hardware.kernels import (
@@ -43,7 +43,7 @@ class PhaseSeconds:
     classes
         Class of work -> seconds of its kernels alone (before the in-step efficiency).
     launches
-        Kernels launched.
+        Kernels launched and collectives issued.
     wires
         Axis that a transfer belongs to (``tp``, ``cp``, ``ep``) -> its seconds alone.
     """
@@ -61,9 +61,10 @@ class PhaseSeconds:
         wires = {axis: wire.map(change) for axis, wire in self.wires.items()}
         return PhaseSeconds({name: change(v) for name, v in self.classes.items()}, change(self.launches), wires)
 
-    def send(self, axis: str, wire: WireTime) -> None:
-        """Add a transfer."""
+    def send(self, axis: str, wire: WireTime, launches: Number) -> None:
+        """Add transfers, which are launched as kernels are."""
         self.wires[axis] = self.wires.get(axis, NO_TRAFFIC) + wire
+        self.launches = self.launches + launches
 
 
 @dataclass
@@ -114,12 +115,16 @@ class _Values:
 
 @dataclass(frozen=True)
 class _Rated:
-    """Works of one class (messages of one group) with their seconds, one row each."""
+    """Works of one class (messages of one group) with their seconds, one row each.
+
+    ``launched``: 1 where a member is anything at all, 0 where it is a message of a rank to itself.
+    """
 
     name: str
     members: Sequence[Any]
     seconds: Any
     values: _Values
+    launched: Number = 1
 
     def total(self, chosen: list[int]) -> Any:
         """Summed over some of them, one entry a plan; what does not depend on the member is the same for each."""
@@ -163,6 +168,9 @@ class KindRates:
             copies = kind.sizes.get("top_k", 1)
         groups = kind.sizes.get("expert_groups", 1), kind.sizes.get("groups_per_token", 1)
         self._moe, self._work = int(kind.is_moe), terms.work
+        # Where products do not add their weight gradients themselves, autograd adds one tensor after the other.
+        apart = not structure.software.accumulates_in_place
+        self._accumulated = sum(not p.frozen for p in terms.parameters) if apart else 0
         self._works = list(_rated(terms.work, plain, routed, structure, constants))
         if named is not None:
             self._works = [replace(r, seconds=named(r.name, r.members, r.seconds)) for r in self._works]
@@ -184,6 +192,8 @@ class KindRates:
 
     def _phase(self, name: str, again: frozenset[str]) -> PhaseSeconds:
         phase = PhaseSeconds(launches=sum(w.launches for w in self._work if _belongs(w, name, again)))
+        if name == "backward":
+            phase.launches += self._accumulated
         for rated in self._works:
             chosen = [i for i, w in enumerate(rated.members) if _belongs(w, name, again)]
             if chosen:
@@ -191,7 +201,7 @@ class KindRates:
         for rated in self._messages:
             chosen = [i for i, m in enumerate(rated.members) if _carried(m, name, again)]
             if chosen:
-                phase.send(rated.name, rated.total(chosen))
+                phase.send(rated.name, rated.total(chosen), len(chosen) * take(rated.launched, rated.values.rows))
         return phase
 
 
@@ -349,7 +359,7 @@ def _sent(
         spans = own.columns.group(axes)
         own_copies = copies if "ep" in axes else 1
         wire = collective_time(collective, payload, *spans, c.tiers, copies=own_copies, groups=groups)
-        yield _Rated(_AXIS_OF[axes[0]], group, wire, own)
+        yield _Rated(_AXIS_OF[axes[0]], group, wire, own, where(spans[0] > 1, 1.0, 0.0))
 
 
 def _carried(message: Message, phase: str, again: frozenset[str]) -> bool:

@@ -22,7 +22,7 @@ from .compose import KindTime, StageTime, StepTime, compose_step, kind_time
 from .constants import StepConstants, step_constants
 from .conventions import published_flops
 from .depths import check_depths, fitted_depths
-from .intervals import log_width
+from .intervals import log_width, memory_width, out_of_memory_chance
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
 from .prepare import Prepared, Problem, prepare, recomputed_layers
@@ -108,6 +108,7 @@ def _report(
     convention = "model-packed" if plan.documents else "model-causal"
     tokens = plan.global_batch_size * plan.sequence_length
     per_device = tokens / step / plan.n_devices
+    used, width = max(float(m.device_bytes) for m in memories), memory_width(fit)
     device, recipe = problem.cluster.profile, problem.structure.recipe
     format = recipe.matmul if device.supports(recipe.matmul) else recipe.compute
     peak = device.peak_of(format)
@@ -131,6 +132,8 @@ def _report(
         assumed=assumed,
         provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure, fit)),
         offload=_offload_report(problem, prepared, time, memories, breakdown["offload"], constants),
+        memory_interval_bytes=None if width is None else (used * math.exp(-width), used * math.exp(width)),
+        out_of_memory_chance=out_of_memory_chance(used, problem.cluster.profile.memory_bytes.value, width),
     )
 
 
