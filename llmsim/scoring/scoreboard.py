@@ -26,7 +26,7 @@ from .ranking import ranked_sets
 from .refit import FitToAll, LeftOut, fit_to_all, in_sample_outcomes, left_out_outcomes
 from .result import Entry, Feasibility, Ranking, Score
 from .scores import feasibility, ranking, score
-from .validate import constants_in_words, entries_of, search_paths
+from .validate import constants_in_words, entries_of, implausible, search_paths
 
 SCHEMA = "llmsim.scoreboard/1"
 MAIN = "framework-model"
@@ -192,9 +192,13 @@ def _read(path: Path, wanted: Callable[[MeasuredRun], bool] = lambda run: True) 
     runs = [run for run in read_runs(path) if wanted(run)]
     items, skipped = plan_runs(runs, search_paths(path))
     rated, unrated = rate(items)
+    skipped |= unrated
+    wrong = implausible(shipped_outcomes(rated)) if rated else {}
+    if wrong:  # nothing is fitted on them
+        rated, _ = rate([item for item in items if item.run.id not in skipped | wrong])
     if rated is None:
         raise InputError("runs", str(path), "at least one run that can be simulated")
-    return _Table(path, runs, rated, skipped | unrated)
+    return _Table(path, runs, rated, skipped | wrong)
 
 
 def _everything(run: MeasuredRun) -> bool:

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from ..calibration.batches import plan_runs
 from ..calibration.folds import FOLD_KEYS
-from ..calibration.runs import architecture_of
+from ..calibration.plausible import too_slow
+from ..calibration.runs import architecture_of, reason
 from ..calibration.table import MeasuredRun, read_runs
 from ..core.errors import InputError, LlmsimError
 from ..core.progress import Bar
@@ -69,6 +70,7 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
         elif rated is not None:
             left_out = left_out_outcomes(rated, str(refit_without), bar)
             outcomes, baselines = left_out.outcomes, left_out.baselines
+    skipped |= implausible(outcomes)
     entries = [entry for run in runs for entry in entries_of(run, outcomes.get(run.id), skipped, path)]
     sets = ranked_sets(runs, {row: outcome.step_s for row, outcome in outcomes.items()})
     return ValidationReport(
@@ -127,6 +129,14 @@ def entries_of(run: MeasuredRun, outcome: Outcome | None, skipped: Mapping[str, 
     if run.out_of_memory is not None:
         too_much = not outcome.fits if outcome else None
         yield Entry(metric="out_of_memory", measured=run.out_of_memory, predicted=too_much, **common)
+
+
+def implausible(outcomes: dict[str, Outcome]) -> dict[str, str]:
+    """Take out what was predicted for rows with an impossible measured time; row id -> what is wrong."""
+    wrong = {row: error for row, own in outcomes.items() if (error := too_slow(own.item, own.step_s)) is not None}
+    for row in wrong:
+        del outcomes[row]
+    return {row: reason(error) for row, error in wrong.items()}
 
 
 def _description(run: MeasuredRun, outcome: Outcome | None, path: Path) -> dict[str, Any]:
