@@ -257,11 +257,11 @@ def fit(
     plan = runs.layout
     squares = _squares(runs, keep, free, noise, robust)
     first = (plan.prior if start is None else start)[squares.moving]
-    found = minimise(squares, first, plan.upper[squares.moving], max_steps=max_steps)
+    best, cost = minimise(squares, first, plan.upper[squares.moving], max_steps=max_steps)
     errors = plan.spread.copy()
-    _, curvature = squares.normal(found.x, squares.slopes(found.x))
+    _, curvature = squares.normal(best, squares.slopes(best))
     errors[squares.moving] = np.sqrt(np.diag(np.linalg.inv(curvature)))
-    return FitResult(plan, squares.whole(found.x), errors, found.cost)
+    return FitResult(plan, squares.whole(best), errors, cost)
 
 
 def _squares(
@@ -273,8 +273,9 @@ def _squares(
     return _Squares(runs, weight, np.arange(len(runs.layout.paths)) if free is None else np.flatnonzero(free), robust)
 
 
-NEAR = 0.05
-"""Change of a constant's logarithm within which a refit takes the Jacobian to be the same."""
+NEAR = 0.02
+"""Change of a constant's logarithm within which a refit takes the Jacobian to be the same: predictions then differ
+from those of refits with a Jacobian at each step by less than 0.001 in the median."""
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,8 @@ class Refits:
         start = self.full.logarithms[self.learned]
         known = Linearisation(start, self.slopes)
         upper = self.runs.layout.upper[self.learned]
-        return squares.whole(minimise(squares, start, upper, known=known, near=NEAR).x)
+        best, _ = minimise(squares, start, upper, known=known, near=NEAR)
+        return squares.whole(best)
 
 
 _ROUNDS = 4

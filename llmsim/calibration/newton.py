@@ -54,23 +54,6 @@ class Linearisation:
         return float(np.abs(x - self.point).max(initial=0.0))
 
 
-@dataclass(frozen=True)
-class Minimum:
-    """Where the cost is least.
-
-    Attributes
-    ----------
-    x, cost
-        The point, and the cost there.
-    linearisation
-        The last Jacobian.
-    """
-
-    x: np.ndarray
-    cost: float
-    linearisation: Linearisation
-
-
 def minimise(
     objective: Objective,
     start: np.ndarray,
@@ -79,8 +62,8 @@ def minimise(
     known: Linearisation | None = None,
     near: float = 0.0,
     max_steps: int = 40,
-) -> Minimum:
-    """The least cost with every constant at or below its upper bound.
+) -> tuple[np.ndarray, float]:
+    """The point of least cost with every constant at or below its upper bound, and that cost.
 
     Parameters
     ----------
@@ -112,7 +95,7 @@ def minimise(
             if away <= near * SETTLED_SHARE:
                 break
             at, damping = None, _DAMPING
-    return Minimum(x, cost, at or Linearisation(x, objective.slopes(x)))
+    return x, cost
 
 
 def bounded_step(gradient: np.ndarray, curvature: np.ndarray, room: np.ndarray) -> np.ndarray:

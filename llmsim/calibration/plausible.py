@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SLOWEST = 200.0
 """Measured over predicted time beyond which a figure has another unit: milliseconds come out near 1,000, and the
-slowest of 2,000 published runs at 4."""
+slowest of 2,000 published runs near 2."""
 _USUAL_MFU = 0.4
 
 
