@@ -12,7 +12,7 @@ SEQUENCE ?= 8192
 BATCH ?= 512
 TOKENS ?= 15T
 
-.PHONY: plan test lint fit validate scoreboard rankings conform conform-full mutation bench clean
+.PHONY: plan test lint fit validate scoreboard rankings conform conform-full mutation documents bench clean
 
 plan: $(VENV)/.installed
 	$(BIN)/llmsim plan train --model $(MODEL) --cluster $(CLUSTER) --sequence $(SEQUENCE) --global-batch $(BATCH) --tokens $(TOKENS)
@@ -57,9 +57,14 @@ conform-full: $(VENV)/.publishing
 mutation: $(VENV)/.developing
 	$(BIN)/python tools/mutation.py
 
+# What README and docs show of commands, put in again as these print it.
+documents: $(VENV)/.developing
+	$(BIN)/python tools/documents.py --write
+
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/spaces.py
+	$(BIN)/python benchmarks/pruning.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

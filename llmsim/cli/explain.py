@@ -9,7 +9,18 @@ import typer
 
 from ..core.errors import InputError
 from .chosen import Batch, PlanFile, Sequence, Setting, best_plan, given_plan
-from .options import ClusterText, IgnoreKeys, Json, Model, Network, plan_fields, print_json, reports_errors
+from .options import (
+    CalibrateWith,
+    ClusterText,
+    IgnoreKeys,
+    Json,
+    Model,
+    Network,
+    own_constants,
+    plan_fields,
+    print_json,
+    reports_errors,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Explain one plan: where its time goes, and what would change it.")
 
@@ -40,6 +51,7 @@ def explain_train(
     ),
     as_json: Json = False,
     network: Network = None,
+    calibrate_with: CalibrateWith = None,
     ignore_key: IgnoreKeys = None,
 ) -> None:
     """Where the time of a plan goes from peak to achieved, its closed form, and what would change it."""
@@ -51,9 +63,10 @@ def explain_train(
         raise InputError("json", as_json, "without --format and --depth: it has every definition", why="stands alone")
     architecture = Architecture.from_config(model, ignore=ignore_key or ())
     machine = Cluster.parse(cluster, network=network)
+    fit = own_constants(calibrate_with)
     fields = plan_fields(plan, setting or [])
-    chosen = given_plan(fields, sequence, global_batch) or best_plan(architecture, machine, sequence, global_batch)
-    found = explain_training(chosen, architecture, machine, quantity=quantity)
+    chosen = given_plan(fields, sequence, global_batch) or best_plan(architecture, machine, sequence, global_batch, fit)
+    found = explain_training(chosen, architecture, machine, quantity=quantity, fit=fit)
     if as_json:
         print_json(found.to_dict())
         return
