@@ -29,7 +29,8 @@ from .intervals import (
 )
 from .load import allocated_bytes, prepare_runs
 from .memory import fit_memory
-from .runs import RunPlan, plan_run
+from .plausible import too_slow
+from .runs import RunPlan, plan_run, reason
 from .split import Pair, pair_of, read_split
 from .table import MeasuredRun, read_runs
 
@@ -52,7 +53,8 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
     Raises
     ------
     InputError
-        For a table or a split that cannot be read, or too few runs.
+        For a table or a split that cannot be read, a row that is wrong (an unknown device, a time that its devices
+        cannot have reached or of another unit), or too few runs.
     """
     date = date or datetime.now(UTC).date().isoformat()
     kept = read_split(split) if split else None
@@ -60,7 +62,7 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
     search = (data.parent,)
     with Bar(progress) as bar:
         done = bar.stage("reading plans")
-        known = _known(runs, search)
+        known = _known(runs, search, data)
         memory = fit_memory(known)
         constants = {path: rounded(found.value) for path, found in memory.items() if found.learned}
         items, _ = plan_runs(runs, search, overlay=constants)
@@ -69,6 +71,7 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
         fitted = RunSet.prepare(items)
         if len(fitted) < 3:
             raise InputError("runs", str(data), "at least 3 runs with a step time that can be simulated")
+        _refuse_slow(fitted, data)
         done()
         done = bar.stage("fitting")
         full, learned = fit_learned(fitted)
@@ -102,15 +105,26 @@ def _pair(run: MeasuredRun) -> Pair:
         return "", ""
 
 
-def _known(runs: Sequence[MeasuredRun], search: Sequence[Path]) -> list[RunPlan]:
-    """The plans of rows that can be simulated, blank settings from profiles."""
+def _known(runs: Sequence[MeasuredRun], search: Sequence[Path], data: Path) -> list[RunPlan]:
+    """The plans of rows that can be simulated, blank settings from profiles; a row that is wrong is refused."""
     items: list[RunPlan] = []
     for run in runs:
         try:
             items.append(plan_run(run, search))
+        except InputError as error:
+            raise InputError(f"{data}, line {run.line}", run.id, why=f"cannot be fitted on: {reason(error)}") from None
         except LlmsimError:
             continue
     return items
+
+
+def _refuse_slow(runs: RunSet, data: Path) -> None:
+    """Refuse a measured time that is far longer than the constants of the profiles predict."""
+    predicted = np.exp(runs.log_prediction(runs.layout.prior))
+    for item, seconds in zip(runs.items, predicted, strict=True):
+        error = too_slow(item, float(seconds))
+        if error is not None:
+            raise InputError(f"{data}, line {item.run.line}", item.run.id, why=f"cannot be fitted on: {error}")
 
 
 def rounded(value: float, digits: int = _DIGITS) -> float:

@@ -22,6 +22,7 @@ import numpy as np
 from ..training.compose import KindTime, StepLoad, StepTime, compose_step, kind_time
 from ..training.constants import StepConstants
 from .load import prepare_runs, run_constants, side_by_side
+from .newton import Linearisation, minimise
 from .parameters import COMPUTE_CLASSES, FAMILIES, LEARNED, Family, Layout, layout
 from .pipelines import exact_seconds
 from .runs import RunPlan
@@ -81,6 +82,19 @@ class RunSet:
         """Logarithms of the predicted times under some constants, with the gap as it is."""
         _, step = self._composed(logarithms)
         return np.asarray(np.log(np.broadcast_to(step.seconds, (len(self),))) + self.gap)
+
+    def slopes(self, logarithms: np.ndarray) -> np.ndarray:
+        """Derivatives of the logarithms of the predicted times, shape (runs, constants); gaps stay as they are.
+
+        A run depends on one constant of each family, so that one evaluation a family gives all of them.
+        """
+        base = self.log_prediction(logarithms)
+        found = np.zeros((len(self), len(logarithms)))
+        for own in self.layout.index:
+            shifted = logarithms.copy()
+            shifted[np.unique(own)] -= _STEP
+            found[np.arange(len(self)), own] += (base - self.log_prediction(shifted)) / _STEP
+        return found
 
     def log_exact(self, logarithms: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Logarithms of the predicted times with exact schedules, of some runs or of all."""
@@ -168,6 +182,55 @@ class FitResult:
         return replace(self, logarithms=np.log([float(f"{value:.{digits}g}") for value in np.exp(self.logarithms)]))
 
 
+@dataclass(frozen=True)
+class _Squares:
+    """Half the sum of squares of a fit as a function of the constants that may move.
+
+    Attributes
+    ----------
+    weight
+        Of the log ratio of each run in standard deviations, 0 for one that is left out.
+    moving
+        Numbers of the constants that may move; the others stay at their priors.
+    """
+
+    runs: RunSet
+    weight: np.ndarray
+    moving: np.ndarray
+    robust: bool
+
+    def whole(self, x: np.ndarray) -> np.ndarray:
+        """All constants."""
+        full = self.runs.layout.prior.copy()
+        full[self.moving] = x
+        return full
+
+    def _ratios(self, x: np.ndarray) -> np.ndarray:
+        return np.asarray((self.runs.log_prediction(self.whole(x)) - self.runs.log_time) * self.weight)
+
+    def _from_prior(self, x: np.ndarray) -> np.ndarray:
+        plan = self.runs.layout
+        return np.asarray((x - plan.prior[self.moving]) / plan.spread[self.moving])
+
+    def cost(self, x: np.ndarray) -> float:
+        """Half the sum of squares, priors included."""
+        ratio = self._ratios(x)
+        own = _robust(ratio) if self.robust else ratio
+        return float(own @ own + np.sum(self._from_prior(x) ** 2)) / 2
+
+    def slopes(self, x: np.ndarray) -> np.ndarray:
+        """Derivatives of the logarithms of the predicted times."""
+        return self.runs.slopes(self.whole(x))[:, self.moving]
+
+    def normal(self, x: np.ndarray, slopes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Gradient and Gauss-Newton curvature of the cost."""
+        ratio = self._ratios(x)
+        value, slope = (_robust(ratio), _robust_slope(ratio)) if self.robust else (ratio, np.ones(len(ratio)))
+        rows = slopes * (slope * self.weight)[:, None]
+        spread = self.runs.layout.spread[self.moving]
+        return rows.T @ value + self._from_prior(x) / spread, rows.T @ rows + np.diag(spread**-2.0)
+
+
 def fit(
     runs: RunSet,
     keep: np.ndarray | None = None,
@@ -191,47 +254,65 @@ def fit(
     robust
         Whether gross outliers are forgotten; a few runs of one's own are none.
     """
-    from scipy.optimize import least_squares
-
     plan = runs.layout
-    chosen = np.arange(len(runs)) if keep is None else np.flatnonzero(keep)
-    moving = np.arange(len(plan.paths)) if free is None else np.flatnonzero(free)
-    weight = runs.weights()[chosen] / noise
-
-    def whole(x: np.ndarray) -> np.ndarray:
-        full = plan.prior.copy()
-        full[moving] = x
-        return full
-
-    def ratios(x: np.ndarray) -> np.ndarray:
-        return np.asarray((runs.log_prediction(whole(x)) - runs.log_time)[chosen] * weight)
-
-    def residuals(x: np.ndarray) -> np.ndarray:
-        return np.concatenate(
-            [_robust(ratios(x)) if robust else ratios(x), (x - plan.prior[moving]) / plan.spread[moving]]
-        )
-
-    def jacobian(x: np.ndarray) -> np.ndarray:
-        full = whole(x)
-        base = runs.log_prediction(full)
-        ratio = (base - runs.log_time)[chosen] * weight
-        slope = (_robust_slope(ratio) if robust else 1.0) * weight
-        result = np.zeros((len(chosen), len(full)))
-        for own in plan.index:
-            shifted = full.copy()
-            shifted[np.unique(own)] -= _STEP
-            change = (base - runs.log_prediction(shifted))[chosen] / _STEP
-            np.add.at(result, (np.arange(len(chosen)), own[chosen]), change * slope)
-        return np.concatenate([result[:, moving], np.diag(1 / plan.spread[moving])])
-
-    upper = plan.upper[moving]
-    x0 = np.minimum(plan.prior if start is None else start, plan.upper - 1e-6)[moving]
-    bounds = (np.full(len(x0), -np.inf), upper + 1e-9)
-    found = least_squares(residuals, x0, jac=jacobian, bounds=bounds, max_nfev=max_steps, x_scale=plan.spread[moving])
+    squares = _squares(runs, keep, free, noise, robust)
+    first = (plan.prior if start is None else start)[squares.moving]
+    best, cost = minimise(squares, first, plan.upper[squares.moving], max_steps=max_steps)
     errors = plan.spread.copy()
-    slope = np.asarray(found.jac, dtype=float)
-    errors[moving] = np.sqrt(np.diag(np.linalg.pinv(slope.T @ slope)))
-    return FitResult(plan, whole(np.minimum(found.x, upper)), errors, float(found.cost))
+    _, curvature = squares.normal(best, squares.slopes(best))
+    errors[squares.moving] = np.sqrt(np.diag(np.linalg.inv(curvature)))
+    return FitResult(plan, squares.whole(best), errors, cost)
+
+
+def _squares(
+    runs: RunSet, keep: np.ndarray | None, free: np.ndarray | None, noise: float = NOISE, robust: bool = True
+) -> _Squares:
+    weight = runs.weights() / noise
+    if keep is not None:
+        weight = np.where(keep, weight, 0.0)
+    return _Squares(runs, weight, np.arange(len(runs.layout.paths)) if free is None else np.flatnonzero(free), robust)
+
+
+NEAR = 0.02
+"""Change of a constant's logarithm within which a refit takes the Jacobian to be the same: predictions then differ
+from those of refits with a Jacobian at each step by less than 0.001 in the median."""
+
+
+@dataclass(frozen=True)
+class Refits:
+    """Fits to nearly all runs, each from the fit to all of them.
+
+    The derivatives of all predictions at that fit serve every refit: only the times are composed again at each step,
+    and the derivatives where a constant has moved far.
+
+    Attributes
+    ----------
+    runs, full
+        The runs, and the fit to all of them.
+    learned
+        Which constants may move.
+    slopes
+        Derivatives of the logarithms of predicted times by those constants at the fit.
+    """
+
+    runs: RunSet
+    full: FitResult
+    learned: np.ndarray
+    slopes: np.ndarray
+
+    @classmethod
+    def around(cls, runs: RunSet, full: FitResult, learned: np.ndarray) -> Refits:
+        """Refits from a fit."""
+        return cls(runs, full, learned, runs.slopes(full.logarithms)[:, learned])
+
+    def without(self, held: np.ndarray) -> np.ndarray:
+        """Logarithms of the constants fitted to the runs that are not ``held``."""
+        squares = _squares(self.runs, ~held, self.learned)
+        start = self.full.logarithms[self.learned]
+        known = Linearisation(start, self.slopes)
+        upper = self.runs.layout.upper[self.learned]
+        best, _ = minimise(squares, start, upper, known=known, near=NEAR)
+        return squares.whole(best)
 
 
 _ROUNDS = 4

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .fit import FitResult, RunSet, fit
+from .architectures import architecture_family
+from .fit import FitResult, Refits, RunSet
 from .links import linked
 from .runs import RunPlan
 
@@ -19,11 +20,10 @@ FOLD_KEYS: dict[str, Callable[[RunPlan], Hashable]] = {
     "framework": lambda item: item.plan.framework,
     "hardware": lambda item: item.cluster.device,
     "framework-model": lambda item: item.pair,
+    "generation": lambda item: item.cluster.profile.generation,
+    "architecture": lambda item: architecture_family(item.architecture),
 }
 """What may be left out at a time, and what a run has of it."""
-
-STEPS = 6
-"""Steps of a refit, which starts at the fit to all runs."""
 
 
 def fold_numbers(items: Sequence[RunPlan], without: str) -> np.ndarray:
@@ -38,17 +38,14 @@ def fold_numbers(items: Sequence[RunPlan], without: str) -> np.ndarray:
 class _Job:
     """What every refit starts from."""
 
-    runs: RunSet
-    full: FitResult
-    learned: np.ndarray
+    refits: Refits
     folds: np.ndarray
 
     def left_out(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """The runs of a fold, and the logarithms of what a refit without them predicts."""
         held = self.folds == fold
-        found = fit(self.runs, ~held, self.full.logarithms, free=self.learned, max_steps=STEPS)
         rows = np.flatnonzero(held)
-        return rows, self.runs.log_exact(found.logarithms, rows)
+        return rows, self.refits.runs.log_exact(self.refits.without(held), rows)
 
 
 _JOBS: list[_Job] = []
@@ -84,7 +81,7 @@ def refit_without(
         By default two, where the system can fork and has them.
     """
     result = np.zeros(len(runs))
-    for rows, predicted in _each(_Job(runs, full, learned, folds), int(folds.max()) + 1, processes):
+    for rows, predicted in _each(_Job(Refits.around(runs, full, learned), folds), int(folds.max()) + 1, processes):
         result[rows] = predicted
         advance()
     return result

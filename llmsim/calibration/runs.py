@@ -21,6 +21,7 @@ from ..plans.optimizer import OPTIMIZERS
 from ..plans.precision import PRECISIONS
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
+from .plausible import too_fast
 from .table import MeasuredRun
 from .texts import (
     domain_of,
@@ -93,7 +94,7 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
     Raises
     ------
     LlmsimError
-        With the reason why the row cannot be simulated.
+        With the reason why the row cannot be simulated; an InputError where its measured time is impossible.
     """
     architecture = architecture_of(run["model"], tuple(search))
     if architecture.unsupported:
@@ -113,7 +114,11 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
     _check(plan, architecture, run)
     if plan.global_batch_size % (plan.micro_batch_size * plan.data_parallel):
         assumed["micro_batches"] = f"{plan.micro_batches}, the last one short"
-    return RunPlan(run, architecture, cluster, plan, assumed)
+    item = RunPlan(run, architecture, cluster, plan, assumed)
+    error = too_fast(item)
+    if error is not None:
+        raise error
+    return item
 
 
 def _check(plan: TrainingPlan, architecture: Architecture, run: MeasuredRun) -> None:

@@ -114,7 +114,7 @@ def read_runs(path: str | Path) -> list[MeasuredRun]:
     InputError
         With line and column: a file that is no text or no CSV, a missing or repeated column, a line with too few or
         too many cells, an empty required cell, a number that is none, NaN, zero, negative or absurd, an id that was
-        there before.
+        there before, one measurement under two ids.
     """
     path = Path(path)
     records = list(_records(path, _text(path)))
@@ -125,6 +125,7 @@ def read_runs(path: str | Path) -> list[MeasuredRun]:
     if not rows:
         raise InputError("runs", str(path), "at least one row after the header", why="has a header and no rows")
     _check_ids(path, rows)
+    _check_measurements(path, rows)
     return rows
 
 
@@ -215,3 +216,26 @@ def _check_ids(path: Path, rows: Sequence[MeasuredRun]) -> None:
             why = f"stands on line {seen[row.id]} already"
             raise InputError(f"{path}, line {row.line}, id", row.id, "an id of its own for each row", why=why)
         seen[row.id] = row.line
+
+
+_EXACT_DIGITS = 4
+"""Significant digits of a measured figure that no second measurement is likely to repeat."""
+
+
+def _check_measurements(path: Path, rows: Sequence[MeasuredRun]) -> None:
+    """Refuse a measurement that stands in the table twice: two rows that differ in nothing but ids and notes."""
+    seen: dict[tuple[str, ...], MeasuredRun] = {}
+    for row in rows:
+        if not any(_digits(row[column]) >= _EXACT_DIGITS for column in _MEASURES):
+            continue
+        key = tuple(row[column] for column in COLUMNS if column not in ("id", "notes"))
+        if key in seen:
+            why = f"is the measurement of line {seen[key].line}, {seen[key].id!r}, again"
+            raise InputError(f"{path}, line {row.line}, id", row.id, "each measurement once", why=why)
+        seen[key] = row
+
+
+def _digits(cell: str) -> int:
+    """Significant digits of a number as it is written."""
+    mantissa = cell.lower().partition("e")[0]
+    return len(re.sub(r"[^0-9]", "", mantissa).lstrip("0"))

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from ..architecture import Architecture
+from ..calibration.plausible import ideal_seconds
 from ..calibration.runs import RunPlan
 from ..plans.precision import get_precision
-from ..training.conventions import flops_per_token
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,9 @@ class Sample:
     features: np.ndarray
 
 
-@lru_cache(maxsize=4096)
-def _flops(architecture: Architecture, sequence: int) -> float:
-    return float(flops_per_token(architecture, sequence, "model-causal"))
-
-
 def sample(items: Sequence[RunPlan]) -> Sample:
     """Runs with a measured time as baselines see them."""
-    ideal = np.array([_ideal_s(item) for item in items])
+    ideal = np.array([ideal_seconds(item) for item in items])
     sizes = Counter(item.run.group for item in items)
     return Sample(
         ideal,
@@ -64,14 +57,6 @@ def sample(items: Sequence[RunPlan]) -> Sample:
         np.array([item.plan.framework for item in items]),
         np.array([_features(item) for item in items]),
     )
-
-
-def _ideal_s(item: RunPlan) -> float:
-    plan, device = item.plan, item.cluster.profile
-    recipe = get_precision(plan.precision)
-    format = recipe.matmul if device.supports(recipe.matmul) else recipe.compute
-    tokens = plan.global_batch_size * plan.sequence_length
-    return tokens * _flops(item.architecture, plan.sequence_length) / (plan.n_devices * device.peak_of(format))
 
 
 def _features(item: RunPlan) -> list[float]:

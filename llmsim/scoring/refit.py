@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..calibration.fit import RunSet, fit_learned
+from ..calibration.fit import FitResult, RunSet, fit_learned
 from ..calibration.folds import fold_numbers, refit_without
-from ..calibration.intervals import regime_widths
+from ..calibration.intervals import group_medians, regime_widths, width
 from ..calibration.load import run_constants
 from ..calibration.memory import fit_memory
 from ..calibration.runs import RunPlan
@@ -20,43 +20,105 @@ from .outcome import Outcome, outcomes
 from .predict import Predictions, Rated, memory_views, predict
 
 
-def left_out_outcomes(rated: Rated, without: str, bar: Bar) -> tuple[dict[str, Outcome], dict[str, dict[str, float]]]:
-    """Outcomes by refits without a row's group, model ..., and name of a baseline -> row id -> its seconds."""
+@dataclass(frozen=True)
+class FitToAll:
+    """The fit to all runs of a table that have a step time.
+
+    Attributes
+    ----------
+    rows
+        Numbers of those runs among the rated ones.
+    runs, full, learned
+        The runs, the fit, and which constants it moves.
+    """
+
+    rows: np.ndarray
+    runs: RunSet
+    full: FitResult
+    learned: np.ndarray
+
+
+def fit_to_all(rated: Rated, bar: Bar) -> FitToAll | None:
+    """The fit to all runs; None where none has a step time."""
+    rows = np.array([n for n, item in enumerate(rated.items) if item.run.step_time_s is not None], dtype=np.int64)
+    if not len(rows):
+        return None
+    done = bar.stage("fitting to all runs")
+    runs = RunSet.prepare([rated.items[n] for n in rows])
+    full, learned = fit_learned(runs)
+    done()
+    return FitToAll(rows, runs, full, learned)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Predictions of rows by constants fitted without them.
+
+    Attributes
+    ----------
+    outcomes
+        By row id.
+    same_widths
+        Row id -> half the width of an interval that is the same for all runs of a table, from the residuals of the
+        runs that were not left out, as a logarithm; None from too few.
+    baselines
+        Name -> row id -> seconds.
+    """
+
+    outcomes: dict[str, Outcome]
+    same_widths: dict[str, float | None]
+    baselines: dict[str, dict[str, float]]
+
+
+def left_out_outcomes(rated: Rated, without: str, bar: Bar, fitted: FitToAll | None = None) -> LeftOut:
+    """Predictions by refits without a row's group, model ...
+
+    Parameters
+    ----------
+    fitted
+        The fit to all runs, where it is known already.
+    """
     folds = fold_numbers(rated.items, without)
     found = _memory_left_out(rated, predict(rated, {}), folds, bar)
-    timed = np.array([n for n, item in enumerate(rated.items) if item.run.step_time_s is not None], dtype=np.int64)
     widths: list[float | None] = [None] * len(rated.items)
+    same: dict[str, float | None] = {}
     baselines: dict[str, dict[str, float]] = {}
-    if len(timed):
-        items, own = [rated.items[n] for n in timed], _renumbered(folds[timed])
-        log_step, log_ratio = _steps_left_out(items, own, without, bar)
-        step = found.step_s.copy()
-        step[timed] = np.exp(log_step)
-        found = replace(found, step_s=step)
-        for n, value in zip(timed, _cross_widths(items, own, log_ratio), strict=True):
+    fitted = fitted or fit_to_all(rated, bar)
+    if fitted is not None:
+        items, own = fitted.runs.items, _renumbered(folds[fitted.rows])
+        advance = bar.stage(f"refitting without {without}", int(own.max()) + 1)
+        log_step = refit_without(fitted.runs, fitted.full, fitted.learned, own, advance=advance)
+        found = _with_steps(found, fitted.rows, log_step)
+        done = bar.stage("intervals and baselines")
+        log_ratio = log_step - fitted.runs.log_time
+        for n, value in zip(fitted.rows, _cross_widths(items, own, log_ratio), strict=True):
             widths[n] = value
-        done = bar.stage("baselines")
+        same = _same_widths(items, own, log_ratio)
         for name, seconds in baseline_seconds(items, own).items():
             known = np.isfinite(seconds)
             baselines[name] = {item.run.id: float(s) for item, s, k in zip(items, seconds, known, strict=True) if k}
         done()
-    return outcomes(rated, found, widths, frozenset()), baselines
+    return LeftOut(outcomes(rated, found, widths, frozenset()), same, baselines)
+
+
+def in_sample_outcomes(rated: Rated, fitted: FitToAll) -> dict[str, Outcome]:
+    """Outcomes by the fit to the very rows, without intervals."""
+    memory = fit_memory(rated.items, rated.allocated_bytes)
+    found = predict(rated, {path: m.value for path, m in memory.items()})
+    found = _with_steps(found, fitted.rows, fitted.runs.log_exact(fitted.full.logarithms))
+    groups = frozenset(item.run.group for item in rated.items)
+    return outcomes(rated, found, [None] * len(rated.items), groups)
+
+
+def _with_steps(found: Predictions, rows: np.ndarray, log_step: np.ndarray) -> Predictions:
+    step = found.step_s.copy()
+    step[rows] = np.exp(log_step)
+    return replace(found, step_s=step)
 
 
 def _renumbered(folds: np.ndarray) -> np.ndarray:
     """Folds numbered without gaps."""
     return np.unique(folds, return_inverse=True)[1].reshape(-1)
-
-
-def _steps_left_out(items: list[RunPlan], folds: np.ndarray, without: str, bar: Bar) -> tuple[np.ndarray, np.ndarray]:
-    """Logarithms of the predicted step times, and of predicted over measured."""
-    done = bar.stage("fitting to all runs")
-    runs = RunSet.prepare(items)
-    full, learned = fit_learned(runs)
-    done()
-    advance = bar.stage(f"refitting without {without}", int(folds.max()) + 1)
-    predicted = refit_without(runs, full, learned, folds, advance=advance)
-    return predicted, predicted - runs.log_time
 
 
 def _memory_left_out(rated: Rated, found: Predictions, folds: np.ndarray, bar: Bar) -> Predictions:
@@ -88,3 +150,14 @@ def _cross_widths(items: list[RunPlan], folds: np.ndarray, log_ratio: np.ndarray
             item = items[n]
             widths[n] = log_width(item.architecture, item.cluster, item.plan.software, known)
     return widths
+
+
+def _same_widths(items: list[RunPlan], folds: np.ndarray, log_ratio: np.ndarray) -> dict[str, float | None]:
+    """One width for all runs of a fold, from the groups of the other folds."""
+    fold_of = {item.run.group: int(fold) for item, fold in zip(items, folds, strict=True)}
+    scores = group_medians(items, np.abs(log_ratio))
+    found: dict[int, float | None] = {}
+    for fold in sorted(set(fold_of.values())):
+        own = width([score for group, score in scores.items() if fold_of[group] != fold])
+        found[fold] = None if own is None else own.log80
+    return {item.run.id: found[int(fold)] for item, fold in zip(items, folds, strict=True)}

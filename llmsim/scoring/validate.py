@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from ..calibration.batches import plan_runs
 from ..calibration.folds import FOLD_KEYS
-from ..calibration.runs import architecture_of
+from ..calibration.plausible import too_slow
+from ..calibration.runs import architecture_of, reason
 from ..calibration.table import MeasuredRun, read_runs
 from ..core.errors import InputError, LlmsimError
 from ..core.progress import Bar
@@ -25,7 +26,7 @@ from .refit import left_out_outcomes
 from .result import Baseline, Entry, ValidationReport
 from .scores import feasibility, group_scores, ranking, score, score_table
 
-Without = Literal["group", "model", "framework", "hardware", "framework-model"]
+Without = Literal["group", "model", "framework", "hardware", "framework-model", "generation", "architecture"]
 
 
 def validate(path: str | Path, *, refit_without: Without | None = None, progress: bool = True) -> ValidationReport:
@@ -38,8 +39,8 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
         ``architectures/<model>.json`` beside it, or a bundled name.
     refit_without
         None predicts with the constants that ship. Otherwise constants are fitted to the table itself, without what
-        shares the scored row's group, model, framework, hardware, or framework and model; baselines are scored on the
-        same folds.
+        shares the scored row's group, model, framework, hardware, framework and model, generation of devices or family
+        of architectures; baselines are scored on the same folds.
     progress
         Whether to show a bar on the error stream, if that is a terminal and it takes longer than a second.
 
@@ -67,13 +68,15 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
         if rated is not None and refit_without is None:
             outcomes = shipped_outcomes(rated)
         elif rated is not None:
-            outcomes, baselines = left_out_outcomes(rated, str(refit_without), bar)
-    entries = [entry for run in runs for entry in _entries(run, outcomes.get(run.id), skipped, path)]
+            left_out = left_out_outcomes(rated, str(refit_without), bar)
+            outcomes, baselines = left_out.outcomes, left_out.baselines
+    skipped |= implausible(outcomes)
+    entries = [entry for run in runs for entry in entries_of(run, outcomes.get(run.id), skipped, path)]
     sets = ranked_sets(runs, {row: outcome.step_s for row, outcome in outcomes.items()})
     return ValidationReport(
         file=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        constants=_constants(path, refit_without),
+        constants=constants_in_words(path, refit_without),
         refit_without=refit_without,
         row_count=len(runs),
         rows=entries,
@@ -92,14 +95,15 @@ def search_paths(path: Path) -> tuple[Path, ...]:
     return (path.parent, own) if own.is_dir() else (path.parent,)
 
 
-def _constants(path: Path, refit_without: str | None) -> str:
+def constants_in_words(path: Path, refit_without: str | None) -> str:
+    """What predictions rest on."""
     if refit_without is not None:
         return f"fitted to {path.name} itself, without the {refit_without} of the row"
     fit = shipped_fit()
     return f"shipped: fitted {fit.date} to {fit.data} ({fit.split})" if fit.values else "profiles, nothing fitted"
 
 
-def _entries(run: MeasuredRun, outcome: Outcome | None, skipped: Mapping[str, str], path: Path) -> Iterator[Entry]:
+def entries_of(run: MeasuredRun, outcome: Outcome | None, skipped: Mapping[str, str], path: Path) -> Iterator[Entry]:
     """One entry for each metric that the row has measured; a throughput counts where no step time is given."""
     reason = None if outcome else skipped.get(run.id, "the prediction is not a finite number above 0")
     common = {**_description(run, outcome, path), "skipped": reason}
@@ -125,6 +129,14 @@ def _entries(run: MeasuredRun, outcome: Outcome | None, skipped: Mapping[str, st
     if run.out_of_memory is not None:
         too_much = not outcome.fits if outcome else None
         yield Entry(metric="out_of_memory", measured=run.out_of_memory, predicted=too_much, **common)
+
+
+def implausible(outcomes: dict[str, Outcome]) -> dict[str, str]:
+    """Take out what was predicted for rows with an impossible measured time; row id -> what is wrong."""
+    wrong = {row: error for row, own in outcomes.items() if (error := too_slow(own.item, own.step_s)) is not None}
+    for row in wrong:
+        del outcomes[row]
+    return {row: reason(error) for row, error in wrong.items()}
 
 
 def _description(run: MeasuredRun, outcome: Outcome | None, path: Path) -> dict[str, Any]:
