@@ -29,7 +29,7 @@ from .intervals import (
 )
 from .load import allocated_bytes, prepare_runs
 from .memory import fit_memory
-from .plausible import too_slow
+from .plausible import too_fast, too_slow
 from .runs import RunPlan, plan_run, reason
 from .split import Pair, pair_of, read_split
 from .table import MeasuredRun, read_runs
@@ -71,7 +71,7 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
         fitted = RunSet.prepare(items)
         if len(fitted) < 3:
             raise InputError("runs", str(data), "at least 3 runs with a step time that can be simulated")
-        _refuse_slow(fitted, data)
+        _refuse_impossible(fitted, data)
         done()
         done = bar.stage("fitting")
         full, learned = fit_learned(fitted)
@@ -118,11 +118,11 @@ def _known(runs: Sequence[MeasuredRun], search: Sequence[Path], data: Path) -> l
     return items
 
 
-def _refuse_slow(runs: RunSet, data: Path) -> None:
-    """Refuse a measured time that is far longer than the constants of the profiles predict."""
+def _refuse_impossible(runs: RunSet, data: Path) -> None:
+    """Refuse a measured time that no machine can have taken, or that is far longer than the profiles predict."""
     predicted = np.exp(runs.log_prediction(runs.layout.prior))
     for item, seconds in zip(runs.items, predicted, strict=True):
-        error = too_slow(item, float(seconds))
+        error = too_fast(item) or too_slow(item, float(seconds))
         if error is not None:
             raise InputError(f"{data}, line {item.run.line}", item.run.id, why=f"cannot be fitted on: {error}")
 

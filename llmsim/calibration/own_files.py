@@ -19,6 +19,7 @@ from ..plans.training import TrainingPlan
 from .batches import settle_recompute
 from .logs import LoggedRun, read_log
 from .own import OwnFit, own_fit
+from .plausible import too_fast
 from .runs import RunPlan, plan_run
 from .table import MEMORY_KINDS, MeasuredRun, read_runs
 
@@ -86,9 +87,13 @@ def _runs(path: Path, job: Mapping[str, Any] | None) -> list[RunPlan]:
 def _planned(run: MeasuredRun, path: Path) -> RunPlan:
     """A run that cannot be simulated would say nothing, so it is refused by its line."""
     try:
-        return plan_run(run, (path.parent,))
+        item = plan_run(run, (path.parent,))
     except LlmsimError as error:
         raise InputError(f"{path}, line {run.line}", run.id, why=f"cannot be simulated: {error}") from None
+    impossible = too_fast(item)
+    if impossible is not None:
+        raise InputError(f"{path}, line {run.line}", run.id, why=f"cannot be fitted on: {impossible}")
+    return item
 
 
 def _logged(path: Path, log: Path, data: Mapping[str, Any]) -> RunPlan:

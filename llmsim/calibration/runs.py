@@ -21,7 +21,6 @@ from ..plans.optimizer import OPTIMIZERS
 from ..plans.precision import PRECISIONS
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
-from .plausible import too_fast
 from .table import MeasuredRun
 from .texts import (
     domain_of,
@@ -114,11 +113,7 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
     _check(plan, architecture, run)
     if plan.global_batch_size % (plan.micro_batch_size * plan.data_parallel):
         assumed["micro_batches"] = f"{plan.micro_batches}, the last one short"
-    item = RunPlan(run, architecture, cluster, plan, assumed)
-    error = too_fast(item)
-    if error is not None:
-        raise error
-    return item
+    return RunPlan(run, architecture, cluster, plan, assumed)
 
 
 def _check(plan: TrainingPlan, architecture: Architecture, run: MeasuredRun) -> None:

@@ -106,8 +106,13 @@ class MeasuredRun:
         return {"true": True, "false": False}.get(self["out_of_memory"].lower())
 
 
-def read_runs(path: str | Path) -> list[MeasuredRun]:
+def read_runs(path: str | Path, *, repeats: bool = False) -> list[MeasuredRun]:
     """The rows of a run table. Columns that we do not know are left alone, unless one looks like a slip of the pen.
+
+    Parameters
+    ----------
+    repeats
+        Whether one measurement may stand there under two ids: it is scored twice, but a fit would count it twice.
 
     Raises
     ------
@@ -125,7 +130,8 @@ def read_runs(path: str | Path) -> list[MeasuredRun]:
     if not rows:
         raise InputError("runs", str(path), "at least one row after the header", why="has a header and no rows")
     _check_ids(path, rows)
-    _check_measurements(path, rows)
+    if not repeats:
+        _check_measurements(path, rows)
     return rows
 
 

@@ -32,6 +32,11 @@ def validation_report(report: ValidationReport) -> RenderableType:
     if report.baselines:
         parts += [_title("beside simple rules on the same folds: step time"), _baselines(report)]
     parts += [_title("groups furthest off"), _worst(report.groups)]
+    if report.implausible:
+        own = Table(box=None, pad_edge=False, show_header=False)
+        for row, why in report.implausible.items():
+            own.add_row(row, why)
+        parts += [_title("measured times that look wrong, scored as they stand"), own]
     if report.skipped:
         parts += [_title("not simulated, counted as 100 % off"), _skipped(report)]
     return Group(*parts)

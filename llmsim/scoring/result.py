@@ -198,6 +198,8 @@ class ValidationReport:
         See the classes; ``ranking`` is None without sets of comparable runs.
     baselines
         Name -> what it scores; only with a refit.
+    implausible
+        Row id -> what is wrong with its measured time; it is scored as it stands.
     """
 
     file: str
@@ -212,6 +214,7 @@ class ValidationReport:
     ranking: Ranking | None
     ranked_sets: Sequence[RankedSet]
     baselines: Mapping[str, Baseline] = field(default_factory=dict)
+    implausible: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def skipped(self) -> dict[str, list[str]]:

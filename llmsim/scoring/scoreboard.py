@@ -189,7 +189,7 @@ def shipped_part(path: Path, split: Path) -> Part:
 
 
 def _read(path: Path, wanted: Callable[[MeasuredRun], bool] = lambda run: True) -> _Table:
-    runs = [run for run in read_runs(path) if wanted(run)]
+    runs = [run for run in read_runs(path, repeats=True) if wanted(run)]
     items, skipped = plan_runs(runs, search_paths(path))
     rated, unrated = rate(items)
     skipped |= unrated

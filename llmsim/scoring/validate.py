@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ..calibration.batches import plan_runs
 from ..calibration.folds import FOLD_KEYS
-from ..calibration.plausible import too_slow
+from ..calibration.plausible import too_fast, too_slow
 from ..calibration.runs import architecture_of, reason
 from ..calibration.table import MeasuredRun, read_runs
 from ..core.errors import InputError, LlmsimError
@@ -54,7 +54,7 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
     path = Path(path)
     with Bar(progress) as bar:
         done = bar.stage("reading")
-        runs = read_runs(path)
+        runs = read_runs(path, repeats=True)
         done()
         done = bar.stage("planning")
         items, skipped = plan_runs(runs, search_paths(path))
@@ -70,7 +70,6 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
         elif rated is not None:
             left_out = left_out_outcomes(rated, str(refit_without), bar)
             outcomes, baselines = left_out.outcomes, left_out.baselines
-    skipped |= implausible(outcomes)
     entries = [entry for run in runs for entry in entries_of(run, outcomes.get(run.id), skipped, path)]
     sets = ranked_sets(runs, {row: outcome.step_s for row, outcome in outcomes.items()})
     return ValidationReport(
@@ -85,6 +84,7 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
         feasibility=feasibility(entries, {row: outcome.fits for row, outcome in outcomes.items()}),
         ranking=ranking(sets),
         ranked_sets=sets,
+        implausible=implausible(outcomes),
         baselines={name: _baseline(runs, entries, seconds) for name, seconds in baselines.items()},
     )
 
@@ -131,12 +131,10 @@ def entries_of(run: MeasuredRun, outcome: Outcome | None, skipped: Mapping[str, 
         yield Entry(metric="out_of_memory", measured=run.out_of_memory, predicted=too_much, **common)
 
 
-def implausible(outcomes: dict[str, Outcome]) -> dict[str, str]:
-    """Take out what was predicted for rows with an impossible measured time; row id -> what is wrong."""
-    wrong = {row: error for row, own in outcomes.items() if (error := too_slow(own.item, own.step_s)) is not None}
-    for row in wrong:
-        del outcomes[row]
-    return {row: reason(error) for row, error in wrong.items()}
+def implausible(outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+    """Row id -> what is wrong with a measured time that no machine can have taken."""
+    wrong = {row: too_fast(own.item) or too_slow(own.item, own.step_s) for row, own in outcomes.items()}
+    return {row: reason(error) for row, error in wrong.items() if error is not None}
 
 
 def _description(run: MeasuredRun, outcome: Outcome | None, path: Path) -> dict[str, Any]:
