@@ -19,6 +19,8 @@ class Split(StrEnum):
     framework = "framework"
     hardware = "hardware"
     framework_model = "framework-model"
+    generation = "generation"
+    architecture = "architecture"
 
 
 @reports_errors
@@ -26,7 +28,7 @@ def validate(
     file: Annotated[Path, typer.Argument(help="Measured runs, a CSV with the columns of the run table.")],
     as_json: Json = False,
     refit_without: Annotated[
-        Split | None, typer.Option(help="Refit the constants without the scored group, model, framework or hardware.")
+        Split | None, typer.Option(help="Refit the constants without what shares this with the scored row.")
     ] = None,
 ) -> None:
     """Predictions against measured runs."""
