@@ -68,23 +68,31 @@ SAME_JOB = ("model", "hardware", "n_devices", "framework", "sequence_length", "p
 
 
 def difference_widths(items: Sequence[RunPlan], log_ratio: np.ndarray) -> dict[str, Width]:
-    """Widths of the ratio of two alternatives' times, by kind of model: what both are off together cancels.
+    """Widths of the ratio of two alternatives' times, by kind of model, and by kind and lineage where there are jobs
+    enough: what both are off together cancels.
 
-    Every job weighs the same, however many alternatives it has.
+    Every job weighs the same, however many alternatives it has; over lineages, every lineage does.
     """
     jobs: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for n, item in enumerate(items):
         jobs[tuple(item.run[column] for column in SAME_JOB)].append(n)
-    kinds: dict[str, list[np.ndarray]] = defaultdict(list)
+    kinds: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for rows in jobs.values():
-        own = log_ratio[rows]
+        own, first_item = log_ratio[rows], items[rows[0]]
         first, second = np.triu_indices(len(rows), 1)
         if len(first):
-            kinds[model_class(items[rows[0]].architecture)].append(np.abs(own[first] - own[second]))
+            lineages = kinds[model_class(first_item.architecture)]
+            lineages[first_item.plan.software.lineage].append(np.abs(own[first] - own[second]))
     found: dict[str, Width] = {}
-    for kind, jobs_ in sorted(kinds.items()):
-        if len(jobs_) >= FEWEST_JOBS:
-            found[f"{DIFFERENCE}/{kind}"] = Width(log80=weighted_quantile(jobs_, COVERAGE), groups=len(jobs_))
+    for kind, lineages in sorted(kinds.items()):
+        for lineage, own_jobs in sorted(lineages.items()):
+            if len(own_jobs) >= FEWEST_JOBS:
+                width = weighted_quantile(own_jobs, COVERAGE)
+                found[f"{DIFFERENCE}/{kind}/{lineage}"] = Width(log80=width, groups=len(own_jobs))
+        count = sum(map(len, lineages.values()))
+        if count >= FEWEST_JOBS:
+            whole = weighted_quantile([np.concatenate(own_jobs) for own_jobs in lineages.values()], COVERAGE)
+            found[f"{DIFFERENCE}/{kind}"] = Width(log80=whole, groups=count)
     return found
 
 

@@ -199,7 +199,7 @@ def plan_training(
 
 def _undecided(best: Sequence[TrainingResult], architecture: Architecture, fit: Fit | None) -> Undecided | None:
     """Which plans the winner cannot be told apart from."""
-    width = difference_width(architecture, fit)
+    width = difference_width(architecture, best[0].plan.software, fit)
     if width is None:
         return None
     near = [n for n, r in enumerate(best[1:], 1) if math.log(r.step_time_s / best[0].step_time_s) < width]

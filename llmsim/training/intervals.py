@@ -49,10 +49,12 @@ def log_width(architecture: Architecture, cluster: Cluster, software: Software, 
     return max(widths) if len(widths) == len(regimes) else None
 
 
-def difference_width(architecture: Architecture, fit: Fit | None = None) -> float | None:
+def difference_width(architecture: Architecture, software: Software, fit: Fit | None = None) -> float | None:
     """Half the width of the 80 % interval of the ratio of two plans' step times on one job, as a logarithm: what they
     are off together cancels. None where nothing is known."""
-    known = (shipped_fit() if fit is None else fit).intervals.get(f"{DIFFERENCE}/{model_class(architecture)}")
+    intervals = (shipped_fit() if fit is None else fit).intervals
+    kind = f"{DIFFERENCE}/{model_class(architecture)}"
+    known = intervals.get(f"{kind}/{software.lineage}") or intervals.get(kind)
     return None if known is None else known.log80
 
 
