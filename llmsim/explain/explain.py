@@ -129,7 +129,7 @@ def explain_training(
         For an unknown quantity, without SymPy, and as for the simulation.
     """
     if find_spec("sympy") is None:
-        raise InputError("explain", "", "pip install llmsim[symbols]", why="needs sympy, which is not installed")
+        raise InputError("explain", "", "pip install sympy", why="needs sympy, which is not installed")
     if quantity not in QUANTITIES:
         raise unknown_name("quantity", quantity, QUANTITIES)
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
