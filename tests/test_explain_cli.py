@@ -154,5 +154,5 @@ def test_without_sympy_it_says_what_to_install(monkeypatch):
     from llmsim.explain import explain as home
 
     monkeypatch.setattr(home, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"needs sympy.*pip install llmsim\[symbols\]"):
+    with pytest.raises(InputError, match=r"needs sympy.*pip install sympy"):
         explain_training(_plan(), MODEL, CLUSTER)
