@@ -59,8 +59,8 @@ def test_true_times_rank_perfectly_and_reversed_ones_not_at_all() -> None:
     true = {run.id: run.step_time_s or 0 for run in runs}
     (best,) = by_source(runs, true, "true")
     (worst,) = by_source(runs, {row: -seconds for row, seconds in true.items()}, "reversed")
-    assert (best.tau_mean, best.regret_mean, best.sets, best.runs) == (1, 0, 1, 4)
-    assert (worst.tau_mean, worst.regret_mean) == (-1, 3)
+    assert (best.order.tau_mean, best.order.regret_mean, best.order.sets, best.runs) == (1, 0, 1, 4)
+    assert (worst.order.tau_mean, worst.order.regret_mean) == (-1, 3)
     assert [s.tau for s in ranked_sets(runs, true)] == [1]
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 import llmsim.search.finalists as finalists_module
+import llmsim.search.sweep as sweep_module
 from llmsim.architecture import Architecture
 from llmsim.core.errors import InfeasibleError, InputError
 from llmsim.core.units import GIB
@@ -429,7 +430,6 @@ def test_a_pool_keeps_what_may_matter(name):
     pool, kept = evaluated(architecture, cluster, space, slack=0.02)
     assert pool.evaluated == every.evaluated == len(plans)
     assert pool.fitting == every.fitting == every.fits.sum()
-    assert pool.near == every.near
     known = dict(zip(kept, pool.step_s, strict=True))
     numbers = dict(zip(plans, every.step_s, strict=True))
     assert all(numbers[plan] == seconds for plan, seconds in known.items())
@@ -494,3 +494,17 @@ def test_a_search_that_gives_up_says_how_far_it_may_be_off(monkeypatch):
     console = Console(width=200, record=True, file=StringIO())
     console.print(planning_report(answer))
     assert "may be faster by up to" in console.export_text()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_several_processes_find_what_one_finds(name, monkeypatch):
+    architecture, cluster, space = CASES[name]
+    question = {**QUESTION, "precision": "bf16", "imbalance": 1.1, "space": space}
+    alone = plan_training(architecture, cluster, **question, cores=1)
+    monkeypatch.setattr(sweep_module, "WORTH_A_PROCESS", 1)
+    together = plan_training(architecture, cluster, **question, cores=3)
+    assert [j.result.plan for j in together.best] == [j.result.plan for j in alone.best]
+    assert together.pareto == alone.pareto
+    counts, own = together.counts, alone.counts
+    assert (counts.considered, counts.evaluated, counts.fitting) == (own.considered, own.evaluated, own.fitting)
+    assert counts.proven

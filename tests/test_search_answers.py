@@ -181,5 +181,8 @@ def test_commands_write_the_placement_and_choose_a_cluster(tmp_path):
                "--tokens", "1T", "--objective", "days")  # fmt: skip
     assert "Take 2x8xh100-sxm-80gb" in text
     assert "same loss" in text
+    text = run("plan", "cluster", "-m", "llama-3-8b", "--clusters", "1x8xh100-sxm-80gb", "-s", "4k", "-b", "64",
+               "--tokens", "1T", "--precision", "bf16,fp8-current")  # fmt: skip
+    assert "the same in bf16, fp8-current" in text
     assert "clusters" in refused("plan", "cluster", "-m", "llama-3-8b", "--clusters", "4:2x8xh100-sxm-80gb", "-s", "4k",
                                "-b", "64", "--tokens", "1T")  # fmt: skip

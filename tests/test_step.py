@@ -13,9 +13,10 @@ from llmsim.core.symbolic import Symbolic, symbol
 from llmsim.hardware.cluster import Cluster
 from llmsim.plans.rules import nearest_divisor, violations
 from llmsim.plans.training import TrainingPlan
-from llmsim.training.compose import STEP_PARTS, compose_step, exposed
+from llmsim.training.compose import STEP_PARTS, compose_step
 from llmsim.training.constants import step_constants
 from llmsim.training.memory import stage_memory
+from llmsim.training.passes import exposed
 from llmsim.training.prepare import prepare
 from llmsim.training.problem import plan_columns, plan_problem, stack_columns
 from llmsim.training.simulate import simulate_training

@@ -137,11 +137,9 @@ def _quantity(value: float, error: float, unit: str, date: str) -> Quantity:
 
 
 def _learned(runs: RunSet, full: FitResult, learned: np.ndarray, date: str) -> dict[str, Quantity]:
-    units = {
-        int(n): family.unit for family, own in zip(runs.layout.families, runs.layout.index, strict=True) for n in own
-    }
+    units = runs.layout.units
     return {
-        path: _quantity(rounded(float(np.exp(full.logarithms[n]))), float(full.errors[n]), units[n], date)
+        path: _quantity(rounded(float(np.exp(full.logarithms[n]))), float(full.errors[n]), units[path], date)
         for n, path in enumerate(runs.layout.paths)
         if learned[n]
     }

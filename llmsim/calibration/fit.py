@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..training.compose import KindTime, StepLoad, StepTime, compose_step, kind_time
+from ..training.compose import StepLoad, StepTime, compose_step
 from ..training.constants import StepConstants
+from ..training.passes import KindTime, kind_time
 from .load import prepare_runs, run_constants, side_by_side
 from .newton import Linearisation, minimise
 from .parameters import COMPUTE_CLASSES, FAMILIES, LEARNED, Family, Layout, layout

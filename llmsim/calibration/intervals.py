@@ -11,6 +11,7 @@ import numpy as np
 from ..core.units import GIB
 from ..hardware.fitted import Residual, Width
 from ..training.intervals import DIFFERENCE, MEMORY, NEW_FRAMEWORK, NEW_HARDWARE, model_class
+from ..training.memory import seen_memory
 from .load import run_constants
 from .runs import RunPlan
 
@@ -121,9 +122,7 @@ def memory_widths(
     overlay
         Fitted constants.
     """
-    c = run_constants(items, overlay)
-    reserved = allocated_bytes * np.broadcast_to(c.reserved_factor, allocated_bytes.shape)
-    views = {"reserved": reserved, "device": reserved + np.broadcast_to(c.context_bytes, allocated_bytes.shape)}
+    views = dict(zip(("reserved", "device"), seen_memory(allocated_bytes, run_constants(items, overlay)), strict=True))
     scores = [
         (item, abs(float(np.log(views[kind][n] / (float(item.run.memory_gib or 0) * GIB)))))
         for n, item in enumerate(items)

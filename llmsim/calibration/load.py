@@ -14,10 +14,11 @@ import numpy as np
 
 from ..core.shim import Number, maximum
 from ..hardware.network import WireTime
-from ..training.compose import StageLoad, StepLoad, UnitTraffic
+from ..training.compose import StageLoad, StepLoad
 from ..training.constants import Overlay, StepConstants, step_constants
 from ..training.kept import KeptTransfers
 from ..training.memory import stage_memory
+from ..training.passes import UnitTraffic
 from ..training.prepare import Prepared, prepare
 from ..training.problem import plan_problem
 from ..training.seconds import PHASES, KindSeconds, PhaseSeconds

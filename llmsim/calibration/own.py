@@ -105,7 +105,7 @@ def own_fit(items: Sequence[RunPlan], data: str, *, prior: Fit | None = None, da
         OwnRun(item.run.id, float(item.run.step_time_s or 0), float(a), float(b))
         for item, a, b in zip(runs.items, start, ends, strict=True)
     ]
-    values = _changed(runs.layout, before, after, known, data, date)
+    values = _changed(runs.layout, before, after, data, date)
     memory = {p: _quantity(m.value, m.error, m.unit, data, date) for p, m in fit_memory(items).items() if m.learned}
     own = known.model_copy(
         update={
@@ -173,15 +173,9 @@ def job_spread(item: RunPlan, known: Fit) -> float:
     return UNKNOWN_SPREAD if width is None else max(LEAST_SPREAD, width / NORMAL_80)
 
 
-def _changed(
-    layout: Layout, before: FitResult, after: FitResult, known: Fit, data: str, date: str
-) -> dict[str, Quantity]:
-    """The constants that the runs moved or made surer."""
-    units = {
-        layout.paths[n]: family.unit
-        for family, own in zip(layout.families, layout.index, strict=True)
-        for n in map(int, np.unique(own))
-    }
+def _changed(layout: Layout, before: FitResult, after: FitResult, data: str, date: str) -> dict[str, Quantity]:
+    """The constants that the runs moved."""
+    units = layout.units
     return {
         path: _quantity(float(np.exp(after.logarithms[n])), float(after.errors[n]), units[path], data, date)
         for n, path in enumerate(layout.paths)

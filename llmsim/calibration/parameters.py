@@ -179,6 +179,15 @@ class Layout:
     upper: np.ndarray
     index: np.ndarray
 
+    @property
+    def units(self) -> dict[str, str]:
+        """Path -> unit."""
+        return {
+            self.paths[n]: family.unit
+            for family, own in zip(self.families, self.index, strict=True)
+            for n in map(int, np.unique(own))
+        }
+
     def values(self, logarithms: np.ndarray) -> dict[str, float]:
         """Path -> value."""
         return {path: float(np.exp(v)) for path, v in zip(self.paths, logarithms, strict=True)}

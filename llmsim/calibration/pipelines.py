@@ -9,9 +9,10 @@ import numpy as np
 
 from ..core.pipelines import ScheduleName
 from ..core.shim import Number
-from ..training.compose import KindTime, StepLoad, StepTime
+from ..training.compose import StepLoad, StepTime
 from ..training.kept import KeptTransfers
 from ..training.longest_path import longest_path
+from ..training.passes import KindTime
 from ..training.stages import chunk_counts
 from .runs import RunPlan
 

@@ -25,7 +25,19 @@ Sequence = Annotated[
 Batch = Annotated[str | None, typer.Option("--global-batch", "-b", help="Without a plan: sequences of a step.")]
 
 
-def given_plan(fields: dict[str, object], sequence: str | None, global_batch: str | None) -> TrainingPlan | None:
+def chosen_plan(
+    fields: dict[str, object],
+    architecture: Architecture,
+    cluster: Cluster,
+    sequence: str | None,
+    global_batch: str | None,
+    fit: Fit | None,
+) -> TrainingPlan:
+    """The plan that was given, else the best that the search finds."""
+    return _given(fields, sequence, global_batch) or _best(architecture, cluster, sequence, global_batch, fit)
+
+
+def _given(fields: dict[str, object], sequence: str | None, global_batch: str | None) -> TrainingPlan | None:
     """The plan that was given, if one was."""
     from ..hardware.profiles import build
     from ..plans.training import TrainingPlan
@@ -40,12 +52,12 @@ def given_plan(fields: dict[str, object], sequence: str | None, global_batch: st
     return build(TrainingPlan, fields, "plan")
 
 
-def best_plan(
+def _best(
     architecture: Architecture,
     cluster: Cluster,
     sequence: str | None,
     global_batch: str | None,
-    fit: Fit | None = None,
+    fit: Fit | None,
 ) -> TrainingPlan:
     """The best plan that the search finds."""
     from ..search.plan import plan_training

@@ -9,14 +9,19 @@ import typer
 from ..core.errors import InputError
 from ..core.units import parse_count, parse_length
 from .options import (
+    Epochs,
     Framework,
+    Headroom,
     IgnoreKeys,
     Json,
     Model,
     Network,
     Precision,
     Release,
+    SequenceText,
+    Tokens,
     batch_size,
+    names,
     print_json,
     reports_errors,
 )
@@ -29,12 +34,12 @@ def cluster(
         str,
         typer.Option(help="Joined by commas; 8:64x8xh100-sxm-80gb doubles the nodes from 8 to 64, 8:64:8x... adds 8."),
     ],
-    sequence: Annotated[str, typer.Option("--sequence", "-s", help="Tokens of a sequence: 8192 or 8k.")],
+    sequence: SequenceText,
     global_batch: Annotated[
         str, typer.Option("--global-batch", "-b", help="Sequences of a step, or several numbers joined by commas.")
     ],
-    tokens: Annotated[str, typer.Option("--tokens", help="Training tokens, 15T is 15e12.")],
-    epochs: Annotated[float, typer.Option(help="How often the job goes through those tokens.")] = 1.0,
+    tokens: Annotated[str, Tokens],
+    epochs: Epochs = 1.0,
     objective: Annotated[str, typer.Option(help="What is made small: cost, days, devices or energy.")] = "cost",
     deadline_days: Annotated[float | None, typer.Option(help="Days that the job may take.")] = None,
     budget_usd: Annotated[str | None, typer.Option(help="USD that it may cost, such as 2M.")] = None,
@@ -43,16 +48,19 @@ def cluster(
     framework: Framework = None,
     release: Release = "",
     optimizer: Annotated[str | None, typer.Option(help="adamw by default.")] = None,
-    headroom: Annotated[float | None, typer.Option(help="Share of the device's memory that stays free.")] = None,
+    headroom: Headroom = None,
     ignore_key: IgnoreKeys = None,
     as_json: Json = False,
 ) -> None:
     """The cluster that meets a deadline and a budget best, and the best plan on it."""
     from ..architecture import Architecture
+    from ..hardware.profiles import build
     from ..report.clusters import cluster_report
     from ..report.training import show
     from ..search.clusters import plan_cluster
+    from ..search.space import SearchSpace
 
+    recipes = names(precision)
     answer = plan_cluster(
         Architecture.from_config(model, ignore=ignore_key or ()),
         [name for part in clusters.split(",") for name in _spread(part.strip())],
@@ -64,7 +72,8 @@ def cluster(
         deadline_days=deadline_days,
         budget_usd=None if budget_usd is None else parse_count(budget_usd, "budget_usd", "2M"),
         network=network,
-        precision=precision,
+        precision=recipes[0] if recipes else None,
+        space=build(SearchSpace, {"precision": recipes} if recipes and len(recipes) > 1 else {}, ""),
         framework=framework,
         release=release,
         optimizer=optimizer,

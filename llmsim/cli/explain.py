@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..core.errors import InputError
-from .chosen import Batch, PlanFile, Sequence, Setting, best_plan, given_plan
+from .chosen import Batch, PlanFile, Sequence, Setting, chosen_plan
 from .options import (
     CalibrateWith,
     ClusterText,
@@ -65,7 +65,7 @@ def explain_train(
     machine = Cluster.parse(cluster, network=network)
     fit = own_constants(calibrate_with)
     fields = plan_fields(plan, setting or [])
-    chosen = given_plan(fields, sequence, global_batch) or best_plan(architecture, machine, sequence, global_batch, fit)
+    chosen = chosen_plan(fields, architecture, machine, sequence, global_batch, fit)
     found = explain_training(chosen, architecture, machine, quantity=quantity, fit=fit)
     if as_json:
         print_json(found.to_dict())

@@ -30,6 +30,13 @@ Network = Annotated[str | None, typer.Option(help="Fabric profile; by default th
 Precision = Annotated[
     str | None, typer.Option(help="bf16, fp16, fp8-current, fp8-block, mxfp8, nvfp4 ...; of several the best.")
 ]
+SequenceText = Annotated[str, typer.Option("--sequence", "-s", help="Tokens of a sequence: 8192 or 8k.")]
+Tokens = typer.Option("--tokens", help="Training tokens, 15T is 15e12.")
+Epochs = Annotated[float, typer.Option(help="How often the job goes through those tokens.")]
+Headroom = Annotated[
+    float | None,
+    typer.Option(help="Share of the device's memory that stays free; by default the framework profile's."),
+]
 Framework = Annotated[str | None, typer.Option(help="Software profile, such as megatron-core or torchtitan.")]
 Release = Annotated[str, typer.Option(help="Release of the framework.")]
 CalibrateWith = Annotated[

@@ -12,13 +12,17 @@ from ..core.units import parse_count, parse_length
 from .options import (
     CalibrateWith,
     ClusterText,
+    Epochs,
     Framework,
+    Headroom,
     IgnoreKeys,
     Json,
     Model,
     Network,
     Precision,
     Release,
+    SequenceText,
+    Tokens,
     batch_size,
     check_writable,
     names,
@@ -41,10 +45,10 @@ Filter = Annotated[str | None, typer.Option(help="Allowed values, joined by comm
 def plan_train(
     model: Model,
     cluster: ClusterText,
-    sequence: Annotated[str, typer.Option("--sequence", "-s", help="Tokens of a sequence: 8192 or 8k.")],
+    sequence: SequenceText,
     global_batch: Annotated[str, typer.Option("--global-batch", "-b", help="Sequences of a step.")],
-    tokens: Annotated[str | None, typer.Option("--tokens", help="Training tokens, 15T is 15e12.")] = None,
-    epochs: Annotated[float, typer.Option(help="How often the job goes through those tokens.")] = 1.0,
+    tokens: Annotated[str | None, Tokens] = None,
+    epochs: Epochs = 1.0,
     top: Annotated[int, typer.Option(help="Plans that differ in kind to show.")] = 5,
     as_json: Json = False,
     network: Network = None,
@@ -105,10 +109,7 @@ def plan_train(
         str | None, typer.Option(help="Allowed of tp-cp-dp-pp (the usual), tp-cp-pp-dp.", rich_help_panel=SEARCHED)
     ] = None,
     calibrate_with: CalibrateWith = None,
-    headroom: Annotated[
-        float | None,
-        typer.Option(help="Share of the device's memory that stays free; by default the framework profile's."),
-    ] = None,
+    headroom: Headroom = None,
     oom_risk: Annotated[
         float | None, typer.Option(help="Chance of running out of memory that a plan may have, instead of a headroom.")
     ] = None,

@@ -39,7 +39,7 @@ class Bar:
     def stage(self, text: str, total: int = 1) -> Callable[..., None]:
         """Begin a stage of so many steps; the answer counts one of them, or as many as it is given."""
         if self._bar is None:
-            return _nothing
+            return nothing
         bar, task = self._bar, self._bar.add_task(text, total=total)
         self._draw(bar)
 
@@ -58,8 +58,8 @@ class Bar:
         bar.refresh()
 
 
-def _nothing(steps: float = 1) -> None:
-    """Where nobody looks."""
+def nothing(steps: float = 1) -> None:
+    """Progress where nobody looks."""
 
 
 def _terminal_bar() -> Progress | None:

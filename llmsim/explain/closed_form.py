@@ -19,10 +19,11 @@ from ..core.symbolic import Switch, recorded_switches
 from ..core.work import Work
 from ..hardware.network import NO_TRAFFIC, WireTime
 from ..training.columns import Columns
-from ..training.compose import KindTime, LayerTime, StageLoad, StepLoad, StepTime, UnitTraffic, compose_step, kind_time
+from ..training.compose import StageLoad, StepLoad, StepTime, compose_step
 from ..training.constants import StepConstants
 from ..training.kept import model_memory
 from ..training.orders import paired_passes
+from ..training.passes import KindTime, LayerTime, UnitTraffic, kind_time
 from ..training.prepare import Problem, keyed, kind_parameters, model_seconds, offloading, recomputed_layers, step_load
 from ..training.seconds import KindRates, KindSeconds, PhaseSeconds
 from ..training.sharding import LocalParameters

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from ..core.shim import Number, total
+from ..core.shim import total
 from ..training.kept import KindMemory, model_memory
-from ..training.memory import MEMORY_PARTS, StageMemory, memory_of_stage, stage_states
+from ..training.memory import MEMORY_NAMES, MEMORY_PARTS, StageMemory, memory_of_stage, seen_memory, stage_states
 from .closed_form import Form, stage_words
 from .symbols import kind_labels
 
@@ -20,11 +20,6 @@ _KEPT = {
     "operands": ("O", "operands that wait for the gradients of weights"),
     "change": ("A_change", "kept more where it recomputes"),
 }
-_PARTS = {
-    "parameters": "parameters", "gradients": "gradients", "optimizer": "optimizer states",
-    "activations": "activations in flight", "head": "logits and loss", "recomputed": "layer made again in backward",
-    "transients": "gradients inside a layer", "unsharded": "gathered units", "workspace": "workspace",
-}  # fmt: skip
 
 
 def add_memory(own: Form) -> None:
@@ -36,9 +31,9 @@ def add_memory(own: Form) -> None:
         found = memory.parts
     words = stage_words(own.runs[fullest])
     define = own.book.define
-    parts = {n: define(f"M_{n}", v, f"{_PARTS[n]}, {words}", "bytes") for n, v in found.items() if float(v)}
+    parts = {n: define(f"M_{n}", v, f"{MEMORY_NAMES[n]}, {words}", "bytes") for n, v in found.items() if float(v)}
     allocated = define("M_allocated", total(parts.values()), f"allocated at the peak, {words}", "bytes")
-    seen: Number = allocated * own.constants.reserved_factor + own.constants.context_bytes
+    _, seen = seen_memory(allocated, own.constants)
     own.quantities["memory"] = define("M", seen, f"memory as the driver sees it, {words}", "bytes")
     own.quantities |= {f"memory_{name}": parts.get(name, 0.0) for name in MEMORY_PARTS}
     own.book.share()

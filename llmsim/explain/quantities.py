@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ..training.breakdown import step_breakdown
 from ..training.columns import Columns
-from ..training.compose import StepTime, compose_step, kind_time
+from ..training.compose import StepTime, compose_step
 from ..training.constants import StepConstants
 from ..training.memory import MEMORY_PARTS, stage_memory
+from ..training.passes import kind_time
 from ..training.prepare import Problem, prepare
 from ..training.simulate import exact_seconds
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..plans.training import TrainingPlan
+from ..training.breakdown import PART_NAMES
 from ..training.columns import Columns
 from ..training.compose import STEP_PARTS, compose_step
 from ..training.constants import StepConstants
@@ -47,13 +48,8 @@ _LOSSES = {
     "attention": "attention below peak", "scan": "scans below peak", "memory": "norms, activations, copies",
     "permute": "routing and permutation", "convert": "conversion to low precision",
 }  # fmt: skip
-_PARTS = {
-    "tp": "tensor-parallel transfers, exposed", "cp": "context-parallel transfers, exposed",
-    "ep": "expert all-to-all, exposed", "fsdp": "sharded parameters, exposed",
-    "offload": "copies to and from the host, exposed", "host": "waiting for the host", "recompute": "recomputation",
-    "bubble": "pipeline bubble and hops", "gradients": "gradient reduction, exposed",
-    "parameters": "parameter gathering, exposed", "optimizer": "optimizer", "fixed": "fixed costs",
-}  # fmt: skip
+_PARTS = tuple(name for name in STEP_PARTS if name not in _LOSSES)
+"""Parts of a step that are no kernels of a layer's own passes."""
 
 
 def waterfall(
@@ -84,7 +80,7 @@ def waterfall(
     uneven = (sum(here.values()) - sum(mean.values())) / peak
     bars.append(("uneven", "FLOPs of the busiest stage over the mean", uneven))
     bars += _kernel_bars(problem, prepared, here, busiest, constants, result)
-    bars += [(name, _PARTS[name], result.breakdown_s[name]) for name in STEP_PARTS if name in _PARTS]
+    bars += [(name, PART_NAMES[name], result.breakdown_s[name]) for name in _PARTS]
     return [Bar(name, text, seconds, 100 * seconds / step) for name, text, seconds in bars]
 
 
@@ -136,10 +132,11 @@ def rounded(values: Sequence[float], digits: int) -> list[float]:
     """Values with some digits behind the point that sum to their sum with as many. The first is rounded as usual, of
     the others the largest remainders up."""
     unit = 10**digits
-    first, *rest = (value * unit for value in values)
+    first, whole_sum = (round(round(value, digits) * unit) for value in (values[0], sum(values)))
+    rest = [value * unit for value in values[1:]]
     whole = [math.floor(value) for value in rest]
-    missing = round(first + sum(rest)) - round(first) - sum(whole)
+    missing = whole_sum - first - sum(whole)
     order = sorted(range(len(rest)), key=lambda i: whole[i] - rest[i])
     for i in range(abs(missing)):
         whole[order[i % len(rest)] if missing > 0 else order[-1 - i % len(rest)]] += 1 if missing > 0 else -1
-    return [n / unit for n in (round(first), *whole)]
+    return [n / unit for n in (first, *whole)]

@@ -16,7 +16,7 @@ from ..explain.book import Definition
 from ..explain.explain import TrainingExplanation
 from ..explain.levers import Neighbour
 from ..explain.waterfall import Bar, rounded
-from .training import PART_NAMES
+from ..training.breakdown import PART_NAMES
 
 DEPTH = 4
 """Levels of definitions that are shown: the step, its parts, passes of stages, passes of layers."""

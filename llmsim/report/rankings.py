@@ -36,9 +36,10 @@ def _scores(scores: Sequence[SourceRanking]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for s in sorted(scores, key=lambda s: s.source.lower()):
-        tau = f"{s.tau_mean:.2f} | {s.tau_median:.2f} | {s.tau_min:.2f}"
-        regret = f"{s.regret_mean:.1%} | {s.regret_max:.1%}".replace("%", " %")
-        lines.append(f"| {s.source} | {s.sets} ({s.runs}) | {s.method} | {tau} | {regret} |")
+        own = s.order
+        tau = f"{own.tau_mean:.2f} | {own.tau_median:.2f} | {own.tau_min:.2f}"
+        regret = f"{own.regret_mean:.1%} | {own.regret_max:.1%}".replace("%", " %")
+        lines.append(f"| {s.source} | {own.sets} ({s.runs}) | {s.method} | {tau} | {regret} |")
     return "\n".join(lines) + "\n"
 
 

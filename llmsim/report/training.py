@@ -12,41 +12,9 @@ from rich.text import Text
 from ..core.units import DAY_S, GIB, TERA, gib, large, seconds
 from ..economics.job import JobCost
 from ..search.answer import Counts, PlannedJob, TrainingPlanning
+from ..training.breakdown import PART_NAMES
+from ..training.memory import MEMORY_NAMES
 from ..training.result import OffloadReport, TrainingResult
-
-PART_NAMES = {
-    "gemm": "matrix products",
-    "grouped": "grouped expert products",
-    "attention": "attention",
-    "scan": "scans of linear-time mixers",
-    "memory": "norms, activations, copies",
-    "permute": "routing and permutation",
-    "convert": "conversion to low precision",
-    "recompute": "recomputation",
-    "tp": "tensor-parallel transfers, exposed",
-    "cp": "context-parallel transfers, exposed",
-    "ep": "expert all-to-all, exposed",
-    "fsdp": "sharded parameters, exposed",
-    "offload": "copies to and from the host, exposed",
-    "host": "waiting for the host",
-    "bubble": "pipeline bubble and hops",
-    "gradients": "gradient reduction, exposed",
-    "parameters": "parameter gathering, exposed",
-    "optimizer": "optimizer",
-    "fixed": "fixed costs",
-}
-
-MEMORY_NAMES = {
-    "parameters": "parameters",
-    "gradients": "gradients",
-    "optimizer": "optimizer states",
-    "activations": "activations in flight",
-    "head": "logits and loss",
-    "recomputed": "layer made again in backward",
-    "transients": "gradients inside a layer",
-    "unsharded": "gathered units",
-    "workspace": "workspace",
-}
 
 
 def section(title: str, *body: RenderableType) -> Group:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..calibration.intervals import COVERAGE
 from .result import Entry
 
-COVERAGE = 0.8
 REJECTED = 0.05
 """A coverage is called wrong where chance would be as far off in fewer cases than this."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 from ..calibration.runs import RunPlan
 from ..calibration.table import MEMORY_KINDS
 from ..hardware.fitted import shipped_fit
-from ..training.intervals import log_width
+from ..training.intervals import around, log_width
 from .predict import Predictions, Rated, predict
 
 
@@ -45,9 +44,7 @@ class Outcome:
     @property
     def interval_s(self) -> tuple[float | None, float | None]:
         """The 80 % interval of the step time."""
-        if self.log_width is None:
-            return None, None
-        return self.step_s * math.exp(-self.log_width), self.step_s * math.exp(self.log_width)
+        return (None, None) if self.log_width is None else around(self.step_s, self.log_width)
 
 
 def outcomes(

@@ -12,8 +12,10 @@ from ..calibration.pipelines import exact_seconds
 from ..calibration.runs import RunPlan, reason
 from ..core.errors import LlmsimError
 from ..core.units import GIB
-from ..training.compose import StepLoad, compose_step, kind_time
-from ..training.constants import Overlay
+from ..training.compose import StepLoad, compose_step
+from ..training.constants import Overlay, StepConstants
+from ..training.memory import seen_memory
+from ..training.passes import kind_time
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,11 @@ def predict(rated: Rated, overlay: Overlay | None = None) -> Predictions:
     times = [kind_time(kind, unit, c) for kind, unit in zip(rated.load.kinds, rated.load.units, strict=True)]
     step = compose_step(rated.load, c, times)
     seconds = exact_seconds(rated.items, rated.load, times, step, np.arange(size))
-    return Predictions(seconds, *memory_views(rated, c.reserved_factor, c.context_bytes))
+    return Predictions(seconds, *memory_views(rated, c))
 
 
-def memory_views(
-    rated: Rated, reserved_factor: np.ndarray, context_bytes: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def memory_views(rated: Rated, constants: StepConstants) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Allocated, reserved and device memory of each run, GiB, and whether it fits."""
     limit = np.array([item.cluster.profile.memory_bytes.value for item in rated.items])
-    reserved = rated.allocated_bytes * reserved_factor
-    device = reserved + context_bytes
+    reserved, device = seen_memory(rated.allocated_bytes, constants)
     return rated.allocated_bytes / GIB, reserved / GIB, device / GIB, device <= limit

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..calibration.intervals import SAME_JOB
 from ..calibration.table import MeasuredRun
 
-SAME = (
-    "model", "hardware", "n_devices", "sequence_length", "precision", "framework", "framework_release",
-    "global_batch_size",
-)  # fmt: skip
+SAME = (*SAME_JOB, "framework_release")
 """What the runs of a set have in common; they differ in their mapping or micro-batch."""
 
 SMALLEST = 4

@@ -15,7 +15,9 @@ from ..calibration.runs import RunPlan
 from ..calibration.table import COLUMNS, MeasuredRun
 from ..core.progress import Bar
 from .baselines import baseline_seconds
-from .ranking import RankedSet, ranked_sets, set_keys, tau_b
+from .ranking import ranked_sets, set_keys, tau_b
+from .result import Ranking
+from .scores import ranking
 
 SIMULATION = "simulation"
 RULE = "least TP x PP, then the largest micro-batch"
@@ -43,23 +45,16 @@ class SourceRanking:
     ----------
     source, method
         Whose runs, ranked by what.
-    sets, runs
-        How many.
-    tau_mean, tau_median, tau_min
-        Kendall's tau-b over sets.
-    regret_mean, regret_max
-        Measured time of the predicted best over the measured best, less one.
+    runs
+        How many are in sets.
+    order
+        Correlation and regret over the sets.
     """
 
     source: str
     method: str
-    sets: int
     runs: int
-    tau_mean: float
-    tau_median: float
-    tau_min: float
-    regret_mean: float
-    regret_max: float
+    order: Ranking
 
 
 @dataclass(frozen=True)
@@ -147,11 +142,6 @@ def rankings(items: Sequence[RunPlan], *, progress: bool = True) -> Rankings:
     return Rankings(found, ceilings(runs))
 
 
-def _by_row(runs: Sequence[MeasuredRun], values: np.ndarray) -> dict[str, float]:
-    """Row id -> value, of those that are numbers."""
-    return {run.id: float(v) for run, v in zip(runs, values, strict=True) if np.isfinite(v)}
-
-
 def ranked_folds(items: Sequence[RunPlan], compared: set[str], *, grouped: bool) -> np.ndarray:
     """Folds by framework and model, -1 for runs that no set needs a prediction of.
 
@@ -193,22 +183,11 @@ def by_source(runs: Sequence[MeasuredRun], seconds: Mapping[str, float], method:
     for run in runs:
         own[source_of(run.id)].append(run)
     found = [(source, ranked_sets(some, seconds)) for source, some in sorted(own.items())]
-    return [_summary(source, method, sets) for source, sets in found if sets]
-
-
-def _summary(source: str, method: str, sets: Sequence[RankedSet]) -> SourceRanking:
-    tau, lost = np.array([s.tau for s in sets]), np.array([s.regret for s in sets])
-    return SourceRanking(
-        source,
-        method,
-        len(sets),
-        sum(s.runs for s in sets),
-        float(tau.mean()),
-        float(np.median(tau)),
-        float(tau.min()),
-        float(lost.mean()),
-        float(lost.max()),
-    )
+    return [
+        SourceRanking(source, method, sum(s.runs for s in sets), order)
+        for source, sets in found
+        if (order := ranking(sets)) is not None
+    ]
 
 
 def repeat_noise(runs: Sequence[MeasuredRun]) -> dict[str, tuple[float, int]]:

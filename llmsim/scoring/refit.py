@@ -131,7 +131,7 @@ def _memory_left_out(rated: Rated, found: Predictions, folds: np.ndarray, bar: B
         others = np.flatnonzero(~rows if fold is not None else np.ones(len(folds), bool))
         fitted = fit_memory([rated.items[n] for n in others], rated.allocated_bytes[others])
         c = run_constants(rated.items, {path: m.value for path, m in fitted.items()})
-        for view, value in zip(views, memory_views(rated, c.reserved_factor, c.context_bytes), strict=True):
+        for view, value in zip(views, memory_views(rated, c), strict=True):
             view[rows] = value[rows]
         advance()
     return Predictions(found.step_s, *views)

@@ -52,10 +52,9 @@ def plateau(
 
 def _few_mechanisms(found: Candidates, near: np.ndarray) -> np.ndarray:
     """Of candidates, the few that use the fewest degrees and settings."""
-    rows = found.row[near]
-    used = np.sum([found.table[n][rows] > 1 for n in ("tp", "pp", "cp", "ep", "chunks")], axis=0)
-    settings = [found.chosen_setting(int(i)) for i in near[np.argsort(used, kind="stable")[: 64 * TRIED]]]
+    used = np.sum([found.table[n][found.row[near]] > 1 for n in ("tp", "pp", "cp", "ep", "chunks")], axis=0)
     order = np.argsort(used, kind="stable")[: 64 * TRIED]
+    settings = [found.chosen_setting(int(i)) for i in near[order]]
     extra = [(s.recompute.mode != "none") + (s.offload.activations > 0) + (s.offload.optimizer > 0) for s in settings]
     return near[order[np.argsort(used[order] + np.array(extra, int), kind="stable")[:TRIED]]]
 
@@ -75,7 +74,7 @@ def nearest_misses(
     """
     winner = best[0].step_time_s
     pool = Pool(found.table, 0.0)
-    for number in _structures(found, best, template):
+    for number in _structures(found, best):
         _missed(found.variants[number], number, winner, pool)
     if not pool.pieces:
         return []
@@ -94,7 +93,7 @@ def nearest_misses(
     return sorted(kinds.values(), key=lambda miss: miss.step_time_s)
 
 
-def _structures(found: Candidates, best: Sequence[TrainingResult], template: TrainingPlan) -> list[int]:
+def _structures(found: Candidates, best: Sequence[TrainingResult]) -> list[int]:
     """Numbers of the variants that the plans of an answer belong to."""
     wanted = {(r.plan.sharding, r.plan.schedule_name, r.plan.sequence_parallel, r.plan.precision) for r in best}
     return [

@@ -17,9 +17,10 @@ import numpy as np
 from ..core.shim import Number, maximum
 from ..training.breakdown import step_breakdown
 from ..training.columns import Columns
-from ..training.compose import KindTime, LayerTime, StepLoad, StepTime, compose_step
+from ..training.compose import StepLoad, StepTime, compose_step
 from ..training.kept import KindMemory
 from ..training.memory import StageMemory, memory_of_stage, stage_states
+from ..training.passes import KindTime, LayerTime
 from ..training.prepare import Problem, offloading, recomputed_layers, step_load
 from ..training.stages import Stage
 from .evaluate import Evaluator, Kinds, keyed_entries, some_rows

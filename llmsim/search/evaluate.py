@@ -23,10 +23,10 @@ from ..hardware.network import NO_TRAFFIC, WireTime
 from ..plans.recompute import NONE
 from ..plans.training import TrainingPlan
 from ..training.columns import Columns
-from ..training.compose import KindTime, UnitTraffic, kind_time
 from ..training.constants import StepConstants, step_constants
 from ..training.kept import KindMemory, model_memory
 from ..training.memory import memory_limit
+from ..training.passes import KindTime, UnitTraffic, kind_time
 from ..training.prepare import (
     Problem,
     keyed,

@@ -11,9 +11,10 @@ import numpy as np
 from ..core.pipelines import ScheduleName
 from ..core.shim import Number
 from ..plans.offload import Offload
-from ..training.compose import KindTime, StepTime, compose_step, kind_time
+from ..training.compose import StepTime, compose_step
 from ..training.kept import KeptTransfers
 from ..training.longest_path import pipeline_seconds
+from ..training.passes import KindTime, kind_time
 from ..training.prepare import Problem, offloading, recomputed_layers, step_load
 from ..training.split import pass_seconds
 from ..training.stages import chunk_counts

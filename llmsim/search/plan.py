@@ -94,7 +94,7 @@ def plan_training(
     oom_risk
         The chance of running out of memory that a plan may have, instead of a headroom.
     fit
-        Fitted constants to use instead of those that ship, see :func:`~llmsim.calibration.own.calibrate_with`.
+        Fitted constants to use instead of those that ship, see :func:`~llmsim.calibration.own_files.calibrate_with`.
     top
         Plans that differ in kind to return.
     cores

@@ -36,9 +36,9 @@ class Candidates:
         Memory of the fullest stage as the driver sees it.
     limit_bytes
         What a plan may use.
-    evaluated, fitting, bounded, near
+    evaluated, fitting, bounded
         Plans of the whole space; those of them that fit; those of these that were not timed, since they take longer
-        than what is kept; those within a hundredth of the fastest.
+        than what is kept.
     slack
         All plans with a bound up to this share above the best are candidates.
     """
@@ -54,7 +54,6 @@ class Candidates:
     evaluated: int
     fitting: int
     bounded: int
-    near: int
     slack: float
 
     @property
@@ -223,11 +222,9 @@ class Pool:
         variant, setting, row, step, memory = _joined(list(pieces))
         order = np.argsort(variant, kind="stable")
         variant, setting, row, step, memory = (v[order] for v in (variant, setting, row, step, memory))
-        best = float(step.min())
-        near = int(np.count_nonzero(step <= best * 1.01)) if np.isfinite(best) else 0
         return Candidates(
             self.table, variants, variant, setting, row, step, memory, limit, self.evaluated, self.fitting,
-            self.bounded, near, self.slack,
+            self.bounded, self.slack,
         )  # fmt: skip
 
 

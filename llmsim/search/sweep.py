@@ -10,6 +10,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
+from ..core.progress import nothing
 from .blocks import blocks
 from .evaluate import Evaluator
 from .pool import Candidates, Pool
@@ -20,10 +21,6 @@ WORTH_A_PROCESS = 2_000_000
 """Plans for which starting another process pays."""
 
 
-def _nothing(share: float) -> None:
-    """Where nobody wants to know."""
-
-
 def evaluate_space(
     evaluators: Sequence[Evaluator],
     space: SearchSpace,
@@ -31,7 +28,7 @@ def evaluate_space(
     optimizer: str = "adamw",
     slack: float | None = None,
     cores: int = 1,
-    advance: Callable[[float], None] = _nothing,
+    advance: Callable[[float], None] = nothing,
 ) -> Candidates:
     """Memory of every plan, and time of those that fit.
 
@@ -44,7 +41,6 @@ def evaluate_space(
     slack
         Keep only plans that may matter: those whose bound lies up to this share above the best, the best of each kind,
         those that no kept plan beats in time and memory, and the one that needs the least memory. None keeps all.
-
     cores
         Processes that a large space is shared out to.
     advance
@@ -90,7 +86,7 @@ def _dealt(variants: Sequence[Variant], cores: int) -> list[list[int]]:
 
 
 def _pooled(
-    variants: Sequence[Variant], numbers: Sequence[int], slack: float, advance: Callable[[float], None] = _nothing
+    variants: Sequence[Variant], numbers: Sequence[int], slack: float, advance: Callable[[float], None] = nothing
 ) -> Pool:
     """What some variants leave that may matter."""
     pool = Pool(variants[0].evaluator.table, slack)

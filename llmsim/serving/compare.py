@@ -18,9 +18,9 @@ from ..hardware.cluster import Cluster
 from ..hardware.devices import get_device
 from ..plans.training import TrainingPlan
 from ..training.columns import Columns
-from ..training.compose import UnitTraffic, kind_time
 from ..training.constants import step_constants
 from ..training.conventions import CONVENTIONS, flops_per_token
+from ..training.passes import UnitTraffic, kind_time
 from ..training.prepare import Problem, keyed, model_rates, model_seconds
 from ..training.problem import plan_problem
 from ..training.stages import model_kinds

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..architecture import Architecture
 from .columns import Columns
-from .compose import kind_time
 from .constants import StepConstants
 from .kept import model_memory
 from .memory import memory_limit, memory_of_stage, stage_memory, stage_states
 from .orders import Route, routes
+from .passes import kind_time
 from .prepare import Problem, prepare
 from .split import pass_seconds
 from .stages import Stage, model_kinds, part_counts

@@ -14,6 +14,29 @@ from .orders import paired_passes
 from .split import pair_share
 from .stages import Stage
 
+PART_NAMES = {
+    "gemm": "matrix products",
+    "grouped": "grouped expert products",
+    "attention": "attention",
+    "scan": "scans of linear-time mixers",
+    "memory": "norms, activations, copies",
+    "permute": "routing and permutation",
+    "convert": "conversion to low precision",
+    "recompute": "recomputation",
+    "tp": "tensor-parallel transfers, exposed",
+    "cp": "context-parallel transfers, exposed",
+    "ep": "expert all-to-all, exposed",
+    "fsdp": "sharded parameters, exposed",
+    "offload": "copies to and from the host, exposed",
+    "host": "waiting for the host",
+    "bubble": "pipeline bubble and hops",
+    "gradients": "gradient reduction, exposed",
+    "parameters": "parameter gathering, exposed",
+    "optimizer": "optimizer",
+    "fixed": "fixed costs",
+}
+"""Part of a step -> in words."""
+
 ONCE_PARTS = ("gradients", "parameters", "optimizer")
 
 

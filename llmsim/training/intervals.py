@@ -49,6 +49,11 @@ def log_width(architecture: Architecture, cluster: Cluster, software: Software, 
     return max(widths) if len(widths) == len(regimes) else None
 
 
+def around(value: float, width: float) -> tuple[float, float]:
+    """The interval of a value with half a width that is a logarithm."""
+    return value * math.exp(-width), value * math.exp(width)
+
+
 def difference_width(architecture: Architecture, software: Software, fit: Fit | None = None) -> float | None:
     """Half the width of the 80 % interval of the ratio of two plans' step times on one job, as a logarithm: what they
     are off together cancels. None where nothing is known."""

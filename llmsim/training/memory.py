@@ -41,6 +41,19 @@ where a schedule computes these later; those of the head and its loss; what a la
 backward makes again, and the gradients inside it; whole parameters and gradients of the units at work under full
 sharding; kernel workspaces."""
 
+MEMORY_NAMES = {
+    "parameters": "parameters",
+    "gradients": "gradients",
+    "optimizer": "optimizer states",
+    "activations": "activations in flight",
+    "head": "logits and loss",
+    "recomputed": "layer made again in backward",
+    "transients": "gradients inside a layer",
+    "unsharded": "gathered units",
+    "workspace": "workspace",
+}
+"""Part of memory -> in words."""
+
 
 def memory_limit(cluster: Cluster, software: Software) -> float:
     """What a plan may use of a device, bytes: its memory less the headroom."""
@@ -196,8 +209,13 @@ def _with_rates(
     allocated: Number, constants: StepConstants, host_bytes: Number, detail: Callable[[], Mapping[str, Number]]
 ) -> StageMemory:
     """What is allocated with what the allocator and the driver add."""
-    reserved = allocated * constants.reserved_factor
-    return StageMemory(allocated, reserved, reserved + constants.context_bytes, host_bytes, detail)
+    return StageMemory(allocated, *seen_memory(allocated, constants), host_bytes, detail)
+
+
+def seen_memory(allocated_bytes: Number, constants: StepConstants) -> tuple[Number, Number]:
+    """What the caching allocator holds and what the driver sees where tensors take ``allocated_bytes``, bytes."""
+    reserved = allocated_bytes * constants.reserved_factor
+    return reserved, reserved + constants.context_bytes
 
 
 def _offloaded(

@@ -19,9 +19,10 @@ from ..plans.offload import NO_OFFLOAD, Offload
 from ..plans.optimizer import get_optimizer
 from ..plans.recompute import NONE
 from .columns import Columns, distinct, kind_sizes, take
-from .compose import StageLoad, StepLoad, UnitTraffic
+from .compose import StageLoad, StepLoad
 from .constants import StepConstants
 from .kept import KindMemory, kept_transfers, model_memory
+from .passes import UnitTraffic
 from .seconds import Keyed, KindRates, KindSeconds
 from .sharding import NOTHING_FROZEN, Exchange, LocalParameters, exchange, local_parameters, updated_shares
 from .split import PartLoad

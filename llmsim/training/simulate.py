@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -18,13 +17,14 @@ from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .balance import balanced_layout
 from .breakdown import step_breakdown
-from .compose import KindTime, StageTime, StepTime, compose_step, kind_time
+from .compose import StageTime, StepTime, compose_step
 from .constants import StepConstants, step_constants
 from .conventions import published_flops
 from .depths import check_depths, fitted_depths
-from .intervals import log_width, memory_width, out_of_memory_chance
+from .intervals import around, log_width, memory_width, out_of_memory_chance
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
+from .passes import KindTime, kind_time
 from .prepare import Prepared, Problem, prepare, recomputed_layers
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
@@ -132,7 +132,7 @@ def _report(
         assumed=assumed,
         provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure, fit)),
         offload=_offload_report(problem, prepared, time, memories, breakdown["offload"], constants),
-        memory_interval_bytes=None if width is None else (used * math.exp(-width), used * math.exp(width)),
+        memory_interval_bytes=None if width is None else around(used, width),
         out_of_memory_chance=out_of_memory_chance(used, problem.cluster.profile.memory_bytes.value, width),
     )
 
@@ -169,7 +169,7 @@ def _offload_report(
 def step_interval(step_s: float, problem: Problem, fit: Fit | None = None) -> tuple[float, float] | None:
     """80 % interval of a predicted step time, seconds."""
     width = log_width(problem.architecture, problem.cluster, problem.structure.software, fit)
-    return None if width is None else (step_s * math.exp(-width), step_s * math.exp(width))
+    return None if width is None else around(step_s, width)
 
 
 @lru_cache(maxsize=256)

@@ -11,8 +11,8 @@ from ..core.shim import Number
 from .closed_forms import Line, PartTimes, split_bound
 
 if TYPE_CHECKING:
-    from .compose import KindTime
     from .kept import KeptTransfers
+    from .passes import KindTime
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,11 @@ from ..plans.optimizer import get_optimizer, moment_bytes, traffic_bytes
 from .balance import split_layers
 from .closed_forms import in_flight
 from .columns import Columns
-from .compose import StageLoad, StepLoad, StepTime, UnitTraffic, compose_step, kind_time
+from .compose import StageLoad, StepLoad, StepTime, compose_step
 from .constants import StepConstants, step_constants
 from .longest_path import pipeline_seconds
+from .memory import memory_limit, seen_memory
+from .passes import UnitTraffic, kind_time
 from .seconds import KindSeconds, PhaseSeconds
 from .sharding import exchange
 from .structure import Structure
@@ -211,8 +213,8 @@ def simulate_traced(
         key=lambda parts: sum(parts.values()),
     )
     software = structure.software
-    limit = machine.profile.memory_bytes.value * (1 - software.memory.headroom.value)
-    held = sum(memory.values()) * float(constants.reserved_factor) + float(constants.context_bytes)
+    limit = memory_limit(machine, software)
+    held = float(seen_memory(sum(memory.values()), constants)[1])
     breakdown = _breakdown(step, m)
     return TracedResult(
         sum(breakdown.values()),
