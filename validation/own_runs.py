@@ -13,6 +13,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +24,11 @@ from llmsim.calibration.fit import FitResult, RunSet, fit, fit_learned
 from llmsim.calibration.folds import fold_numbers
 from llmsim.calibration.own import job_spread, update
 from llmsim.calibration.runs import RunPlan
+from llmsim.calibration.shapes import run_factors
 from llmsim.calibration.table import read_runs
 from llmsim.core.progress import Bar
 from llmsim.hardware.fitted import shipped_fit
+from llmsim.hardware.shapes import ShapeTable
 from llmsim.training.intervals import model_class
 
 RUNS = Path(__file__).parent / "training_runs.csv"
@@ -69,13 +72,17 @@ def job_of(item: RunPlan) -> tuple[str, ...]:
     return item.plan.framework, item.run["model"], item.cluster.device, item.plan.precision
 
 
-def measure(items: list[RunPlan], prior: dict[str, tuple[float, float]], given: int) -> Job | None:
+def measure(
+    items: list[RunPlan], prior: dict[str, tuple[float, float]], tables: Mapping[str, ShapeTable], given: int
+) -> Job | None:
     """One job; None where it has one mapping only.
 
     Parameters
     ----------
     prior
         Path -> (logarithm, standard error) of the constants fitted without the job.
+    tables
+        Layers by shape, learned without the job.
     given
         Runs to try.
     """
@@ -86,6 +93,7 @@ def measure(items: list[RunPlan], prior: dict[str, tuple[float, float]], given: 
     if len(set(kinds)) < 2:
         return None
     runs = RunSet.prepare(items)
+    runs = runs.slowed(run_factors(items, tables))
     logarithms, errors = np.array([prior[path] for path in runs.layout.paths]).T
     known = FitResult(runs.layout, logarithms, errors, 0.0)
     runs.update_gap(logarithms)
@@ -119,7 +127,8 @@ def jobs(given: int, bar: Bar) -> list[Job]:
         prior = {
             p: (float(x), float(e)) for p, x, e in zip(runs.layout.paths, left.logarithms, left.errors, strict=True)
         }
-        found += [job for items_ in own.values() if (job := measure(items_, prior, given)) is not None]
+        tables = runs.shapes(left.logarithms, folds != fold)
+        found += [job for items_ in own.values() if (job := measure(items_, prior, tables, given)) is not None]
         advance()
     return found
 

@@ -15,6 +15,7 @@ from ..core.files import write_whole
 from ..core.progress import Bar
 from ..core.provenance import Quantity
 from ..hardware.fitted import SCHEMA, Fit, Residual, Width, read_fit
+from ..hardware.shapes import shape_table, shape_texts
 from ..training.intervals import model_class
 from .batches import plan_runs
 from .fit import FitResult, RunSet, fit_learned
@@ -31,6 +32,7 @@ from .load import allocated_bytes, prepare_runs
 from .memory import fit_memory
 from .plausible import too_fast, too_slow
 from .runs import RunPlan, plan_run, reason
+from .shapes import run_factors
 from .split import Pair, pair_of, read_split
 from .table import MeasuredRun, read_runs
 
@@ -82,7 +84,9 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
             folds = fold_numbers(fitted.items, without)
             advance = bar.stage(f"refitting without {without}", int(folds.max()) + 1)
             left_out[without] = refit_without(fitted, full, learned, folds, advance=advance) - fitted.log_time
-    in_sample = fitted.log_exact(full.logarithms) - fitted.log_time
+    shapes = shape_texts(fitted.shapes(full.logarithms))
+    slower = run_factors(fitted.items, {key: shape_table(text) for key, text in shapes.items()})
+    in_sample = fitted.slowed(slower).log_exact(full.logarithms) - fitted.log_time
     values = {path: _quantity(constants[path], m.error, m.unit, date) for path, m in memory.items() if m.learned}
     values |= _learned(fitted, full, learned, date)
     return Fit(
@@ -95,6 +99,7 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
         frameworks=tuple(sorted({item.plan.framework for item in items})),
         groups={group: rounded(ratio) for group, ratio in sorted(group_medians(fitted.items, in_sample).items())},
         values=dict(sorted(values.items())),
+        shapes=shapes,
     )
 
 
@@ -208,7 +213,11 @@ def fit_text(fit: Fit, by: str = "python -m llmsim.calibration") -> str:
 
     lines = [f"# Constants fitted to measured runs by `{by}`; not to be edited by hand."]
     for name, section in {"schema": SCHEMA, **fit.model_dump(mode="json", exclude_none=True)}.items():
-        if isinstance(section, dict) and section:
+        if name == "shapes" and section:
+            lines.append("shapes:")
+            for key, text in section.items():
+                lines += [f"  {key}: |", *(f"    {line}" for line in text.splitlines())]
+        elif isinstance(section, dict) and section:
             lines.append(f"{name}:")
             lines += [f"  {flow({key: value})[1:-1]}" for key, value in section.items()]
         else:

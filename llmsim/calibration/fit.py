@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..hardware.shapes import ShapeTable
 from ..training.compose import StepLoad, StepTime, compose_step
 from ..training.constants import StepConstants
 from ..training.passes import KindTime, kind_time
@@ -27,6 +28,7 @@ from .newton import Linearisation, minimise
 from .parameters import COMPUTE_CLASSES, FAMILIES, LEARNED, Family, Layout, layout
 from .pipelines import exact_seconds
 from .runs import RunPlan
+from .shapes import learn_shapes, run_factors
 
 NOISE = 0.06
 """Standard deviation of the log ratio that a good model leaves, the noise floor of published runs (4 to 6 %)."""
@@ -52,6 +54,8 @@ class RunSet:
         Logarithms of the measured times.
     gap
         Logarithm of what the exact schedule of each run takes over its closed form.
+    slower
+        By how much the layers of each run take longer than their law, from tables of shapes.
     """
 
     items: list[RunPlan]
@@ -60,6 +64,7 @@ class RunSet:
     layout: Layout
     log_time: np.ndarray
     gap: np.ndarray = field(default_factory=lambda: np.zeros(1))
+    slower: np.ndarray | None = None
 
     @classmethod
     def prepare(cls, items: Sequence[RunPlan], families: Sequence[Family] = FAMILIES) -> RunSet:
@@ -97,6 +102,27 @@ class RunSet:
             found[np.arange(len(self)), own] += (base - self.log_prediction(shifted)) / _STEP
         return found
 
+    def shapes(self, logarithms: np.ndarray, keep: np.ndarray | None = None) -> dict[str, ShapeTable]:
+        """What runs leave over under some constants, by the shape of their layers.
+
+        Parameters
+        ----------
+        keep
+            Which runs to learn from, by default all.
+        """
+        plain = self.slowed(None)
+        base = plain.log_prediction(logarithms)
+        share = (self.slowed(np.full(len(self), np.exp(_STEP))).log_prediction(logarithms) - base) / _STEP
+        return learn_shapes(self.items, self.log_time - base, share, keep)
+
+    def shaped(self, logarithms: np.ndarray) -> RunSet:
+        """The same runs with layers slowed as their own tables of shapes say."""
+        return self.slowed(run_factors(self.items, self.shapes(logarithms)))
+
+    def slowed(self, slower: np.ndarray | None) -> RunSet:
+        """The same runs with layers that take longer than their law by a factor."""
+        return replace(self, slower=slower)
+
     def log_exact(self, logarithms: np.ndarray, rows: np.ndarray | None = None) -> np.ndarray:
         """Logarithms of the predicted times with exact schedules, of some runs or of all."""
         times, step = self._composed(logarithms)
@@ -115,7 +141,8 @@ class RunSet:
         values = np.exp(logarithms)[self.layout.index]
         named = {family.name: values[f] for f, family in enumerate(self.layout.families)}
         c = laid_over(self.constants, named)
-        times = [kind_time(kind, unit, c) for kind, unit in zip(self.load.kinds, self.load.units, strict=True)]
+        kinds = self.load.kinds if self.slower is None else [kind.slowed(self.slower) for kind in self.load.kinds]
+        times = [kind_time(kind, unit, c) for kind, unit in zip(kinds, self.load.units, strict=True)]
         return times, compose_step(self.load, c, times)
 
 

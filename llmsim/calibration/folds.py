@@ -13,6 +13,7 @@ from .architectures import architecture_family
 from .fit import FitResult, Refits, RunSet
 from .links import linked
 from .runs import RunPlan
+from .shapes import run_factors
 
 FOLD_KEYS: dict[str, Callable[[RunPlan], Hashable]] = {
     "group": lambda item: item.run.group,
@@ -43,9 +44,11 @@ class _Job:
 
     def left_out(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
         """The runs of a fold, and the logarithms of what a refit without them predicts."""
-        held = self.folds == fold
+        held, runs = self.folds == fold, self.refits.runs
         rows = np.flatnonzero(held)
-        return rows, self.refits.runs.log_exact(self.refits.without(held), rows)
+        logarithms = self.refits.without(held)
+        slower = run_factors(runs.items, runs.shapes(logarithms, ~held))
+        return rows, runs.slowed(slower).log_exact(logarithms, rows)
 
 
 _JOBS: list[_Job] = []

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.shim import Number, maximum
 from ..hardware.network import WireTime
 from ..training.compose import StageLoad, StepLoad
-from ..training.constants import Overlay, StepConstants, step_constants
+from ..training.constants import Overlay, StepConstants, overlaid_constants, step_constants
 from ..training.kept import KeptTransfers
 from ..training.memory import stage_memory
 from ..training.passes import UnitTraffic
@@ -31,7 +31,7 @@ def prepare_runs(items: Sequence[RunPlan]) -> list[tuple[Batch, Prepared]]:
     found: list[tuple[Batch, Prepared]] = []
     for batch in batches(items):
         # Kernels and wires alone do not depend on what is fitted.
-        constants = step_constants(batch.problem.cluster, batch.problem.structure, {})
+        constants = overlaid_constants(batch.problem.cluster, batch.problem.structure, {})
         found.append((batch, prepare(batch.problem, batch.columns, constants)))
     return found
 
@@ -40,7 +40,7 @@ def allocated_bytes(prepared: Sequence[tuple[Batch, Prepared]], size: int) -> np
     """What the framework allocates on the fullest stage of each run: nothing in it is fitted."""
     result = np.zeros(size)
     for batch, own in prepared:
-        constants = step_constants(batch.problem.cluster, batch.problem.structure, {})
+        constants = overlaid_constants(batch.problem.cluster, batch.problem.structure, {})
         stages = stage_memory(batch.problem, own, constants)
         result[batch.rows] = maximum(*(stage.allocated_bytes for stage in stages))
     return result
@@ -63,7 +63,12 @@ def run_constants(items: Sequence[RunPlan], overlay: Overlay | None = None) -> S
         if key not in known:
             known[key] = len(distinct)
             structure = plan_problem(item.architecture, cluster, plan).structure
-            distinct.append(step_constants(cluster, structure, overlay))
+            own = (
+                step_constants(cluster, structure)
+                if overlay is None
+                else overlaid_constants(cluster, structure, overlay)
+            )
+            distinct.append(own)
         rows[number] = known[key]
 
     def column(values: Sequence[object]) -> np.ndarray:

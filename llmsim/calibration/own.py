@@ -21,6 +21,7 @@ from .fit import FitResult, RunSet, fit
 from .memory import fit_memory
 from .parameters import Layout
 from .runs import RunPlan
+from .shapes import run_factors
 
 OWN_NOISE = 0.02
 """Standard deviation of the log ratio of a step time that is the median of a run's own steps."""
@@ -91,6 +92,7 @@ def own_fit(items: Sequence[RunPlan], data: str, *, prior: Fit | None = None, da
     runs = RunSet.prepare(items)
     if not len(runs):
         raise InputError("runs", data, "at least one run with a step time that can be simulated")
+    runs = runs.slowed(run_factors(runs.items, known.shape_tables))
     before = _prior(runs.layout, known)
     runs.update_gap(before.logarithms)
     start = np.exp(runs.log_exact(before.logarithms))

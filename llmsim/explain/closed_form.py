@@ -24,7 +24,16 @@ from ..training.constants import StepConstants
 from ..training.kept import model_memory
 from ..training.orders import paired_passes
 from ..training.passes import KindTime, LayerTime, UnitTraffic, kind_time
-from ..training.prepare import Problem, keyed, kind_parameters, model_seconds, offloading, recomputed_layers, step_load
+from ..training.prepare import (
+    Problem,
+    keyed,
+    kind_parameters,
+    model_seconds,
+    offloading,
+    recomputed_layers,
+    shape_factor,
+    step_load,
+)
 from ..training.seconds import KindRates, KindSeconds, PhaseSeconds
 from ..training.sharding import LocalParameters
 from ..training.split import pair_share, pass_seconds
@@ -33,7 +42,15 @@ from .book import Book
 from .critical_path import critical_path
 from .quantities import busiest_stage
 from .rates import CLASSES
-from .symbols import counted, kind_labels, letters, symbolic_architecture, symbolic_columns, symbolic_rates
+from .symbols import (
+    counted,
+    kind_labels,
+    letters,
+    symbolic_architecture,
+    symbolic_columns,
+    symbolic_rates,
+    symbolic_shape,
+)
 
 _PHASES = {"forward": ("fwd", "forward pass"), "backward": ("bwd", "backward pass"),
            "recompute": ("again", "recomputation"), "weight": ("dw", "gradients of weights")}  # fmt: skip
@@ -101,7 +118,8 @@ def step_form(problem: Problem, columns: Columns, constants: StepConstants, glob
     labels = kind_labels(problem.architecture)
     own.parameters = [_parameters(own, p, *labels[i]) for i, p in enumerate(kind_parameters(symbolic, own.columns))]
     own.runs = problem.stages(columns)
-    seconds = _seconds(own, labels)
+    slower = symbolic_shape(book, shape_factor(problem.architecture, columns, constants))
+    seconds = _seconds(own, labels, slower)
     load = step_load(symbolic, own.columns, own.runs, own.parameters, seconds, own.constants)
     load = offloading(symbolic, load, model_memory(symbolic, own.columns), own.constants)
     load = replace(
@@ -132,14 +150,14 @@ def _parameters(own: Form, p: LocalParameters, label: str, words: str) -> LocalP
     return replace(p, **named)
 
 
-def _seconds(own: Form, labels: dict[int, tuple[str, str]]) -> list[KindSeconds]:
+def _seconds(own: Form, labels: dict[int, tuple[str, str]], slower: Number | None) -> list[KindSeconds]:
     """Isolated seconds of each layer kind by phase and class, from those of its kernels."""
     problem, plans = own.problem, keyed(own.columns)
     rates = []
     for i, kind in enumerate(model_kinds(problem.architecture)):
         with own.choices(f"kernels of {labels[i][1]}"):
             naming = _kernel_names(own, *labels[i])
-            rates.append(KindRates(kind, problem.structure, plans, plans, own.constants, named=naming))
+            rates.append(KindRates(kind, problem.structure, plans, plans, own.constants, naming, slower))
     found = model_seconds(problem, rates)
     return [
         KindSeconds({name: _phase(own, phase, name, *labels[i]) for name, phase in kind.phases.items()}, kind.is_moe)

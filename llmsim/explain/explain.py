@@ -137,7 +137,7 @@ def explain_training(
     result = simulate_training(plan, model, machine, fit=fit, assumed=assumed)
     # Balanced layers and fitted recomputation are written out in the plan of the answer.
     problem, columns = plan_problem(model, machine, result.plan), plan_columns(result.plan)
-    constants = step_constants(machine, problem.structure, None if fit is None else fit.overlay)
+    constants = step_constants(machine, problem.structure, fit)
     form = step_form(problem, columns, constants, plan.global_batch_size)
     if quantity.startswith("memory"):
         add_memory(form)

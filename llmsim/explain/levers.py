@@ -23,7 +23,7 @@ from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
 from .closed_form import Form
 from .quantities import simulated
-from .rates import RATES, Rate, scaled
+from .rates import RATES, SHAPE, Rate, scaled
 
 STEP = 0.1
 """By how much a rate is made better: more of a bandwidth, less of a latency."""
@@ -107,7 +107,7 @@ def size_derivatives(form: Form, name: str) -> dict[str, dict[str, float]]:
     found = {}
     for symbol, slope in form.book.adjoints(quantity).items():
         definition = form.book.definitions[symbol]
-        if definition.tree is None and symbol not in RATES and slope:
+        if definition.tree is None and symbol not in RATES and symbol != SHAPE and slope:
             value = float(definition.value)
             found[symbol] = {"value": value, "derivative": slope, "elasticity": slope * value / float(quantity)}
     return found

@@ -107,6 +107,10 @@ RATES: dict[str, Rate] = {
 }
 """Symbol -> rate."""
 
+SHAPE = "s_shape"
+SHAPE_MEANING = "time of layers of this shape in measured runs, over the law"
+"""No rate of its own: it comes from a table, and nobody can change it."""
+
 _KERNEL = {
     "bandwidth": "B_mem", "tile_half_area": "A_half", "depth_overhead": "k_extra", "grouped_efficiency": "e_grouped",
     "attention_forward": "e_attn_fwd", "attention_backward": "e_attn_bwd", "scan_forward": "e_scan_fwd",

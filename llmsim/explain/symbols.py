@@ -12,7 +12,7 @@ from ..layers.base import LayerKind
 from ..training.columns import Columns
 from ..training.constants import StepConstants
 from .book import Book
-from .rates import RATES, change_rates, rate_meaning
+from .rates import RATES, SHAPE, SHAPE_MEANING, change_rates, rate_meaning
 
 SIZES: dict[str, tuple[str, str]] = {
     "hidden": ("h", "width of the residual stream"),
@@ -76,6 +76,11 @@ def symbolic_rates(book: Book, constants: StepConstants) -> StepConstants:
         return book.base(symbol, value, rate_meaning(symbol, constants), RATES[symbol].unit) if value else value
 
     return change_rates(constants, named)
+
+
+def symbolic_shape(book: Book, slower: Number | None) -> Number | None:
+    """What measured runs say of layers of a shape as a symbol."""
+    return None if slower is None else book.base(SHAPE, slower, SHAPE_MEANING)
 
 
 def symbolic_architecture(book: Book, architecture: Architecture) -> Architecture:

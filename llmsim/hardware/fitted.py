@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..core.provenance import Quantity
 from .profiles import build, profiles_root, read_yaml
+from .shapes import ShapeTable, shape_table
 
 SCHEMA = "llmsim.fitted/1"
 
@@ -67,6 +68,8 @@ class Fit(BaseModel):
         Group of runs that was fitted on -> median of the logarithm of predicted over measured step times.
     values
         Path of a constant -> quantity with its standard error.
+    shapes
+        Stack, generation and format -> table of layers by shape, as text (:mod:`llmsim.hardware.shapes`).
     """
 
     model_config = _STRICT
@@ -80,6 +83,19 @@ class Fit(BaseModel):
     frameworks: tuple[str, ...] = ()
     groups: dict[str, float] = Field(default_factory=dict)
     values: dict[str, Quantity] = Field(default_factory=dict)
+    shapes: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("shapes")
+    @classmethod
+    def _readable(cls, value: dict[str, str]) -> dict[str, str]:
+        for text in value.values():
+            shape_table(text)
+        return value
+
+    @cached_property
+    def shape_tables(self) -> dict[str, ShapeTable]:
+        """Stack, generation and format -> table of layers by shape."""
+        return {key: shape_table(text) for key, text in self.shapes.items()}
 
     @property
     def overlay(self) -> dict[str, float]:
@@ -110,9 +126,3 @@ def shipped_fit() -> Fit:
     """The fit that ships with the package; empty where there is none."""
     path = fitted_path()
     return read_fit(path) if path.is_file() else Fit()
-
-
-@lru_cache(maxsize=1)
-def fitted_values() -> dict[str, float]:
-    """Path -> value of the shipped fit."""
-    return shipped_fit().overlay

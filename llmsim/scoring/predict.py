@@ -10,8 +10,10 @@ import numpy as np
 from ..calibration.load import allocated_bytes, prepare_runs, run_constants, side_by_side
 from ..calibration.pipelines import exact_seconds
 from ..calibration.runs import RunPlan, reason
+from ..calibration.shapes import run_factors
 from ..core.errors import LlmsimError
 from ..core.units import GIB
+from ..hardware.fitted import shipped_fit
 from ..training.compose import StepLoad, compose_step
 from ..training.constants import Overlay, StepConstants
 from ..training.memory import seen_memory
@@ -83,10 +85,14 @@ class Predictions:
 
 
 def predict(rated: Rated, overlay: Overlay | None = None) -> Predictions:
-    """Predictions under constants, by default those that ship."""
+    """Predictions under constants, by default those that ship; given ones know nothing of shapes."""
     size = len(rated.items)
     c = run_constants(rated.items, overlay)
-    times = [kind_time(kind, unit, c) for kind, unit in zip(rated.load.kinds, rated.load.units, strict=True)]
+    kinds = rated.load.kinds
+    if overlay is None:
+        slower = run_factors(rated.items, shipped_fit().shape_tables)
+        kinds = [kind.slowed(slower) for kind in kinds]
+    times = [kind_time(kind, unit, c) for kind, unit in zip(kinds, rated.load.units, strict=True)]
     step = compose_step(rated.load, c, times)
     seconds = exact_seconds(rated.items, rated.load, times, step, np.arange(size))
     return Predictions(seconds, *memory_views(rated, c))

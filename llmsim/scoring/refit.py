@@ -105,7 +105,9 @@ def in_sample_outcomes(rated: Rated, fitted: FitToAll) -> dict[str, Outcome]:
     """Outcomes by the fit to the very rows, without intervals."""
     memory = fit_memory(rated.items, rated.allocated_bytes)
     found = predict(rated, {path: m.value for path, m in memory.items()})
-    found = _with_steps(found, fitted.rows, fitted.runs.log_exact(fitted.full.logarithms))
+    found = _with_steps(
+        found, fitted.rows, fitted.runs.shaped(fitted.full.logarithms).log_exact(fitted.full.logarithms)
+    )
     groups = frozenset(item.run.group for item in rated.items)
     return outcomes(rated, found, [None] * len(rated.items), groups)
 

@@ -95,7 +95,7 @@ class Evaluator:
 
     @cached_property
     def constants(self) -> StepConstants:
-        return step_constants(self.cluster, self.base, None if self.fit is None else self.fit.overlay)
+        return step_constants(self.cluster, self.base, self.fit)
 
     @cached_property
     def limit(self) -> float:

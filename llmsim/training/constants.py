@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TypeAlias
 
 from ..core.provenance import Quantity
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import fitted_values
+from ..hardware.fitted import Fit, shipped_fit
 from ..hardware.kernels import FORMAT_CLASS, KernelConstants, kernel_constants
 from ..hardware.network import Tier
+from ..hardware.shapes import ShapeTable, shape_key
 from ..hardware.software import Software
+from ..plans.precision import get_precision
+from .intervals import MODEL_CLASSES
 from .structure import Structure
 
 Overlay: TypeAlias = Mapping[str, float]
@@ -46,6 +49,8 @@ class StepConstants:
         Host costs, see :class:`~llmsim.hardware.software.HostCosts`.
     reserved_factor, context_bytes, workspace_bytes
         Memory beyond tensors, see :class:`~llmsim.hardware.software.MemoryCosts`.
+    shapes
+        ``dense``, ``moe`` -> what measured runs of such models say of layers by their shape.
     """
 
     high: KernelConstants
@@ -69,28 +74,41 @@ class StepConstants:
     reserved_factor: Number
     context_bytes: Number
     workspace_bytes: Number
+    shapes: Mapping[str, ShapeTable] = field(default_factory=dict)
 
 
-def step_constants(cluster: Cluster, structure: Structure, overlay: Overlay | None = None) -> StepConstants:
+def step_constants(cluster: Cluster, structure: Structure, fit: Fit | None = None) -> StepConstants:
     """The constants of a cluster and a structure.
 
     Parameters
     ----------
-    overlay
+    fit
         Fitted values; None takes those that ship with the package.
     """
-    if overlay is not None:
-        return _build(cluster, structure, overlay)
+    if fit is not None:
+        return _with_shapes(overlaid_constants(cluster, structure, fit.overlay), cluster, structure, fit)
     key = Structure(structure.framework, structure.release, structure.precision, overlap=structure.overlap)
     return _shipped(cluster, key)
 
 
 @lru_cache(maxsize=64)
 def _shipped(cluster: Cluster, structure: Structure) -> StepConstants:
-    return _build(cluster, structure, fitted_values())
+    return step_constants(cluster, structure, shipped_fit())
 
 
-def _build(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepConstants:
+def _with_shapes(constants: StepConstants, cluster: Cluster, structure: Structure, fit: Fit) -> StepConstants:
+    lineage, generation = structure.software.lineage, cluster.profile.generation
+    keys = {kind: shape_key(lineage, generation, format_class(structure.precision), kind) for kind in MODEL_CLASSES}
+    return replace(constants, shapes={k: fit.shape_tables[key] for k, key in keys.items() if key in fit.shape_tables})
+
+
+def format_class(precision: str) -> str:
+    """Class of the format in which a recipe multiplies: ``16bit``, ``8bit`` ..."""
+    return FORMAT_CLASS[get_precision(precision).matmul]
+
+
+def overlaid_constants(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepConstants:
+    """The constants of a cluster and a structure with some values laid over those of the profiles."""
     device, software, recipe = cluster.profile, structure.software, structure.recipe
     rates = device.kernel_rates()
     stack = Stack(software, device.generation, overlay)

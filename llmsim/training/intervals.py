@@ -21,6 +21,10 @@ NORMAL_80 = 1.2816
 """Half the width of the central 80 % of a normal distribution, in standard deviations."""
 
 
+MODEL_CLASSES = ("dense", "moe")
+"""Kinds of models that a fit tells apart."""
+
+
 def model_class(architecture: Architecture) -> str:
     """``moe`` for mixtures of experts, else ``dense``."""
     return "moe" if any(kind.is_moe for kind in architecture.kinds.values()) else "dense"

@@ -21,6 +21,7 @@ from ..plans.recompute import NONE
 from .columns import Columns, distinct, kind_sizes, take
 from .compose import StageLoad, StepLoad
 from .constants import StepConstants
+from .intervals import model_class
 from .kept import KindMemory, kept_transfers, model_memory
 from .passes import UnitTraffic
 from .seconds import Keyed, KindRates, KindSeconds
@@ -214,7 +215,8 @@ def _rates_of(
     architecture: Architecture, structure: Structure, constants: StepConstants, plan: _OnePlan
 ) -> list[KindRates]:
     plans = Keyed(plan.columns)
-    return [KindRates(kind, structure, plans, plans, constants) for kind in model_kinds(architecture)]
+    slower = shape_factor(architecture, plan.columns, constants)
+    return [KindRates(kind, structure, plans, plans, constants, slower=slower) for kind in model_kinds(architecture)]
 
 
 def model_rates(problem: Problem, plans: Keyed, constants: StepConstants) -> list[KindRates]:
@@ -223,7 +225,20 @@ def model_rates(problem: Problem, plans: Keyed, constants: StepConstants) -> lis
     if len(plans.columns) > 1:
         columns, rows = distinct(plans.columns, DENSE_KEYS)
         dense = Keyed(columns, take(rows, plans.rows))
-    return [KindRates(kind, problem.structure, plans, dense, constants) for kind in model_kinds(problem.architecture)]
+    slower = shape_factor(problem.architecture, plans.columns, constants)
+    return [
+        KindRates(kind, problem.structure, plans, dense, constants, slower=slower)
+        for kind in model_kinds(problem.architecture)
+    ]
+
+
+def shape_factor(architecture: Architecture, columns: Columns, constants: StepConstants) -> Number | None:
+    """By how much layers take longer than predicted where measured runs have layers of their shape; None without."""
+    table = constants.shapes.get(model_class(architecture))
+    if table is None:
+        return None
+    tokens = columns.micro_batch * columns.sequence / columns.cp
+    return table.factor(architecture.hidden, columns.tp, tokens, columns.sequence)
 
 
 def model_seconds(problem: Problem, rates: Sequence[KindRates]) -> list[KindSeconds]:

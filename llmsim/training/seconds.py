@@ -61,6 +61,10 @@ class PhaseSeconds:
         wires = {axis: wire.map(change) for axis, wire in self.wires.items()}
         return PhaseSeconds({name: change(v) for name, v in self.classes.items()}, change(self.launches), wires)
 
+    def slowed(self, factor: Number) -> PhaseSeconds:
+        """The same with kernels and launches slower by a factor."""
+        return PhaseSeconds({n: v * factor for n, v in self.classes.items()}, self.launches * factor, self.wires)
+
     def send(self, axis: str, wire: WireTime, launches: Number) -> None:
         """Add transfers, which are launched as kernels are."""
         self.wires[axis] = self.wires.get(axis, NO_TRAFFIC) + wire
@@ -86,6 +90,10 @@ class KindSeconds:
     def map(self, change: Callable[[Number], Number]) -> KindSeconds:
         """The same with every number changed (a selection of rows)."""
         return KindSeconds({name: phase.map(change) for name, phase in self.phases.items()}, self.is_moe)
+
+    def slowed(self, factor: Number) -> KindSeconds:
+        """The same with kernels and their launches slower by a factor, transfers as they are."""
+        return KindSeconds({name: phase.slowed(factor) for name, phase in self.phases.items()}, self.is_moe)
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,8 @@ class KindRates:
     named
         Given the class of some works, these and their seconds, one each, returns the seconds to take: closed forms give
         them names.
+    slower
+        By how much layers of these shapes take longer than that, one entry a distinct plan of ``whole``.
     """
 
     def __init__(
@@ -159,6 +169,7 @@ class KindRates:
         dense: Keyed,
         constants: StepConstants,
         named: Callable[[str, Sequence[Work], Number], Number] | None = None,
+        slower: Number | None = None,
     ):
         terms = kind_terms(kind, structure, recomputes=False)
         routed = _Values(kind, structure, whole)
@@ -175,6 +186,7 @@ class KindRates:
         if named is not None:
             self._works = [replace(r, seconds=named(r.name, r.members, r.seconds)) for r in self._works]
         self._messages = list(_sent(terms.messages, plain, routed, constants, copies, groups))
+        self._slower = None if slower is None else take(slower, whole.rows)
         self._passes = {name: self._phase(name, frozenset()) for name in ("forward", "backward")}
 
     def seconds(self, again: frozenset[str], *, split: bool = False) -> KindSeconds:
@@ -188,7 +200,8 @@ class KindRates:
         phases = {**self._passes, "recompute": self._phase("recompute", again)}
         if split:
             phases["weight"] = self._phase("weight", frozenset())
-        return KindSeconds(phases, self._moe)
+        found = KindSeconds(phases, self._moe)
+        return found if self._slower is None else found.slowed(self._slower)
 
     def _phase(self, name: str, again: frozenset[str]) -> PhaseSeconds:
         phase = PhaseSeconds(launches=sum(w.launches for w in self._work if _belongs(w, name, again)))

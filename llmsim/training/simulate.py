@@ -73,7 +73,7 @@ def simulate_training(
     if broken:
         raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
     problem = plan_problem(model, machine, plan)
-    constants = step_constants(machine, problem.structure, None if fit is None else fit.overlay)
+    constants = step_constants(machine, problem.structure, fit)
     columns = plan_columns(plan)
     if plan.layers_per_stage == "balanced":
         fitted = plan.recompute_layers == "fitted"
