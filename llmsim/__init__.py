@@ -16,6 +16,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .architecture import Architecture
+    from .calibration.own_files import calibrate_with
     from .core.errors import InfeasibleError, InputError, LlmsimError, UnsupportedError
     from .explain.explain import TrainingExplanation, explain_training
     from .hardware.cluster import Cluster
@@ -46,6 +47,7 @@ _HOMES = {
     "TrainingPlanning": "search.answer",
     "TrainingResult": "training.result",
     "UnsupportedError": "core.errors",
+    "calibrate_with": "calibration.own_files",
     "compare": "serving.compare",
     "explain_training": "explain.explain",
     "plan_cluster": "search.clusters",
@@ -72,6 +74,7 @@ __all__ = [
     "TrainingResult",
     "UnsupportedError",
     "__version__",
+    "calibrate_with",
     "compare",
     "explain_training",
     "plan_cluster",

@@ -59,7 +59,8 @@ def run_constants(items: Sequence[RunPlan], overlay: Overlay | None = None) -> S
     rows = np.zeros(len(items), dtype=np.int64)
     for number, item in enumerate(items):
         cluster, plan = item.cluster, item.plan
-        key = (cluster.device, cluster.network, plan.framework, plan.release, plan.precision, plan.overlap)
+        machine = (cluster.device, cluster.network, cluster.spans_nodes)
+        key = (*machine, plan.framework, plan.release, plan.precision, plan.overlap)
         if key not in known:
             known[key] = len(distinct)
             structure = plan_problem(item.architecture, cluster, plan).structure

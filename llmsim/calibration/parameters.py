@@ -8,12 +8,13 @@ below one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..hardware.devices import Device
 from ..hardware.software import Software
+from ..training.constants import moe_layer_path
 from .runs import RunPlan
 
 COMPUTE_CLASSES = (
@@ -82,17 +83,14 @@ def _class_fraction(work: str, spread: float) -> Family:
     )
 
 
-def _host(key: str, spread: float, *, fraction: bool = False, unit: str = "s", lineage: bool = False) -> Family:
+def _host(key: str, spread: float, *, fraction: bool = False, unit: str = "s") -> Family:
     def prior(item: RunPlan) -> float:
         value = _software(item)
         for part in key.split("/"):
             value = getattr(value, part)
         return max(float(value.value), 1e-9)  # type: ignore[attr-defined]
 
-    def path(item: RunPlan) -> str:
-        return f"software/{_software(item).lineage if lineage else item.plan.framework}/{key}"
-
-    return Family(key, path, prior, spread, fraction, unit)
+    return Family(key, lambda item: f"software/{item.plan.framework}/{key}", prior, spread, fraction, unit)
 
 
 def _release(key: str, spread: float, *, fraction: bool) -> Family:
@@ -112,7 +110,7 @@ FAMILIES: tuple[Family, ...] = (
     _class_fraction("gemm_4bit", 0.15),
     _class_fraction("grouped", 0.25),
     _class_fraction("attention", 0.20),
-    _class_fraction("scan", 0.30),
+    _class_fraction("scan", 0.60),  # no figure of its law is published
     _class_fraction("memory", 0.20),
     _class_fraction("permute", 0.40),
     _class_fraction("convert", 0.25),
@@ -125,10 +123,10 @@ FAMILIES: tuple[Family, ...] = (
     ),
     _stack_fraction("in_situ", 0.15),
     _stack_fraction("attention", 0.25),
-    _release("rate", 0.05, fraction=True),
+    _release("rate", 0.08, fraction=True),
     _release("moe_layer", 0.30, fraction=False),
     _host("host/launch_s", 0.60),
-    _host("host/moe_layer_s", 0.80, lineage=True),
+    replace(_host("host/moe_layer_s", 0.80), path=lambda item: moe_layer_path(_software(item), item.cluster)),
     _host("host/microbatch_s", 0.80),
     _host("host/step_s", 0.80),
     _host("overlap/gradient", 0.25, fraction=True, unit="1"),
@@ -148,7 +146,7 @@ FAMILIES: tuple[Family, ...] = (
         "outer",
         lambda item: f"networks/{item.cluster.fabric.name}/efficiency",
         lambda item: item.cluster.fabric.efficiency.value,
-        0.20,
+        0.30,
         True,
     ),
 )

@@ -23,6 +23,7 @@ from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .table import MeasuredRun
 from .texts import (
+    document_length_of,
     domain_of,
     framework_of,
     network_of,
@@ -186,6 +187,7 @@ def _settings(
         "optimizer": setting_of("optimizer", run["optimizer"] or "adamw", (*OPTIMIZERS, *OPTIMIZER_ALIASES), assumed),
         "schedule": schedule_of(_schedule_text(run), run.count("virtual_pipeline"), assumed),
         "overlap": overlap_of(run["overlap"]),
+        "document_length": document_length_of(run["notes"], run.count("sequence_length"), assumed),
         "framework": software.name,
         "release": software.release,
     }

@@ -74,6 +74,11 @@ class Cluster(BaseModel):
         own = max(up, self.devices_per_node) if up > self.profile.devices_per_node else min(up, self.devices_per_node)
         return max(1, min(own, self.n_devices))
 
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether one scale-up domain is more than a node: a rack."""
+        return self.domain > self.devices_per_node
+
     def tiers(self) -> tuple[Tier, ...]:
         """The network's tiers from the inside out."""
         return compile_tiers(self.profile, self.fabric, self.domain)

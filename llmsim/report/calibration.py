@@ -9,7 +9,7 @@ from rich.text import Text
 from ..calibration.doctor import Diagnosis, advised
 from ..calibration.own import OwnFit
 from ..core.units import seconds
-from .training import grid, section
+from .training import grid, origins_text, section
 
 
 def own_report(found: OwnFit, path: str) -> Group:
@@ -56,10 +56,9 @@ def doctor_report(found: Diagnosis) -> Group:
         known.append(("in all", "not known: too few measured runs are like it"))
     else:
         known.append(("measured, in all", f"{100 * found.log_width:.1f} % in 80 of 100 runs that no constant had seen"))
-    rates = ", ".join(f"{100 * share:.0f} % {name}" for name, share in result.provenance.items())
     parts: list[RenderableType] = [
         Text(f"{result.model} on {result.cluster}: {result.plan}, {seconds(result.step_time_s)} a step", style="bold"),
-        section("What the step rests on", Text(f"rates that are {rates}"), table),
+        section("What the step rests on", Text(f"rates that are {origins_text(result.provenance)}"), table),
         section("How far it may be off", grid(known)),
     ]
     advice = list(advised(found))

@@ -131,14 +131,24 @@ def memory_table(result: TrainingResult) -> Table:
     return table
 
 
+_ORIGINS = {
+    "interpolated": "interpolated between measured layers",
+    "extrapolated": "fitted on other hardware or software",
+}
+
+
+def origins_text(provenance: dict[str, float]) -> str:
+    """Origins of rates with their shares of a step, in words."""
+    return ", ".join(f"{100 * share:.0f} % {_ORIGINS.get(name, name)}" for name, share in provenance.items())
+
+
 def notes(assumed: dict[str, str], provenance: dict[str, float]) -> Group:
     """What was assumed, and what the rates rest on."""
-    origin = ", ".join(f"{100 * share:.0f} % {name}" for name, share in provenance.items())
     parts: list[RenderableType] = []
     if assumed:
         parts.append(section("Assumed (nobody said otherwise)", grid(list(assumed.items()))))
     if provenance:
-        parts.append(section("Rates", Text(f"the step rests on rates that are {origin}")))
+        parts.append(section("Rates", Text(f"the step rests on rates that are {origins_text(provenance)}")))
     return Group(*parts)
 
 

@@ -137,7 +137,7 @@ def overlaid_constants(cluster: Cluster, structure: Structure, overlay: Overlay)
         overlap=_overlap(structure.overlap, stack),
         contention=host("contention", software.contention.value),
         launch_s=host("host/launch_s", software.host.launch_s.value),
-        moe_layer_s=stack.moe_layer_s,
+        moe_layer_s=stack.moe_layer_s(cluster),
         graphed=host("host/graphed", software.host.graphed.value),
         microbatch_s=host("host/microbatch_s", software.host.microbatch_s.value),
         step_s=host("host/step_s", software.host.step_s.value),
@@ -197,8 +197,13 @@ class Stack:
         """Of attention besides."""
         return self._fraction("attention")
 
-    @property
-    def moe_layer_s(self) -> float:
-        """Host seconds of a mixture-of-experts layer: shared by the stacks of one lineage."""
-        path = f"software/{self.software.lineage}/host/moe_layer_s"
+    def moe_layer_s(self, cluster: Cluster) -> float:
+        """Host seconds of a mixture-of-experts layer."""
+        path = moe_layer_path(self.software, cluster)
         return self.overlay.get(path, self.software.host.moe_layer_s.value) * self.release_factor("moe_layer")
+
+
+def moe_layer_path(software: Software, cluster: Cluster) -> str:
+    """The path of the host's work on a mixture-of-experts layer: shared by the stacks of one lineage; apart for racks,
+    whose dispatcher is another one (Megatron-Core's HybridEP instead of DeepEP)."""
+    return f"software/{software.lineage}/host/moe_layer_s" + ("/rack" if cluster.spans_nodes else "")

@@ -1,4 +1,4 @@
-"""Which origin the rates behind a step have: measured on runs, taken from a maker's sheet, or assumed."""
+"""Which origin the rates behind a step have: fitted to runs, measured alone, taken from a maker's sheet, or assumed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from ..hardware.fitted import Fit, shipped_fit
 from .constants import product_class
 from .structure import Structure
 
-_STRENGTH = ("fitted", "measured", "datasheet", "assumed")
-"""From the strongest origin to the weakest."""
+_STRENGTH = ("fitted", "measured", "extrapolated", "datasheet", "assumed")
+"""From the strongest origin to the weakest. What was fitted on other hardware or software is ``extrapolated``."""
+_LAYERS = frozenset(
+    {"gemm", "grouped", "attention", "scan", "memory", "permute", "convert", "host", "recompute", "bubble"}
+)
+"""Parts of a step that take as long as layers do."""
 
 
 def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None) -> dict[str, str]:
-    """Part of a step -> origin of the constant that decides it (``fitted``, ``measured``, ``datasheet``,
-    ``assumed``).
+    """Part of a step -> origin of the constant that decides it (``fitted``, ``measured``, ``extrapolated``,
+    ``datasheet``, ``assumed``).
 
     Parameters
     ----------
@@ -23,11 +27,12 @@ def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None)
         By default the one that ships.
     """
     device, software = cluster.profile, structure.software
-    rates, fitted = device.kernel_rates(), (shipped_fit() if fit is None else fit).values
+    rates, known = device.kernel_rates(), shipped_fit() if fit is None else fit
+    seen = device.name in known.hardware and software.name in known.frameworks
     generation, stack = f"generations/{device.generation}/in_situ", f"software/{software.name}"
 
     def origin(path: str, otherwise: str) -> str:
-        return "fitted" if path in fitted else otherwise
+        return ("fitted" if seen else "extrapolated") if path in known.values else otherwise
 
     product = product_class(structure.recipe.matmul)
     found = {
@@ -56,11 +61,21 @@ def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None)
     return found
 
 
-def provenance_shares(breakdown_s: Mapping[str, float], origins: Mapping[str, str]) -> dict[str, float]:
-    """Origin -> share of the step whose deciding rate has it; the shares sum to one."""
+def provenance_shares(
+    breakdown_s: Mapping[str, float], origins: Mapping[str, str], known: float = 0.0
+) -> dict[str, float]:
+    """Origin -> share of the step whose deciding rate has it; the shares sum to one.
+
+    Parameters
+    ----------
+    known
+        Of what is fitted about layers, the part that runs with layers of such shapes settle: ``interpolated``.
+    """
     step = sum(breakdown_s.values())
     shares: dict[str, float] = {}
     for part, seconds in breakdown_s.items():
-        if seconds > 0:
-            shares[origins[part]] = shares.get(origins[part], 0.0) + seconds / step
+        near = known if part in _LAYERS and origins[part] == "fitted" else 0.0
+        for origin, share in (("interpolated", near), (origins[part], 1 - near)):
+            if seconds * share > 0:
+                shares[origin] = shares.get(origin, 0.0) + share * seconds / step
     return dict(sorted(shares.items(), key=lambda item: -item[1]))

@@ -25,7 +25,7 @@ from .intervals import around, log_width, memory_width, out_of_memory_chance
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
 from .passes import KindTime, kind_time
-from .prepare import Prepared, Problem, prepare, recomputed_layers
+from .prepare import Prepared, Problem, prepare, recomputed_layers, shape_known
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
 from .result import OffloadReport, StageReport, TrainingResult
@@ -130,7 +130,11 @@ def _report(
         stages=[_stage_report(problem, prepared, i, time, memory) for i, memory in enumerate(memories)],
         memory_limit_bytes=memory_limit(problem.cluster, problem.structure.software),
         assumed=assumed,
-        provenance=provenance_shares(breakdown, rate_origins(problem.cluster, problem.structure, fit)),
+        provenance=provenance_shares(
+            breakdown,
+            rate_origins(problem.cluster, problem.structure, fit),
+            shape_known(problem.architecture, prepared.columns, constants),
+        ),
         offload=_offload_report(problem, prepared, time, memories, breakdown["offload"], constants),
         memory_interval_bytes=None if width is None else around(used, width),
         out_of_memory_chance=out_of_memory_chance(used, problem.cluster.profile.memory_bytes.value, width),
