@@ -149,19 +149,47 @@ def every_plan(architecture, cluster, template, space) -> Iterator[TrainingPlan]
 
 
 @cache
-def brute_force(name, **changes):
+def brute_force(name):
     """Every plan of a case simulated."""
     architecture, cluster, template, space = CASES[name]
     return {p: simulate_training(p, architecture, cluster) for p in every_plan(architecture, cluster, template, space)}
 
 
-def searched(name, **update):
-    architecture, cluster, template, space = CASES[name]
+def search(architecture, cluster, template, space):
     return plan_training(
         architecture, cluster, sequence=template.sequence_length, global_batch=template.global_batch_size,
-        precision=template.precision, framework=template.framework, imbalance=template.imbalance,
-        space=space.model_copy(update=update), cores=1,
+        precision=template.precision, framework=template.framework, imbalance=template.imbalance, space=space, cores=1,
     )  # fmt: skip
+
+
+def searched(name, **update):
+    *own, space = CASES[name]
+    return search(*own, space.model_copy(update=update))
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_the_best_of_random_questions_is_found_and_proven(data):
+    draw = data.draw
+    sizes = {"num_hidden_layers": draw(st.integers(3, 12)), "vocab_size": draw(st.sampled_from([32000, 128256]))}
+    own, text = draw(st.sampled_from([SMALL, MIXED])), draw(st.sampled_from([ONE, TWO, "1x8xa100-sxm-40gb"]))
+    architecture = Architecture.from_config({**own, **sizes})
+    schedules = draw(st.lists(st.sampled_from(SCHEDULES), min_size=1, max_size=2, unique=True))
+    case = question(
+        architecture, tight(text, draw(st.floats(0.05, 0.8))), global_batch=draw(st.sampled_from([16, 32])),
+        tensor_parallel=(draw(st.sampled_from([1, 2])),), pipeline_parallel=(1, draw(st.sampled_from([2, 4]))),
+        micro_batch_size=(draw(st.sampled_from([1, 2])),), schedule=("1f1b", *schedules), sequence_parallel=(True,),
+        expert_parallel=(1,),
+    )  # fmt: skip
+    results = (simulate_training(p, *case[:2]) for p in every_plan(*case))
+    best = min((r.step_time_s for r in results if r.fits), default=None)
+    if best is None:
+        with pytest.raises(InfeasibleError):
+            search(*case)
+        return
+    answer = search(*case)
+    assert answer.best[0].result.step_time_s == pytest.approx(best, rel=1e-9)
+    assert answer.counts.proven
 
 
 WAYS = [
@@ -309,14 +337,14 @@ def test_plans_that_fit_only_where_layers_or_depths_are_uneven_are_found(headroo
 
 
 def test_a_search_that_simulates_too_few_says_how_far_it_may_be_off(monkeypatch):
-    def search(headroom):
+    def under(headroom):
         space = SearchSpace(pipeline_parallel=(4,), tensor_parallel=(2,), virtual_pipeline=(1,), **PLAIN, **EVERY)
         question = {"sequence": 4096, "global_batch": 32, "precision": "fp16", "space": space}
         return plan_training(DENSE, tight(ONE, headroom), **question)
 
-    best = search(0.4).best[0].result.step_time_s
+    best = under(0.4).best[0].result.step_time_s
     monkeypatch.setattr(finalists_module, "MOST_SPREADS", 0)
-    answer = search(0.4)
+    answer = under(0.4)
     counts = answer.counts
     assert not counts.proven
     assert counts.spreads.left > 0
@@ -327,4 +355,4 @@ def test_a_search_that_simulates_too_few_says_how_far_it_may_be_off(monkeypatch)
     assert "may be faster by up to" in text
     assert "not looked at" in text
     with pytest.raises(InfeasibleError, match=r"spread .* unevenly were not looked at"):
-        search(0.45)
+        under(0.45)

@@ -100,10 +100,10 @@ class SpreadCounts:
     ----------
     plans
         How many there are: each row with a pipeline under each setting and each such way that the space allows.
-    too_large
-        Of them, those that do not fit however their layers are spread.
     bounded
-        Those that a bound on the time of all spreads ruled out.
+        Of them, those that a bound on the time of any spread ruled out.
+    too_large
+        Of the others, those that do not fit however their layers are spread.
     simulated, fitting
         Those that were simulated, and those of these that fit.
     left
@@ -111,8 +111,8 @@ class SpreadCounts:
     """
 
     plans: int
-    too_large: int
     bounded: int
+    too_large: int
     simulated: int
     fitting: int
     left: int

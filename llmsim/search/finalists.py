@@ -122,5 +122,5 @@ def settled_spreads(
     waiting = bound[at:] < best
     bounded = spreads.bounded + int(plans[at:][~waiting].sum())
     passed = spreads.dropped + int(plans[at:][waiting].sum())
-    counts = SpreadCounts(spreads.plans, spreads.too_large, bounded, done, fitting, passed)
+    counts = SpreadCounts(spreads.plans, bounded, spreads.too_large, done, fitting, passed)
     return sorted(known.values(), key=lambda r: r.step_time_s), counts, left

@@ -102,7 +102,7 @@ class Spreads:
         Structural choices, and how each may spread; None where it cannot.
     pieces
         Number of the variant, of the setting in its ways, and of the row; the bound on the time; how many plans it is.
-    plans, too_large, bounded
+    plans, bounded, too_large
         See :class:`~llmsim.search.answer.SpreadCounts`.
     dropped, left_s
         Plans that were too many to keep, and the least bound of them.
