@@ -197,15 +197,48 @@ def slowest_device(
     the kind that takes the least for its time, and as many layers must recompute as it lacks bytes: they take ``rho``
     seconds for each byte that they spare, of the kind that takes the fewest. So ``x + rho (x mu - room)^+ / f <= T``
     with f micro-batches held. What all devices take up is all layers: the least such T bounds every spread from below.
-    Where all layers are alike a device takes up whole ones.
+    Of layers that are alike a device takes up whole ones: those of the most frequent kind alone are a bound too.
 
     Parameters
     ----------
     room_bytes
         Of a device, for model states and activations.
     """
-    body, copies = body_kinds(problem.architecture), problem.facts.copies
+    devices = _devices(problem, layers, pp, chunks, micro_batches, room_bytes)
     counts = [problem.architecture.layers.count(name) for name in problem.architecture.kinds]
+    present = [i for i, n in enumerate(counts) if n]
+    slowest = _slowest(devices, layers, counts, present)
+    if len(present) == 1:
+        return slowest
+    return np.maximum(slowest, _slowest(devices, layers, counts, [max(present, key=lambda i: counts[i])]))
+
+
+@dataclass(frozen=True)
+class _Devices:
+    """The devices of pipelines without layers, ``[device, plan]``.
+
+    Attributes
+    ----------
+    ends_s
+        Seconds of the ends of the model on them.
+    room
+        Bytes that are left beside the ends.
+    held
+        Micro-batches that they hold at least.
+    copies
+        Devices that share the micro-batches of one layer.
+    """
+
+    ends_s: np.ndarray
+    room: np.ndarray
+    held: np.ndarray
+    copies: int
+
+
+def _devices(
+    problem: Problem, layers: Layers, pp: int, chunks: Number, micro_batches: Number, room_bytes: float
+) -> _Devices:
+    body, copies = body_kinds(problem.architecture), problem.facts.copies
     shape = np.broadcast_shapes(*(np.shape(v) for v in (*layers.seconds, *layers.states, *layers.kept, micro_batches)))
     ends_s, room = np.zeros((pp, *shape)), np.full((pp, *shape), room_bytes)
     for way in routes(problem.schedule, pp, 1):
@@ -214,21 +247,25 @@ def slowest_device(
             room[rank] -= total(layers.states[i] for i in own)
     ranks = np.arange(pp).reshape(pp, *[1] * len(shape))
     held = np.broadcast_to(held_at_least(problem.schedule, ranks, pp, chunks, micro_batches), room.shape)
-    held = held * (1 - problem.offload.activations)
-    each = [s / copies for s in layers.seconds[:body]]
-    present = [i for i, n in enumerate(counts) if n]
+    return _Devices(ends_s, room, held * (1 - problem.offload.activations), copies)
+
+
+def _slowest(devices: _Devices, layers: Layers, counts: Sequence[int], kinds: Sequence[int]) -> np.ndarray:
+    """:func:`slowest_device` with the layers of some kinds only."""
+    ends_s, room, held = devices.ends_s, devices.room, devices.held
+    each = {i: layers.seconds[i] / devices.copies for i in kinds}
 
     def lightest(kept: Sequence[Number]) -> np.ndarray:
-        light = [(layers.states[i] + held * kept[i]) / each[i] for i in present]
+        light = [(layers.states[i] + held * kept[i]) / each[i] for i in kinds]
         found: np.ndarray = np.maximum(np.minimum.reduce(light), 1e-300)
         return found
 
     bytes_per_s = lightest(layers.kept)
     most = room / lightest([k + minimum(c, 0) for k, c in zip(layers.kept, layers.change, strict=True)])
-    price = [
-        np.where(c < 0, r / np.maximum(-c, 1e-300), np.inf) for r, c in zip(layers.again_s, layers.change, strict=True)
-    ]
-    s_per_byte = np.minimum.reduce([np.broadcast_to(price[i], shape) for i in present])
+    s_per_byte = np.full(ends_s.shape[1:], np.inf)
+    for i in kinds:
+        spared = np.maximum(-layers.change[i], 1e-300)
+        s_per_byte = np.where(layers.change[i] < 0, np.minimum(s_per_byte, layers.again_s[i] / spared), s_per_byte)
     dear = np.isfinite(s_per_byte) & (s_per_byte > 0)
     s_per_byte = np.where(dear, s_per_byte, 0.0)
     slope = np.where(dear, held + s_per_byte * bytes_per_s, 1.0)
@@ -237,15 +274,15 @@ def slowest_device(
         left = seconds - ends_s
         own = np.where(dear & (left * bytes_per_s > room), (left * held + s_per_byte * room) / slope, left)
         own = np.minimum(own, most)
-        if len(present) == 1:
-            own = np.floor(own / each[present[0]] + ROUNDING) * each[present[0]]
+        if len(kinds) == 1:
+            own = np.floor(own / each[kinds[0]] + ROUNDING) * each[kinds[0]]
         own = np.where((left < 0) | (room < 0), -np.inf, own)
         found: np.ndarray = own.sum(axis=0)
         return found
 
-    wanted = np.broadcast_to(total(counts[i] * layers.seconds[i] for i in present), shape) * (1 - 1e-9)
-    low = np.zeros(shape)
-    high = wanted * (1 + 1e-6) + ends_s.sum(axis=0) + total(counts[i] * layers.again_s[i] for i in present)
+    wanted = np.broadcast_to(total(counts[i] * layers.seconds[i] for i in kinds), ends_s.shape[1:]) * (1 - 1e-9)
+    low = np.zeros(ends_s.shape[1:])
+    high = wanted * (1 + 1e-6) + ends_s.sum(axis=0) + total(counts[i] * layers.again_s[i] for i in kinds)
     fits = taken(high) >= wanted
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
