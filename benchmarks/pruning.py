@@ -5,7 +5,7 @@
 Pruned is what a search does: bounds rule plans out, a pool keeps what may matter, the exact schedule is computed where
 a bound leaves it open. Unpruned, every plan is timed and the exact schedule of every plan that fits is computed. The
 subspaces are files of ``benchmarks/subspaces``; the instances are drawn from other models and clusters. At last one
-space is simulated plan by plan.
+space is simulated plan by plan, and small ones that spread layers and recomputation unevenly.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from llmsim import (
 from llmsim.search.choose import candidate_plan
 from llmsim.search.evaluate import space_evaluators
 from llmsim.search.exact import exact_steps
+from llmsim.search.finalists import spread_plans
 from llmsim.search.space import enumerate_plans
 from llmsim.search.sweep import evaluate_space
 
@@ -178,6 +179,59 @@ def brute_force() -> dict[str, Any]:
     }  # fmt: skip
 
 
+UNEVEN = {"layers_per_stage": ("even", "balanced"), "recompute_layers": ("uniform", "fitted")}
+SMALL_CLUSTERS = ("1x8xv100-sxm-16gb", "2x4xv100-sxm-32gb", "1x8xa100-sxm-40gb", "2x8xh100-sxm-80gb")
+
+
+def uneven_instances(count: int) -> list[Question]:
+    """Small questions with uneven spreads, drawn at random; some leave so much memory free that few plans fit."""
+    draw = np.random.default_rng(SEED)
+    found = []
+    for _ in range(count):
+        sizes = {
+            "model_type": "llama", "hidden_size": int(draw.choice([2048, 4096, 8192])), "num_attention_heads": 32,
+            "num_key_value_heads": 8, "intermediate_size": 14336, "num_hidden_layers": int(draw.integers(3, 14)),
+            "vocab_size": int(draw.choice([32000, 128256])), "tie_word_embeddings": bool(draw.integers(2)),
+        }  # fmt: skip
+        cluster = Cluster.parse(SMALL_CLUSTERS[draw.integers(len(SMALL_CLUSTERS))])
+        cluster = cluster.model_copy(update={"memory_headroom": float(draw.uniform(0.05, 0.8))})
+        names = ("interleaved", "gpipe", "zb-h1", "zb-v", "dualpipe-v")
+        space = SearchSpace(
+            recompute=tuple(settings(LADDERS[draw.integers(len(LADDERS))], int(draw.integers(1, 3)))),
+            schedule=("1f1b", names[draw.integers(len(names))]), tensor_parallel=(1, 2), pipeline_parallel=(2, 4),
+            context_parallel=(1,), micro_batch_size=(1, 2), sharding=("zero1",), sequence_parallel=(True,), **UNEVEN,
+        )  # fmt: skip
+        batch = int(draw.choice([16, 32, 64]))
+        found.append(Question(Architecture.from_config(sizes), cluster, 4096, batch, "fp16", space))
+    return found
+
+
+def compare_uneven(question: Question) -> dict[str, Any]:
+    """The search, and every plan under every spread simulated: the same best time, or nothing that fits."""
+    own = question.model, question.cluster
+    sizes = question.sequence, question.global_batch
+    start = process_time()
+    try:
+        answer = plan_training(*own, **question.arguments())
+        best, proven, uneven = answer.best[0].result.step_time_s, answer.counts.proven, answer.best[0].result.plan
+    except InfeasibleError:
+        best, proven, uneven = np.inf, True, None
+    search_s = process_time() - start
+    template = TrainingPlan(sequence_length=sizes[0], global_batch_size=sizes[1], precision=question.precision)
+    table = enumerate_plans(question.model, question.cluster.n_devices, *sizes, question.space)
+    found = evaluate_space(space_evaluators(*own, template, table, question.space), question.space)
+    start = process_time()
+    even = (candidate_plan(found, i, template) for i in range(len(found)))
+    plans = dict.fromkeys(p for plan in even for p in spread_plans(plan, question.space))
+    exact = min((r.step_time_s for p in plans if (r := simulate_training(p, *own)).fits), default=np.inf)
+    return {
+        "plans": len(plans), "fits": bool(np.isfinite(exact)), "search_best_s": best, "brute_force_best_s": exact,
+        "equal": best == exact or abs(best / exact - 1) < 1e-9, "proven": proven,
+        "uneven": uneven is not None and not uneven.spreads_evenly, "search_s": search_s,
+        "brute_force_s": process_time() - start,
+    }  # fmt: skip
+
+
 def show(name: str, row: dict[str, Any]) -> None:
     """One line."""
     same = "the same best time" if row["equal"] else "ANOTHER BEST TIME"
@@ -186,6 +240,18 @@ def show(name: str, row: dict[str, Any]) -> None:
         f"{row['pruned_s']:.2f} s ({row['bounded']:,} ruled out by a bound, {row['exact_schedules']:,} exact), "
         f"unpruned {row['unpruned_s']:.2f} s: {row['unpruned_s'] / row['pruned_s']:.0f} times as long",
         flush=True,
+    )
+
+
+def show_uneven(rows: Sequence[dict[str, Any]]) -> None:
+    """One line."""
+    plans = [row["plans"] for row in rows]
+    count = {name: sum(row[name] for row in rows) for name in ("fits", "equal", "proven", "uneven")}
+    print(
+        f"{len(rows)} random instances with uneven spreads, of {min(plans):,} to {max(plans):,} plans, simulated one "
+        f"by one: the same best time in {count['equal']} (in {len(rows) - count['fits']} nothing fits), proven in "
+        f"{count['proven']}; {count['uneven']} of the best plans are uneven; "
+        f"{sum(row['brute_force_s'] for row in rows):.1f} s, the search {sum(row['search_s'] for row in rows):.1f} s"
     )
 
 
@@ -205,6 +271,8 @@ def main() -> int:
     alike = sum(row["equal"] for row in drawn)
     rows["instances"] = drawn
     rows["brute_force"] = brute = brute_force()
+    small = [compare_uneven(question) for question in uneven_instances(options.instances)]
+    rows["uneven_instances"] = small
     if options.json:
         json.dump(rows, sys.stdout, indent=1)
         print()
@@ -219,9 +287,10 @@ def main() -> int:
             f"brute force over {brute['plans']:,} plans, simulated one by one: {same}; {brute['brute_force_s']:.1f} s, "
             f"the search {brute['search_s']:.2f} s"
         )
-    every = (
-        [rows[p.stem]["equal"] for p in SUBSPACES.glob("*.yaml")] + [row["equal"] for row in drawn] + [brute["equal"]]
-    )
+        show_uneven(small)
+    every = [rows[p.stem]["equal"] for p in SUBSPACES.glob("*.yaml")] + [
+        row["equal"] for row in (*drawn, *small, brute)
+    ]
     return 0 if all(every) else 1
 
 

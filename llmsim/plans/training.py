@@ -211,6 +211,11 @@ class TrainingPlan(BaseModel):
         return None if isinstance(self.recompute_layers, str) else self.recompute_layers
 
     @property
+    def spreads_evenly(self) -> bool:
+        """Whether stages have as many layers each as divides evenly, and recompute the same share of them."""
+        return self.layers_per_stage == "even" and self.recompute_layers == "uniform"
+
+    @property
     def rows_factor(self) -> float:
         """Rows of the busiest expert rank over the mean, after dropping and padding."""
         spread = self.software.defaults.imbalance if self.imbalance is None else float(self.imbalance)

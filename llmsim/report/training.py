@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..core.units import DAY_S, GIB, TERA, gib, large, seconds
 from ..economics.job import JobCost
-from ..search.answer import Counts, PlannedJob, TrainingPlanning
+from ..search.answer import Counts, PlannedJob, SpreadCounts, TrainingPlanning
 from ..training.breakdown import PART_NAMES
 from ..training.memory import MEMORY_NAMES
 from ..training.result import OffloadReport, TrainingResult
@@ -264,9 +264,10 @@ def _tradeoffs(answer: TrainingPlanning) -> Table:
 
 def _proof(counts: Counts) -> str:
     if counts.proven:
-        return "no other plan of the space can be faster: the closed form, which is never above the exact time, says so"
-    if counts.bound_gap <= 0:
-        return "none: layers spread over stages in other ways were tried on the finalists only"
+        said = "the closed form, which is never above the exact time, says so"
+        if counts.spreads is not None:
+            said = "the closed form and the bound on other spreads, which are never above the exact time, say so"
+        return f"no other plan of the space can be faster: {said}"
     return f"none: plans whose schedule was not computed may be faster by up to {100 * counts.bound_gap:.1f} %"
 
 
@@ -289,11 +290,27 @@ def _search(answer: TrainingPlanning) -> Table:
         *([("  ruled out by a bound on their time", f"{counts.bounded:,}")] if counts.bounded else []),
         ("timed by closed form", f"{counts.fitting - counts.bounded:,}"),
         ("timed by their exact schedule", f"{counts.simulated:,}"),
+        *_spreads(counts.spreads),
         ("proof", _proof(counts)),
         ("plans within 1 % of the best", _plateau(answer)),
         ("search time", seconds(answer.search_s)),
     ]
     return grid(rows)
+
+
+def _spreads(counts: SpreadCounts | None) -> list[tuple[str, str]]:
+    """What became of plans that spread unevenly."""
+    if counts is None:
+        return []
+    named = [
+        ("plans that spread layers or recomputation unevenly", counts.plans),
+        ("  ruled out by a bound on the time of any spread", counts.bounded),
+        ("  too large for memory under any spread", counts.too_large),
+        ("  simulated", counts.simulated),
+        ("    of which fit", counts.fitting),
+        ("  not looked at, too many", counts.left),
+    ]
+    return [(name, f"{number:,}") for name, number in named if number or name == named[0][0]]
 
 
 def show(report: RenderableType, *, width: int | None = None) -> None:

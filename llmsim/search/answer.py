@@ -93,13 +93,39 @@ class Plateau:
 
 
 @dataclass(frozen=True)
+class SpreadCounts:
+    """What became of the plans that spread layers, or recomputation, in other ways than evenly.
+
+    Attributes
+    ----------
+    plans
+        How many there are: each row with a pipeline under each setting and each such way that the space allows.
+    bounded
+        Of them, those that a bound on the time of any spread ruled out.
+    too_large
+        Of the others, those that do not fit however their layers are spread.
+    simulated, fitting
+        Those that were simulated, and those of these that fit.
+    left
+        Those that were not looked at, because there were too many.
+    """
+
+    plans: int
+    bounded: int
+    too_large: int
+    simulated: int
+    fitting: int
+    left: int
+
+
+@dataclass(frozen=True)
 class Counts:
     """What became of the plans of the space.
 
     Attributes
     ----------
     considered
-        Combinations of degrees, sizes and settings that were formed.
+        Combinations of degrees, sizes and settings that were formed, layers and recomputation spread evenly.
     rejected
         Rule -> combinations that it dropped.
     evaluated, fitting
@@ -107,13 +133,15 @@ class Counts:
     bounded
         Of those, plans that a bound on their time ruled out before they were timed.
     simulated
-        Plans whose schedule was computed exactly.
+        Plans whose schedule was computed exactly; those of ``spreads`` are not among them.
     proven
-        Whether no other plan of the space can be faster than the winner: the closed form is never above the exact time,
-        and every plan for which it is below the winner's had its schedule computed.
+        Whether no other plan of the space can be faster than the winner: bounds are never above the exact time, and
+        every plan whose bound is below the winner's had its schedule computed.
     bound_gap
-        The winner's time over the least closed form of a plan whose schedule was not, less 1: not above 0 where it is
-        proven. How far the winner may be from the best.
+        The winner's time over the least bound of a plan whose schedule was not, less 1: not above 0 where it is proven.
+        How far the winner may be from the best.
+    spreads
+        Of plans that do not spread evenly; None where the space has none.
     """
 
     considered: int
@@ -124,6 +152,7 @@ class Counts:
     simulated: int
     proven: bool
     bound_gap: float
+    spreads: SpreadCounts | None = None
 
 
 @dataclass(frozen=True)

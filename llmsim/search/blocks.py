@@ -19,7 +19,7 @@ from ..training.breakdown import step_breakdown
 from ..training.columns import Columns
 from ..training.compose import StepLoad, StepTime, compose_step
 from ..training.kept import KindMemory
-from ..training.memory import StageMemory, memory_of_stage, stage_states
+from ..training.memory import memory_of_stage, stage_states
 from ..training.passes import KindTime, LayerTime
 from ..training.prepare import Problem, offloading, recomputed_layers, step_load
 from ..training.stages import Stage
@@ -189,9 +189,9 @@ class _Work:
         kept = [some_rows(m, self.rows.keys[where], self.settings.mode) for m in memories]
         shape = (len(self.settings.ladder), len(where))
         each = self._stage_memory(where, stages, kept)
-        memory = np.broadcast_to(maximum(*(m.device_bytes for m in each)), shape)
+        memory = np.broadcast_to(maximum(*(device for device, _ in each)), shape)
         if self.problem.offload.moves:
-            host = np.broadcast_to(maximum(*(m.host_bytes for m in each)), shape)
+            host = np.broadcast_to(maximum(*(host for _, host in each)), shape)
             limit = self.evaluator.cluster.profile.host_memory_bytes.value
             memory = np.where(host <= limit, memory, np.inf)
         fits = memory <= self.limit
@@ -212,7 +212,7 @@ class _Work:
             if parts:
                 table = step_breakdown(load, self._stages(own), time, time.pipeline_s)
                 found = {name: _spread(value, shape, fit) for name, value in table.items() if name in self.parts}
-        stage_bytes = np.stack([np.broadcast_to(m.device_bytes, shape) for m in each]) if parts else None
+        stage_bytes = np.stack([np.broadcast_to(device, shape) for device, _ in each]) if parts else None
         return Block(where, self.offload, step, memory, fitting, bounded, found, stage_bytes)
 
     @cached_property
@@ -251,13 +251,33 @@ class _Work:
 
     def _stage_memory(
         self, where: np.ndarray, stages: Sequence[Stage], kept: Sequence[KindMemory]
-    ) -> list[StageMemory]:
+    ) -> list[tuple[Number, Number]]:
+        """Bytes on the device and on the host, of each run of stages."""
+        structure, settings = self.problem.structure, self.settings
+        if structure.software.gradients != "freed" or self.problem.facts.split:
+            return self._memory_under(self.problem, where, stages, kept)
+        # What is alive depends on what is recomputed in more ways than ``kept`` says: one mode at a time.
+        shape = len(settings.ladder), len(where)
+        found = [(np.empty(shape), np.empty(shape)) for _ in stages]
+        for number, mode in enumerate(settings.modes):
+            steps = np.flatnonzero(settings.mode == number)
+            problem = replace(self.problem, structure=replace(structure, recompute=mode))
+            own = [replace(stage, share=self.shares[steps]) for stage in stages]
+            for into, each in zip(found, self._memory_under(problem, where, own, kept), strict=True):
+                for table, value in zip(into, each, strict=True):
+                    table[steps] = value
+        return list(found)
+
+    def _memory_under(
+        self, problem: Problem, where: np.ndarray, stages: Sequence[Stage], kept: Sequence[KindMemory]
+    ) -> list[tuple[Number, Number]]:
         pick, columns = self._picked(where), self.rows.columns.take(where)
         constants = self.evaluator.constants
-        return [
-            memory_of_stage(self.problem, columns, stage, {n: pick(v) for n, v in own.items()}, kept, constants)
+        each = [
+            memory_of_stage(problem, columns, stage, {n: pick(v) for n, v in own.items()}, kept, constants)
             for stage, own in zip(stages, self.rows.states, strict=True)
         ]
+        return [(m.device_bytes, m.host_bytes) for m in each]
 
     def _time(
         self, where: np.ndarray, kept: Sequence[KindMemory], shares: np.ndarray, mode: np.ndarray, *, parts: bool

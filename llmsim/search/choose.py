@@ -11,6 +11,7 @@ import numpy as np
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
 from .pool import Candidates
+from .variants import Setting, Variant
 
 _PLAN_FIELDS = {
     "tp": "tensor_parallel",
@@ -26,9 +27,14 @@ _PLAN_FIELDS = {
 
 def candidate_plan(found: Candidates, index: int, template: TrainingPlan) -> TrainingPlan:
     """One candidate as a plan; what the space does not vary comes from the template."""
-    variant, row = found.variants[int(found.variant[index])], int(found.row[index])
-    values: dict[str, Any] = {field: int(found.table[name][row]) for name, field in _PLAN_FIELDS.items()}
-    structure, problem, setting = variant.problem.structure, variant.problem, found.chosen_setting(index)
+    variant = found.variants[int(found.variant[index])]
+    return variant_plan(variant, int(found.row[index]), found.chosen_setting(index), template)
+
+
+def variant_plan(variant: Variant, row: int, setting: Setting, template: TrainingPlan) -> TrainingPlan:
+    """A row of the table under the structure of a variant and a setting as a plan; the rest comes from the template."""
+    table, structure, problem = variant.evaluator.table, variant.problem.structure, variant.problem
+    values: dict[str, Any] = {field: int(table[name][row]) for name, field in _PLAN_FIELDS.items()}
     group = variant.shard_group
     if group is not None:
         group = min(group, values["data_parallel"] * values["context_parallel"])

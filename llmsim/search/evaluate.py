@@ -192,6 +192,15 @@ def keyed_entries(value: Number, rows: np.ndarray, mode: np.ndarray | None = Non
     return value if mode is None or value.ndim == 1 or len(value) == 1 else value[mode]
 
 
+def own_entries(value: Number, rows: np.ndarray, mode: np.ndarray) -> Number:
+    """One entry a candidate: of its key, and of its mode of recomputation."""
+    if not isinstance(value, np.ndarray) or value.ndim == 0:
+        return value
+    if value.ndim == 1:
+        return value if len(value) == 1 else value[rows]
+    return value[mode if len(value) > 1 else 0, rows if value.shape[1] > 1 else 0]
+
+
 def _over_settings(kinds: Sequence[KindSeconds]) -> KindSeconds:
     """One layer kind under several settings of recomputation: they differ in what is computed again."""
     again = [kind.phases["recompute"] for kind in kinds]

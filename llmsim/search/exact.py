@@ -18,7 +18,7 @@ from ..training.passes import KindTime, kind_time
 from ..training.prepare import Problem, offloading, recomputed_layers, step_load
 from ..training.split import pass_seconds
 from ..training.stages import chunk_counts
-from .evaluate import Evaluator, some_rows
+from .evaluate import Evaluator, own_entries, some_rows
 from .pool import Candidates
 from .variants import Variant
 
@@ -122,25 +122,16 @@ def _composed(
     stages = [replace(s, share=shares) for s in problem.stages(columns)]
     load = step_load(problem, columns, stages, parameters, (), evaluator.constants)
     if problem.offload.moves_activations:
-        kept = [replace(m, plain=_paired(m.plain, keys, mode), recomputing=_paired(m.recomputing, keys, mode))
+        kept = [replace(m, plain=own_entries(m.plain, keys, mode), recomputing=own_entries(m.recomputing, keys, mode))
                 for m in kinds.memories]  # fmt: skip
         load = offloading(problem, load, kept, evaluator.constants)
     load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
     if problem.fully_sharded:
-        seconds = [k.map(lambda v: _paired(v, keys, mode)) for k in kinds.seconds]
+        seconds = [k.map(lambda v: own_entries(v, keys, mode)) for k in kinds.seconds]
         times = [kind_time(k, u, evaluator.constants) for k, u in zip(seconds, load.units, strict=True)]
     else:
-        times = [t.map(lambda v: _paired(v, keys, mode)) for t in kinds.times]
+        times = [t.map(lambda v: own_entries(v, keys, mode)) for t in kinds.times]
     return times, compose_step(load, evaluator.constants, times), load.kept
-
-
-def _paired(value: Number, rows: np.ndarray, mode: np.ndarray) -> Number:
-    """One entry a candidate: of its key, and of its mode of recomputation."""
-    if not isinstance(value, np.ndarray) or value.ndim == 0:
-        return value
-    if value.ndim == 1:
-        return value if len(value) == 1 else value[rows]
-    return value[mode if len(value) > 1 else 0, rows if value.shape[1] > 1 else 0]
 
 
 def _entries(value: Number, own: np.ndarray, size: int) -> Number:

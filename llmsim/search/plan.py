@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,15 +22,18 @@ from ..plans.training import TrainingPlan
 from ..training.intervals import difference_width, memory_width, safe_headroom
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
-from .answer import Counts, PlannedJob, Tradeoff, TrainingPlanning, Undecided
+from .answer import Counts, PlannedJob, SpreadCounts, Tradeoff, TrainingPlanning, Undecided
 from .beside import nearest_misses, plateau
 from .choose import candidate_plan, differences, kind_of, pareto, smallest_memory
 from .evaluate import space_evaluators
-from .finalists import Simulate, best_by_kind, settled
+from .finalists import Simulate, best_by_kind, settled, settled_spreads, spread_plans
 from .pool import SLACK, Candidates
 from .space import SearchSpace, enumerate_plans
+from .spreads import other_spreads
 from .sweep import evaluate_space, usable_cores
 
+REMEMBERED = 1024
+"""Simulated plans that a search remembers."""
 DEFAULT_FRAMEWORK = {"NVIDIA": "megatron-core", "AMD": "megatron-core", "Google": "maxtext"}
 
 
@@ -158,7 +161,8 @@ def plan_training(
     if len(chosen.precision or ()) > 1:
         assumed["loss"] = f"the same in {', '.join(chosen.precision or ())}: only time and memory are compared"
     evaluators = space_evaluators(architecture, machine, template, table, chosen, fit)
-    simulate = partial(simulate_training, architecture=architecture, cluster=machine, fit=fit)
+    exact = partial(simulate_training, architecture=architecture, cluster=machine, fit=fit)
+    simulate: Simulate = lru_cache(maxsize=REMEMBERED)(exact)
     with Bar(progress) as bar:
 
         def evaluated(slack: float) -> Candidates:
@@ -171,14 +175,7 @@ def plan_training(
                 advance=bar.stage("plans evaluated", 1),
             )
 
-        found = evaluated(SLACK)
-        if not found.fitting:
-            raise _nothing_fits(found, template, simulate)
-        ahead = best_by_kind(found, template, simulate, top, chosen)
-        over = ahead[0].step_time_s / float(found.step_s.min()) - 1
-        if over > found.slack and chosen.spreads_evenly:  # plans that could still be faster were not kept
-            found = evaluated(over * (1 + 1e-9))
-        results, schedules, gap = settled(ahead, found, template, simulate)
+        found, results, counts = _proven(evaluated, chosen, template, simulate, top)
     best = _differing(results, top)
     return TrainingPlanning(
         model=architecture.name,
@@ -191,10 +188,40 @@ def plan_training(
             Tradeoff(candidate_plan(found, i, template), float(found.step_s[i]), float(found.device_bytes[i]))
             for i in pareto(found)
         ],
-        counts=_counts(found, len(results) + schedules, proven=gap <= 0 and chosen.spreads_evenly, gap=gap),
+        counts=counts,
         assumed=assumed,
         search_s=perf_counter() - started,
     )
+
+
+def _proven(
+    evaluated: Callable[[float], Candidates], space: SearchSpace, template: TrainingPlan, simulate: Simulate, top: int
+) -> tuple[Candidates, list[TrainingResult], Counts]:
+    """What a sweep left, simulated plans with the best of the space among them, and what became of the space.
+
+    Raises
+    ------
+    InfeasibleError
+        Where no plan fits.
+    """
+    found = evaluated(SLACK)
+    results = best_by_kind(found, template, simulate, top, space)
+    best = results[0].step_time_s if results else math.inf
+    spreads = other_spreads(found.variants, space, best)
+    own: SpreadCounts | None = None
+    left = math.inf
+    if spreads is not None:
+        results, own, left = settled_spreads(results, spreads, template, simulate)
+    if found.fitting:
+        over = results[0].step_time_s / float(found.step_s.min()) - 1 if results else math.inf
+        if over > found.slack:  # plans that could still be faster were not kept
+            found = evaluated(over * (1 + 1e-9))
+    results, schedules, least = settled(results, found, template, simulate, space)
+    if not results:
+        raise _nothing_fits(found, template, simulate, space, own)
+    gap = results[0].step_time_s / min(left, least) - 1
+    even = sum(r.plan.spreads_evenly for r in results)
+    return found, results, _counts(found, even + schedules, gap, own)
 
 
 def _undecided(best: Sequence[TrainingResult], architecture: Architecture, fit: Fit | None) -> Undecided | None:
@@ -283,7 +310,7 @@ def _differing(results: Sequence[TrainingResult], count: int) -> list[TrainingRe
     return list(kinds.values())[:count]
 
 
-def _counts(found: Candidates, simulated: int, *, proven: bool, gap: float) -> Counts:
+def _counts(found: Candidates, simulated: int, gap: float, spreads: SpreadCounts | None) -> Counts:
     dropped = dict(found.table.dropped)
     if found.evaluated > found.fitting:
         dropped["memory"] = found.evaluated - found.fitting
@@ -294,20 +321,26 @@ def _counts(found: Candidates, simulated: int, *, proven: bool, gap: float) -> C
         fitting=found.fitting,
         bounded=found.bounded,
         simulated=simulated,
-        proven=proven,
+        proven=gap <= 0,
         bound_gap=gap,
+        spreads=spreads,
     )
 
 
-def _nothing_fits(found: Candidates, template: TrainingPlan, simulate: Simulate) -> InfeasibleError:
-    plan = candidate_plan(found, smallest_memory(found), template)
-    result = simulate(plan)
-    stage = result.fullest
+def _nothing_fits(
+    found: Candidates, template: TrainingPlan, simulate: Simulate, space: SearchSpace, spreads: SpreadCounts | None
+) -> InfeasibleError:
+    nearest = candidate_plan(found, smallest_memory(found), template)
+    result = min(map(simulate, spread_plans(nearest, space)), key=lambda r: r.device_bytes)
+    plan, stage = result.plan, result.fullest
     over = stage.device_bytes - result.memory_limit_bytes
     parts = sorted(stage.memory_bytes.items(), key=lambda item: -item[1])[:3]
     listing = ", ".join(f"{name} {gib(value)}" for name, value in parts)
+    looked = f"All {found.evaluated:,} plans that divide were checked"
+    if spreads is not None and spreads.left:
+        looked += f", {spreads.left:,} that spread layers or recomputation unevenly were not looked at"
     return InfeasibleError(
         f"no plan fits: {result.model} on {result.cluster}. The nearest miss is {plan}: its fullest stage needs "
         f"{gib(stage.device_bytes)} ({listing}) and may use {gib(result.memory_limit_bytes)}, {gib(over)} too much. "
-        f"All {found.evaluated:,} plans that divide were checked; more devices, or devices with more memory, would help"
+        f"{looked}; more devices, or devices with more memory, would help"
     )

@@ -45,8 +45,9 @@ class SearchSpace(BaseModel):
     offload_activations, offload_optimizer
         Allowed shares on the host; nothing unless it is asked for.
     layers_per_stage, recompute_layers
-        Allowed ways to spread layers, and recomputation, over stages: with ``balanced`` and ``fitted`` the finalists
-        are tried that way too.
+        Allowed ways to spread layers, and recomputation, over the stages of a pipeline. ``fitted`` takes what a setting
+        recomputes (everything under ``none``), in as many layers of each stage as must; schedules with two copies of
+        the model do without it. Plans without a pipeline have nothing to spread.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,6 +75,11 @@ class SearchSpace(BaseModel):
     def spreads_evenly(self) -> bool:
         """Whether only plans are asked for that spread layers and recomputation evenly over stages."""
         return self.layers_per_stage == ("even",) and self.recompute_layers == ("uniform",)
+
+    @property
+    def takes_even_plans(self) -> bool:
+        """Whether plans that spread both evenly are among them."""
+        return "even" in self.layers_per_stage and "uniform" in self.recompute_layers
 
     @field_validator("schedule", mode="before")
     @classmethod

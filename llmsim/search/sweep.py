@@ -57,8 +57,9 @@ def evaluate_space(
     if len(shares) == 1:
         pool = _pooled(chosen, shares[0], slack, advance)
     else:
-        with ProcessPoolExecutor(len(shares) - 1, mp_context=get_context("fork")) as others:
-            waiting = [others.submit(_pooled, chosen, numbers, slack) for numbers in shares[1:]]
+        fork = get_context("fork")
+        with ProcessPoolExecutor(len(shares) - 1, fork, initializer=_inherit, initargs=(chosen,)) as others:
+            waiting = [others.submit(_inherited, numbers, slack) for numbers in shares[1:]]
             pool = _pooled(chosen, shares[0], slack, advance)
             for other in waiting:
                 pool.absorb(other.result())
@@ -83,6 +84,18 @@ def _dealt(variants: Sequence[Variant], cores: int) -> list[list[int]]:
         shares[least].append(number)
         load[least] += variants[number].plans
     return shares
+
+
+_variants: list[Variant] = []
+"""Of a process that was forked: handed over with its memory, since what is remembered with them changes meanwhile."""
+
+
+def _inherit(variants: Sequence[Variant]) -> None:
+    _variants[:] = variants
+
+
+def _inherited(numbers: Sequence[int], slack: float) -> Pool:
+    return _pooled(_variants, numbers, slack)
 
 
 def _pooled(

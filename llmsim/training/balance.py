@@ -184,47 +184,67 @@ def spread_layers(
 def _recomputing(problem: Problem, columns: Columns, constants: StepConstants, again: Sequence[float]) -> Extra:
     """Seconds that a stage of its own takes to recompute as few of its layers as it must; infinite where it does not
     fit with all of them."""
-    memory, limit = _memory_of_spans(problem, columns, constants)
+    spans = _Spans(problem, columns, constants)
     sums = np.concatenate([[0.0], np.cumsum(again)])
+    layers = spans.counts.sum(axis=1)[None, :]
+    low, high = (np.broadcast_to(v, spans.shape) for v in (0 * layers, layers))
+    for _ in range(int(layers.max()).bit_length() + 1):  # memory falls with every layer that recomputes
+        middle = (low + high) // 2
+        fits = spans.fit(middle / np.maximum(layers, 1))
+        low, high = np.where(fits, low, np.minimum(middle + 1, high)), np.where(fits, middle, high)
+    fits = spans.fit(high / np.maximum(layers, 1))
 
     def extra(part: int, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-        layers = np.maximum(ends - starts, 0)
-        low, high = np.zeros_like(layers), layers.copy()
-        for _ in range(int(layers.max()).bit_length() + 1):  # memory falls with every layer that recomputes
-            middle = (low + high) // 2
-            fits = memory(part, starts, ends, middle / np.maximum(layers, 1)) <= limit
-            low, high = np.where(fits, low, np.minimum(middle + 1, high)), np.where(fits, middle, high)
-        fits = memory(part, starts, ends, high / np.maximum(layers, 1)) <= limit
-        return np.where(fits, (sums[ends] - sums[starts]) * high / np.maximum(layers, 1), np.inf)
+        number = spans.number[starts, ends]
+        seconds = (sums[ends] - sums[starts]) * high[part, number] / np.maximum(layers[0, number], 1)
+        return np.where(fits[part, number], seconds, np.inf)
 
     return extra
 
 
 def _memory_check(problem: Problem, columns: Columns, constants: StepConstants) -> Fits:
     """Whether spans of layers fit a stage of their own."""
-    memory, limit = _memory_of_spans(problem, columns, constants)
-    return lambda part, starts, ends: memory(part, starts, ends, None) <= limit
+    spans = _Spans(problem, columns, constants)
+    fits = spans.fit(None)
+    return lambda part, starts, ends: fits[part, spans.number[starts, ends]]
 
 
-def _memory_of_spans(
-    problem: Problem, columns: Columns, constants: StepConstants
-) -> tuple[Callable[[int, np.ndarray, np.ndarray, np.ndarray | None], np.ndarray], float]:
-    """Memory of spans of layers as a stage of their own, by the share of them that recomputes, and what it may be."""
-    architecture = problem.architecture
-    kinds, limit = model_memory(problem, columns), memory_limit(problem.cluster, problem.structure.software)
-    parameters = prepare(problem, columns, constants).parameters
-    before = _layers_before(architecture)
-    pp, body = int(columns.pp), len(architecture.kinds)
+class _Spans:
+    """Spans of layers as a stage of their own, of one plan: those with as many layers of each kind are one.
 
-    def memory(part: int, starts: np.ndarray, ends: np.ndarray, share: np.ndarray | None) -> np.ndarray:
-        counts = list(np.maximum(before[ends] - before[starts], 0).T)
-        counts += [np.full(len(starts), int(part == 0))]
-        counts += [np.full(len(starts), int(part == pp - 1))] * (len(model_kinds(architecture)) - body - 1)
-        stage = Stage(tuple(counts), part, 1, share)
-        states = stage_states(problem, columns, stage, parameters)
-        return np.asarray(memory_of_stage(problem, columns, stage, states, kinds, constants).device_bytes)
+    Attributes
+    ----------
+    counts
+        Layers of each kind, ``[span, kind]``.
+    number
+        Of the span between two bounds, ``[start, end]``.
+    shape
+        Parts and spans.
+    """
 
-    return memory, limit
+    def __init__(self, problem: Problem, columns: Columns, constants: StepConstants):
+        architecture, pp = problem.architecture, int(columns.pp)
+        before = _layers_before(architecture)
+        every = np.maximum(before[None, :] - before[:, None], 0)
+        self.counts, number = np.unique(every.reshape(-1, every.shape[-1]), axis=0, return_inverse=True)
+        self.number = number.reshape(every.shape[:2])
+        self.shape = pp, len(self.counts)
+        part = np.repeat(np.arange(pp), len(self.counts))
+        ends = len(model_kinds(architecture)) - len(architecture.kinds)
+        counts = [*np.tile(self.counts, (pp, 1)).T, *[np.where(part == pp - 1, 1, 0)] * ends]
+        counts[len(architecture.kinds)] = np.where(part == 0, 1, 0)
+        self._stage = Stage(tuple(counts), part, 1)
+        parameters = prepare(problem, columns, constants).parameters
+        self._states = stage_states(problem, columns, self._stage, parameters)
+        self._given = problem, columns, model_memory(problem, columns), constants
+
+    def fit(self, share: np.ndarray | None) -> np.ndarray:
+        """Whether each span fits each part, ``[part, span]``, where a share of its layers recomputes."""
+        problem, columns, kinds, constants = self._given
+        stage = replace(self._stage, share=None if share is None else np.broadcast_to(share, self.shape).reshape(-1))
+        memory = memory_of_stage(problem, columns, stage, self._states, kinds, constants).device_bytes
+        limit = memory_limit(problem.cluster, problem.structure.software)
+        return np.broadcast_to(memory <= limit, self._stage.first.shape).reshape(self.shape)
 
 
 def _layers_before(architecture: Architecture) -> np.ndarray:

@@ -158,7 +158,8 @@ def _offload_report(
         beside = min(float(own.forward_s - own.forward.get("offload", 0)),
                      float(own.backward_s - own.backward.get("offload", 0)))  # fmt: skip
         sent = max(sent, seconds * link)
-        required = max(required, seconds * link / beside)
+        if seconds:
+            required = max(required, seconds * link / beside)
     return OffloadReport(
         activation_bytes=sent,
         required_bytes_per_s=required,
