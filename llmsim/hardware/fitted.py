@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -92,7 +92,7 @@ class Fit(BaseModel):
             shape_table(text)
         return value
 
-    @cached_property
+    @property
     def shape_tables(self) -> dict[str, ShapeTable]:
         """Stack, generation and format -> table of layers by shape."""
         return {key: shape_table(text) for key, text in self.shapes.items()}
