@@ -138,8 +138,9 @@ _ORIGINS = {
 
 
 def origins_text(provenance: dict[str, float]) -> str:
-    """Origins of rates with their shares of a step, in words."""
-    return ", ".join(f"{100 * share:.0f} % {_ORIGINS.get(name, name)}" for name, share in provenance.items())
+    """Origins of rates with their shares of a step, in words; less than half a per cent goes unsaid."""
+    shown = {name: f"{100 * share:.0f}" for name, share in provenance.items()}
+    return ", ".join(f"{share} % {_ORIGINS.get(name, name)}" for name, share in shown.items() if share != "0")
 
 
 def notes(assumed: dict[str, str], provenance: dict[str, float]) -> Group:
