@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import pickle
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from io import StringIO
 
 import numpy as np
 import pytest
+from rich.console import Console
 from run_tables import row
 
-from llmsim import plan_training
+from llmsim import InputError, plan_training
 from llmsim.calibration.parameters import FAMILIES
 from llmsim.calibration.runs import plan_run
 from llmsim.calibration.table import MeasuredRun
@@ -20,10 +23,13 @@ from llmsim.hardware.cluster import Cluster
 from llmsim.hardware.fitted import Fit, shipped_fit
 from llmsim.hardware.priors import SPREADS, Spread, prior_spread
 from llmsim.plans.training import TrainingPlan
+from llmsim.report.training import planning_report
+from llmsim.search.risk import by_percentile, chance_faster, percentile_s
 from llmsim.training import doubt
 from llmsim.training.constants import overlaid_constants
-from llmsim.training.doubt import DRAWS, Draws, deviates, drawn
+from llmsim.training.doubt import DRAWS, Doubt, Draws, deviates, drawn
 from llmsim.training.intervals import NORMAL_80
+from llmsim.training.result import TrainingResult
 from llmsim.training.simulate import simulate_training
 from llmsim.training.structure import Structure
 
@@ -205,3 +211,64 @@ def test_the_interval_of_a_job_is_the_wider_one() -> None:
     best = plan_training("llama-3-8b", NODE, sequence=4096, global_batch=64, tokens=1e12).best[0]
     assert best.result.step_width > best.result.residual_width
     assert math.log(best.job.days_interval[1] / best.job.days) == pytest.approx(best.result.step_width)
+
+
+def shifted(result: TrainingResult, step_time_s: float, log_ratios: np.ndarray) -> TrainingResult:
+    return replace(result, step_time_s=step_time_s, doubt=Doubt(lambda: log_ratios))
+
+
+def test_a_plan_has_an_even_chance_against_itself() -> None:
+    result = simulate_training(PLAN, "llama-3-8b", NODE)
+    assert chance_faster(result, result, 0.06) == 0.5
+    assert chance_faster(result, result, None) is None
+
+
+def test_chances_come_from_what_plans_do_not_share() -> None:
+    result = simulate_training(PLAN, "llama-3-8b", NODE)
+    z, other = 0.2 * deviates("a"), 0.2 * deviates("b")
+    first, same, apart = shifted(result, 1.0, z), shifted(result, 1.05, z), shifted(result, 1.05, other)
+    unlikely, likelier = chance_faster(first, same, 0.06), chance_faster(first, apart, 0.06)
+    assert unlikely == pytest.approx(0.5 * math.erfc(math.log(1.05) * NORMAL_80 / 0.06 / math.sqrt(2)))
+    assert unlikely < likelier < 0.5
+    assert likelier + chance_faster(apart, first, 0.06) == pytest.approx(1)
+
+
+def test_a_percentile_may_choose_another_plan_than_the_median() -> None:
+    result = simulate_training(PLAN, "llama-3-8b", NODE)
+    quick, sure = shifted(result, 1.0, 0.3 * deviates("a")), shifted(result, 1.05, np.zeros(DRAWS))
+    for percentile, expected in ((10, quick), (50, quick), (90, sure)):
+        assert by_percentile([quick, sure], percentile)[0] is expected
+    assert percentile_s(quick, 50) == pytest.approx(1)
+    assert percentile_s(quick, 90) == pytest.approx(quick.step_interval_s[1], rel=1e-4)
+
+
+def test_an_answer_says_its_chances_and_what_chose() -> None:
+    question = {"sequence": 8192, "global_batch": 512}
+    median, careful = (plan_training("llama-3-70b", "64x8xh100-sxm-80gb", **question, percentile=p) for p in (None, 90))
+    for answer in (median, careful):
+        winner, *others = answer.best
+        assert winner.chance_it_wins is None
+        assert all(0 < job.chance_it_wins < 1 for job in others)
+        assert answer.to_dict()["best"][1]["chance_it_wins"] == others[0].chance_it_wins
+    assert all(job.chance_it_wins < 0.5 for job in median.best[1:])
+    assert median.chosen_by is None
+    times = [percentile_s(job.result, 90) for job in careful.best]
+    assert times == sorted(times)
+    assert [job.result.plan for job in careful.best] != [job.result.plan for job in median.best]
+    assert careful.chosen_by.step_time_s == times[0]
+    assert careful.to_dict()["chosen_by"]["percentile"] == 90
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(planning_report(careful))
+    text = console.export_text()
+    assert "it wins" in text
+    assert "chosen at percentile 90" in text
+    assert "of predicted times only" in text
+
+
+def test_percentiles_that_cannot_be_used_are_refused() -> None:
+    question = {"sequence": 4096, "global_batch": 64}
+    for wrong in (0, 100, float("nan")):
+        with pytest.raises(InputError, match="above 0 and below 100"):
+            plan_training("llama-3-8b", NODE, **question, percentile=wrong)
+    with pytest.raises(InputError, match="too few"):
+        plan_training("llama-3-8b", NODE, **question, percentile=90, adapter="lora:16")
