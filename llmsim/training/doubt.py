@@ -10,7 +10,7 @@ leaves the other at its prior: drawn as well, it makes the doubt too large rathe
 
 References
 ----------
-Antithetic draws: Hammersley and Morton 1956, doi:10.1017/S0305004100031455.
+Antithetic draws: Hammersley and Morton 1956, Proc. Camb. Phil. Soc. 52, 449.
 """
 
 from __future__ import annotations
