@@ -83,6 +83,12 @@ def test_a_table_that_is_none_is_refused(text, named):
         shape_table(text)
 
 
+def test_a_copy_of_a_fit_with_other_tables_has_these():
+    known = shipped_fit()
+    assert known.shape_tables
+    assert known.model_copy(update={"shapes": {}}).shape_tables == {}
+
+
 # ---- every way to a step time
 
 

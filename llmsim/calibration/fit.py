@@ -19,13 +19,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from ..hardware.priors import LEARNED
 from ..hardware.shapes import ShapeTable
 from ..training.compose import StepLoad, StepTime, compose_step
 from ..training.constants import StepConstants
 from ..training.passes import KindTime, kind_time
 from .load import prepare_runs, run_constants, side_by_side
 from .newton import Linearisation, minimise
-from .parameters import COMPUTE_CLASSES, FAMILIES, LEARNED, Family, Layout, layout
+from .parameters import COMPUTE_CLASSES, FAMILIES, Family, Layout, layout
 from .pipelines import exact_seconds
 from .runs import RunPlan
 from .shapes import learn_shapes, run_factors

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.units import GIB
+from ..hardware.priors import LEARNED
 from .load import allocated_bytes, prepare_runs
-from .parameters import LEARNED
 from .runs import RunPlan
 
 NOISE = 0.08

@@ -8,11 +8,12 @@ below one.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..hardware.devices import Device
+from ..hardware.priors import SPREADS
 from ..hardware.software import Software
 from ..training.constants import moe_layer_path
 from .runs import RunPlan
@@ -21,9 +22,6 @@ COMPUTE_CLASSES = (
     "gemm_32bit", "gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "scan", "memory", "permute",
     "convert",
 )  # fmt: skip
-
-LEARNED = 0.9
-"""A constant counts as learned where its standard error is below this part of its prior's spread."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,19 @@ def _software(item: RunPlan) -> Software:
     return item.plan.software
 
 
-def _stack_fraction(name: str, spread: float) -> Family:
+def _family(
+    name: str,
+    pattern: str,
+    path: Callable[[RunPlan], str],
+    prior: Callable[[RunPlan], float],
+    unit: str = "1",
+) -> Family:
+    """A family with the spread that paths of that pattern have."""
+    spread = SPREADS[pattern]
+    return Family(name, path, prior, spread.log, spread.fraction, unit)
+
+
+def _stack_fraction(name: str) -> Family:
     def prior(item: RunPlan) -> float:
         own = getattr(_software(item).rates, name)
         return float(own.get(_device(item).generation, own["default"]).value)
@@ -70,84 +80,83 @@ def _stack_fraction(name: str, spread: float) -> Family:
     def path(item: RunPlan) -> str:
         return f"software/{item.plan.framework}/rates/{name}/{_device(item).generation}"
 
-    return Family(f"stack.{name}", path, prior, spread, True)
+    return _family(f"stack.{name}", f"software/*/rates/{name}/*", path, prior)
 
 
-def _class_fraction(work: str, spread: float) -> Family:
-    return Family(
+def _class_fraction(work: str) -> Family:
+    return _family(
         f"in_situ.{work}",
+        f"generations/*/in_situ/{work}",
         lambda item: f"generations/{_device(item).generation}/in_situ/{work}",
         lambda item: _device(item).kernel_rates().in_situ[work].value,  # type: ignore[index]
-        spread,
-        True,
     )
 
 
-def _host(key: str, spread: float, *, fraction: bool = False, unit: str = "s") -> Family:
-    def prior(item: RunPlan) -> float:
-        value = _software(item)
-        for part in key.split("/"):
-            value = getattr(value, part)
-        return max(float(value.value), 1e-9)  # type: ignore[attr-defined]
-
-    return Family(key, lambda item: f"software/{item.plan.framework}/{key}", prior, spread, fraction, unit)
+def _profile_value(item: RunPlan, key: str) -> float:
+    value = _software(item)
+    for part in key.split("/"):
+        value = getattr(value, part)
+    return max(float(value.value), 1e-9)  # type: ignore[attr-defined]
 
 
-def _release(key: str, spread: float, *, fraction: bool) -> Family:
-    return Family(
+def _own(key: str, unit: str) -> Family:
+    return _family(
+        key,
+        f"software/*/{key}",
+        lambda item: f"software/{item.plan.framework}/{key}",
+        lambda item: _profile_value(item, key),
+        unit,
+    )
+
+
+def _release(key: str) -> Family:
+    return _family(
         f"release.{key}",
+        f"software/*@*/{key}",
         lambda item: f"software/{item.plan.framework}@{item.plan.release}/{key}",
         lambda item: 1.0,
-        spread,
-        fraction,
     )
 
 
 FAMILIES: tuple[Family, ...] = (
-    _class_fraction("gemm_32bit", 0.15),
-    _class_fraction("gemm_16bit", 0.12),
-    _class_fraction("gemm_8bit", 0.15),
-    _class_fraction("gemm_4bit", 0.15),
-    _class_fraction("grouped", 0.25),
-    _class_fraction("attention", 0.20),
-    _class_fraction("scan", 0.60),  # no figure of its law is published
-    _class_fraction("memory", 0.20),
-    _class_fraction("permute", 0.40),
-    _class_fraction("convert", 0.25),
-    Family(
+    *(_class_fraction(work) for work in COMPUTE_CLASSES),
+    _family(
         "device",
+        "devices/*/in_situ",
         lambda item: f"devices/{item.cluster.device}/in_situ",
         lambda item: _device(item).in_situ.value,
-        0.06,
-        True,
     ),
-    _stack_fraction("in_situ", 0.15),
-    _stack_fraction("attention", 0.25),
-    _release("rate", 0.08, fraction=True),
-    _release("moe_layer", 0.30, fraction=False),
-    _host("host/launch_s", 0.60),
-    replace(_host("host/moe_layer_s", 0.80), path=lambda item: moe_layer_path(_software(item), item.cluster)),
-    _host("host/microbatch_s", 0.80),
-    _host("host/step_s", 0.80),
-    _host("overlap/gradient", 0.25, fraction=True, unit="1"),
-    _host("overlap/parameter", 0.25, fraction=True, unit="1"),
-    _host("overlap/tensor", 0.40, fraction=True, unit="1"),
-    _host("overlap/expert", 0.40, fraction=True, unit="1"),
-    _host("overlap/tensor_on", 0.25, fraction=True, unit="1"),
-    _host("overlap/expert_on", 0.25, fraction=True, unit="1"),
-    Family(
+    _stack_fraction("in_situ"),
+    _stack_fraction("attention"),
+    _release("rate"),
+    _release("moe_layer"),
+    _own("host/launch_s", "s"),
+    _family(
+        "host/moe_layer_s",
+        "software/*/host/moe_layer_s*",
+        lambda item: moe_layer_path(_software(item), item.cluster),
+        lambda item: _profile_value(item, "host/moe_layer_s"),
+        "s",
+    ),
+    _own("host/microbatch_s", "s"),
+    _own("host/step_s", "s"),
+    _own("overlap/gradient", "1"),
+    _own("overlap/parameter", "1"),
+    _own("overlap/tensor", "1"),
+    _own("overlap/expert", "1"),
+    _own("overlap/tensor_on", "1"),
+    _own("overlap/expert_on", "1"),
+    _family(
         "inner",
+        "devices/*/scale_up/efficiency",
         lambda item: f"devices/{item.cluster.device}/scale_up/efficiency",
         lambda item: _device(item).scale_up.efficiency.value,
-        0.15,
-        True,
     ),
-    Family(
+    _family(
         "outer",
+        "networks/*/efficiency",
         lambda item: f"networks/{item.cluster.fabric.name}/efficiency",
         lambda item: item.cluster.fabric.efficiency.value,
-        0.30,
-        True,
     ),
 )
 

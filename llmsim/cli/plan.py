@@ -113,6 +113,9 @@ def plan_train(
     oom_risk: Annotated[
         float | None, typer.Option(help="Chance of running out of memory that a plan may have, instead of a headroom.")
     ] = None,
+    percentile: Annotated[
+        float | None, typer.Option(help="Choose by the step time at this percentile (90); by default at the median.")
+    ] = None,
     cores: Annotated[
         int | None, typer.Option(help="Processes for a large space; by default all that there are.")
     ] = None,
@@ -170,6 +173,7 @@ def plan_train(
         space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, ""),
         headroom=headroom,
         oom_risk=oom_risk,
+        percentile=percentile,
         fit=own_constants(calibrate_with),
         top=top,
         cores=cores,

@@ -95,12 +95,18 @@ class Fit(BaseModel):
     @property
     def shape_tables(self) -> dict[str, ShapeTable]:
         """Stack, generation and format -> table of layers by shape."""
-        return {key: shape_table(text) for key, text in self.shapes.items()}
+        return {key: _known_table(text) for key, text in self.shapes.items()}
 
     @property
     def overlay(self) -> dict[str, float]:
         """Path -> value."""
         return {path: quantity.value for path, quantity in self.values.items()}
+
+
+@lru_cache(maxsize=256)
+def _known_table(text: str) -> ShapeTable:
+    """A table, read once: remembered by its text, since copies of a fit take remembered properties with them."""
+    return shape_table(text)
 
 
 def fitted_path() -> Path:

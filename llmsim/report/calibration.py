@@ -56,6 +56,8 @@ def doctor_report(found: Diagnosis) -> Group:
         known.append(("in all", "not known: too few measured runs are like it"))
     else:
         known.append(("measured, in all", f"{100 * found.log_width:.1f} % in 80 of 100 runs that no constant had seen"))
+    if result.step_width is not None:
+        known.append(("this step", f"{100 * result.step_width:.1f} %: with draws of what no run has moved"))
     parts: list[RenderableType] = [
         Text(f"{result.model} on {result.cluster}: {result.plan}, {seconds(result.step_time_s)} a step", style="bold"),
         section("What the step rests on", Text(f"rates that are {origins_text(result.provenance)}"), table),

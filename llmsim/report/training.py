@@ -202,7 +202,7 @@ def planning_report(answer: TrainingPlanning) -> Group:
 
 def _ranking(jobs: list[PlannedJob]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("", "plan", "step", "vs best", "MFU", "memory", "days", "cost"):
+    for name in ("", "plan", "step", "vs best", "chance\nit wins", "MFU", "memory", "days", "cost"):
         table.add_column(name, justify="left" if name in ("", "plan") else "right", overflow="fold")
     first = jobs[0].result.step_time_s
     for rank, planned in enumerate(jobs, 1):
@@ -212,6 +212,7 @@ def _ranking(jobs: list[PlannedJob]) -> Table:
             str(result.plan),
             seconds(result.step_time_s),
             f"{100 * (result.step_time_s / first - 1):+.1f} %",
+            "" if planned.chance_it_wins is None else f"{100 * planned.chance_it_wins:.0f} %",
             f"{100 * result.mfu:.1f} %",
             gib(result.device_bytes, 1),
             f"{job.days:,.1f}" if job else "",
@@ -225,10 +226,14 @@ def _undecided(answer: TrainingPlanning) -> list[RenderableType]:
     own = answer.undecided
     if own is None or not own.runners:
         return []
-    numbers = [n + 1 for n in own.runners]
-    span = f"1 and {numbers[0]}" if len(numbers) == 1 else f"1 to {numbers[-1]}"
+    times = [job.result.step_time_s for job in answer.best]
+    nearest = 1 + min(own.runners, key=lambda n: abs(math.log(times[n] / times[0])))
     off = f"{100 * math.expm1(own.log_width):.0f} % in 80 of 100"
-    settle = f"one step of plan {numbers[0]} measured beside plan 1 would settle the nearest"
+    settle = f"one step of plan {nearest} measured beside plan 1 would settle the nearest"
+    numbers = [1, *(n + 1 for n in own.runners)]
+    in_a_row = numbers == [*range(1, len(numbers) + 1)] and len(numbers) > 2
+    listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    span = f"1 to {numbers[-1]}" if in_a_row else listed
     return [Text(f"{span} lie within what a comparison of two plans may be off ({off}): {settle}")]
 
 
@@ -272,6 +277,15 @@ def _proof(counts: Counts) -> str:
     return f"none: plans whose schedule was not computed may be faster by up to {100 * counts.bound_gap:.1f} %"
 
 
+def _chosen_by(answer: TrainingPlanning) -> list[tuple[str, str]]:
+    """What chose the winner, and what the proof says of it then."""
+    own = answer.chosen_by
+    if own is None:
+        return []
+    least = f"{seconds(own.step_time_s)}, the least of those timed exactly; the proof is of predicted times only"
+    return [(f"chosen at percentile {own.percentile:g}", least)]
+
+
 def _plateau(answer: TrainingPlanning) -> str:
     own, best = answer.plateau, answer.best[0].result
     if own.plans == 1:
@@ -292,6 +306,7 @@ def _search(answer: TrainingPlanning) -> Table:
         ("timed by closed form", f"{counts.fitting - counts.bounded:,}"),
         ("timed by their exact schedule", f"{counts.simulated:,}"),
         *_spreads(counts.spreads),
+        *_chosen_by(answer),
         ("proof", _proof(counts)),
         ("plans within 1 % of the best", _plateau(answer)),
         ("search time", seconds(answer.search_s)),

@@ -35,11 +35,30 @@ class PlannedJob:
         What the whole job takes, where its tokens are known.
     behind
         Where it loses against the winner, part by part, in seconds; nothing for the winner.
+    chance_it_wins
+        The chance that it is faster than the winner; None for the winner, and where comparisons were not measured.
     """
 
     result: TrainingResult
     job: JobCost | None
     behind: list[Difference] = field(default_factory=list)
+    chance_it_wins: float | None = None
+
+
+@dataclass(frozen=True)
+class Percentile:
+    """What the winner was chosen by, where it was not the predicted time.
+
+    Attributes
+    ----------
+    percentile
+        Of the step time, of which the winner's is the least among the plans with exact schedules.
+    step_time_s
+        The winner's there.
+    """
+
+    percentile: float
+    step_time_s: float
 
 
 @dataclass(frozen=True)
@@ -164,7 +183,7 @@ class TrainingPlanning:
     model, cluster
         Names.
     best
-        Plans that differ in kind, fastest first.
+        Plans that differ in kind, fastest first, or first at the percentile that they were chosen by.
     undecided
         Which of them lie within the error of comparisons; None where that is not known.
     plateau
@@ -174,7 +193,9 @@ class TrainingPlanning:
     pareto
         Plans that no other beats in time and memory, by the closed form.
     counts
-        What became of the space.
+        What became of the space. A proof is about predicted times, also where a percentile chose.
+    chosen_by
+        What chose among the plans with exact schedules; None: the predicted time.
     assumed
         What was not said and was taken from profiles: field -> text.
     search_s
@@ -189,6 +210,7 @@ class TrainingPlanning:
     misses: list[NearMiss]
     pareto: list[Tradeoff]
     counts: Counts
+    chosen_by: Percentile | None = None
     assumed: dict[str, str] = field(default_factory=dict)
     search_s: float = 0.0
 
@@ -200,6 +222,7 @@ class TrainingPlanning:
                 "result": j.result.to_dict(),
                 "job": asdict(j.job) if j.job else None,
                 "behind": [asdict(d) for d in j.behind],
+                "chance_it_wins": j.chance_it_wins,
             }
             for j in self.best
         ]

@@ -22,12 +22,13 @@ from ..plans.training import TrainingPlan
 from ..training.intervals import difference_width, memory_width, safe_headroom
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
-from .answer import Counts, PlannedJob, SpreadCounts, Tradeoff, TrainingPlanning, Undecided
+from .answer import Counts, Percentile, PlannedJob, SpreadCounts, Tradeoff, TrainingPlanning, Undecided
 from .beside import nearest_misses, plateau
 from .choose import candidate_plan, differences, kind_of, pareto, smallest_memory
 from .evaluate import space_evaluators
 from .finalists import Simulate, best_by_kind, settled, settled_spreads, spread_plans
 from .pool import SLACK, Candidates
+from .risk import by_percentile, chance_faster, check_percentile, percentile_s
 from .space import SearchSpace, enumerate_plans
 from .spreads import other_spreads
 from .sweep import evaluate_space, usable_cores
@@ -59,6 +60,7 @@ def plan_training(
     space: SearchSpace | None = None,
     headroom: float | None = None,
     oom_risk: float | None = None,
+    percentile: float | None = None,
     fit: Fit | None = None,
     top: int = 5,
     cores: int | None = None,
@@ -96,6 +98,8 @@ def plan_training(
         Share of the device's memory that stays free; None takes the software profile's.
     oom_risk
         The chance of running out of memory that a plan may have, instead of a headroom.
+    percentile
+        Choose, of the plans with exact schedules, the one whose time at this percentile is least; None: at the median.
     fit
         Fitted constants to use instead of those that ship, see :func:`~llmsim.calibration.own_files.calibrate_with`.
     top
@@ -119,6 +123,8 @@ def plan_training(
     machine = Cluster.parse(cluster, network=network)
     if oom_risk is not None:
         headroom = _headroom_of(oom_risk, headroom, fit)
+    if percentile is not None:
+        check_percentile(percentile)
     given = {"price_usd_per_device_hour": price, "memory_headroom": headroom}
     if any(value is not None for value in given.values()):
         given = {name: value for name, value in given.items() if value is not None}
@@ -176,12 +182,15 @@ def plan_training(
             )
 
         found, results, counts = _proven(evaluated, chosen, template, simulate, top)
+    if percentile is not None:
+        results = by_percentile(results, percentile)
     best = _differing(results, top)
+    width = difference_width(architecture, software, fit)
     return TrainingPlanning(
         model=architecture.name,
         cluster=best[0].cluster,
-        best=[_planned(r, best[0], tokens * epochs if tokens else None, machine) for r in best],
-        undecided=_undecided(best, architecture, fit),
+        best=[_planned(r, best[0], tokens * epochs if tokens else None, machine, width) for r in best],
+        undecided=_undecided(best, width),
         plateau=plateau(found, results, template, simulate),
         misses=nearest_misses(found, best, template, simulate),
         pareto=[
@@ -189,6 +198,7 @@ def plan_training(
             for i in pareto(found)
         ],
         counts=counts,
+        chosen_by=None if percentile is None else Percentile(percentile, percentile_s(best[0], percentile)),
         assumed=assumed,
         search_s=perf_counter() - started,
     )
@@ -224,12 +234,11 @@ def _proven(
     return found, results, _counts(found, even + schedules, gap, own)
 
 
-def _undecided(best: Sequence[TrainingResult], architecture: Architecture, fit: Fit | None) -> Undecided | None:
+def _undecided(best: Sequence[TrainingResult], width: float | None) -> Undecided | None:
     """Which plans the winner cannot be told apart from."""
-    width = difference_width(architecture, best[0].plan.software, fit)
     if width is None:
         return None
-    near = [n for n, r in enumerate(best[1:], 1) if math.log(r.step_time_s / best[0].step_time_s) < width]
+    near = [n for n, r in enumerate(best[1:], 1) if abs(math.log(r.step_time_s / best[0].step_time_s)) < width]
     return Undecided(width, near)
 
 
@@ -245,13 +254,17 @@ def _headroom_of(oom_risk: float, headroom: float | None, fit: Fit | None) -> fl
     return safe_headroom(oom_risk, width)
 
 
-def _planned(result: TrainingResult, winner: TrainingResult, tokens: float | None, machine: Cluster) -> PlannedJob:
+def _planned(
+    result: TrainingResult, winner: TrainingResult, tokens: float | None, machine: Cluster, width: float | None
+) -> PlannedJob:
     cost = (
         None
         if tokens is None
         else job_cost(result.step_time_s, result.tokens_per_step, tokens, machine, result.step_interval_s)
     )
-    return PlannedJob(result, cost, [] if result is winner else differences(winner, result))
+    if result is winner:
+        return PlannedJob(result, cost)
+    return PlannedJob(result, cost, differences(winner, result), chance_faster(winner, result, width))
 
 
 def _check_batch(sequence: int, global_batch: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Protocol
 
 from ..core.provenance import Quantity
 from ..core.shim import Number
@@ -19,8 +19,13 @@ from ..plans.precision import get_precision
 from .intervals import MODEL_CLASSES
 from .structure import Structure
 
-Overlay: TypeAlias = Mapping[str, float]
-"""Path of a constant (``generations/hopper/in_situ/attention``) -> value that replaces the profile's."""
+
+class Overlay(Protocol):
+    """What lies over the profiles: a mapping of paths (``generations/hopper/in_situ/attention``) to values, or anything
+    that answers like one."""
+
+    def get(self, path: str, default: Number, /) -> Number:
+        """The value of a constant instead of the profile's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +113,8 @@ def format_class(precision: str) -> str:
 
 
 def overlaid_constants(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepConstants:
-    """The constants of a cluster and a structure with some values laid over those of the profiles."""
+    """The constants of a cluster and a structure with some values, or arrays of values, laid over those of the
+    profiles."""
     device, software, recipe = cluster.profile, structure.software, structure.recipe
     rates = device.kernel_rates()
     stack = Stack(software, device.generation, overlay)
@@ -117,9 +123,9 @@ def overlaid_constants(cluster: Cluster, structure: Structure, overlay: Overlay)
     in_situ: dict[str, Number] = {
         work: overlay.get(f"{family}/{work}", quantity.value) * own for work, quantity in rates.in_situ.items()
     }
-    in_situ["attention"] *= stack.attention
+    in_situ["attention"] = in_situ["attention"] * stack.attention
 
-    def host(key: str, default: float) -> float:
+    def host(key: str, default: float) -> Number:
         return stack.value(key, default)
 
     return StepConstants(
@@ -174,30 +180,30 @@ class Stack:
     def __init__(self, software: Software, generation: str, overlay: Overlay):
         self.software, self.generation, self.overlay = software, generation, overlay
 
-    def value(self, key: str, default: float) -> float:
+    def value(self, key: str, default: float) -> Number:
         """A constant of the framework."""
         return self.overlay.get(f"software/{self.software.name}/{key}", default)
 
-    def release_factor(self, key: str) -> float:
+    def release_factor(self, key: str) -> Number:
         """A factor of the release, 1 where none was fitted."""
         return self.overlay.get(f"software/{self.software.name}@{self.software.release}/{key}", 1.0)
 
-    def _fraction(self, name: str) -> float:
+    def _fraction(self, name: str) -> Number:
         own: dict[str, Quantity] = getattr(self.software.rates, name)
         default = own.get(self.generation, own["default"]).value
         return self.value(f"rates/{name}/{self.generation}", default)
 
     @property
-    def rate(self) -> float:
+    def rate(self) -> Number:
         """Of all kernels."""
         return self._fraction("in_situ") * self.release_factor("rate")
 
     @property
-    def attention(self) -> float:
+    def attention(self) -> Number:
         """Of attention besides."""
         return self._fraction("attention")
 
-    def moe_layer_s(self, cluster: Cluster) -> float:
+    def moe_layer_s(self, cluster: Cluster) -> Number:
         """Host seconds of a mixture-of-experts layer."""
         path = moe_layer_path(self.software, cluster)
         return self.overlay.get(path, self.software.host.moe_layer_s.value) * self.release_factor("moe_layer")

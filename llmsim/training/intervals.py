@@ -31,11 +31,16 @@ def model_class(architecture: Architecture) -> str:
 
 
 def log_width(architecture: Architecture, cluster: Cluster, software: Software, fit: Fit | None = None) -> float | None:
-    """Half the width of the 80 % interval of a step time, as a logarithm; None where nothing is known.
+    """Half the width of the 80 % interval of a step time whose constants were learned, as a logarithm; None where
+    nothing is known.
 
     It is read from the narrowest regime that has runs enough (kind of model and lineage of the software, else kind of
     model), and is at least that of predictions for hardware and frameworks that a fit had not seen, where these were
     not.
+
+    The interval of a plan is wider by what it rests on that no run has moved (:mod:`llmsim.training.doubt`). Coverage
+    on measured runs is that of this width alone: it was read from such runs, with these constants at their priors, and
+    a wider one would hide whether it holds.
 
     Parameters
     ----------
@@ -51,6 +56,12 @@ def log_width(architecture: Architecture, cluster: Cluster, software: Software, 
         regimes.append(known.intervals.get(f"{NEW_FRAMEWORK}/{kind}"))
     widths = [regime.log80 for regime in regimes if regime is not None]
     return max(widths) if len(widths) == len(regimes) else None
+
+
+def unseen(cluster: Cluster, software: Software, fit: Fit | None = None) -> bool:
+    """Whether a fit has no run on these devices, or none of this framework."""
+    known = shipped_fit() if fit is None else fit
+    return cluster.device not in known.hardware or software.name not in known.frameworks
 
 
 def around(value: float, width: float) -> tuple[float, float]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from ..plans.training import TrainingPlan
+from .doubt import NO_DOUBT, Doubt
+from .intervals import around
 
 SCHEMA = "llmsim.training-result/1"
 
@@ -90,9 +93,11 @@ class TrainingResult:
         How many devices.
     step_time_s
         Seconds of a step.
-    step_interval_s
-        80 % interval of that, from predictions of measured runs that no constant had seen; None where there are too few
-        like it.
+    residual_width
+        Half the width of its 80 % interval as a logarithm, from predictions of measured runs that no constant had seen;
+        None where there are too few like it.
+    doubt
+        What is added to that because of constants that no run has moved.
     breakdown_s
         Part -> seconds; they sum to the step.
     tokens_per_s_per_device, tokens_per_step
@@ -123,7 +128,8 @@ class TrainingResult:
     cluster: str
     n_devices: int
     step_time_s: float
-    step_interval_s: tuple[float, float] | None
+    residual_width: float | None
+    doubt: Doubt
     breakdown_s: dict[str, float]
     tokens_per_step: int
     tokens_per_s_per_device: float
@@ -139,6 +145,16 @@ class TrainingResult:
     offload: OffloadReport | None = None
     memory_interval_bytes: tuple[float, float] | None = None
     out_of_memory_chance: float | None = None
+
+    @cached_property
+    def step_width(self) -> float | None:
+        """Half the width of the 80 % interval of the step time as a logarithm; None where nothing is known."""
+        return None if self.residual_width is None else self.doubt.widened(self.residual_width)
+
+    @property
+    def step_interval_s(self) -> tuple[float, float] | None:
+        """80 % interval of the step time, seconds; None where nothing is known."""
+        return None if self.step_width is None else around(self.step_time_s, self.step_width)
 
     @property
     def fullest(self) -> StageReport:
@@ -158,7 +174,9 @@ class TrainingResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON wants it, with a schema version."""
-        data = asdict(self)
+        data = asdict(replace(self, doubt=NO_DOUBT))
+        del data["residual_width"], data["doubt"]
         data["plan"] = self.plan.model_dump()
+        data["step_interval_s"] = self.step_interval_s
         data["fits"] = self.fits
         return {"schema": SCHEMA, **data}

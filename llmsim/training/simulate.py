@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from ..architecture import Architecture
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import Fit
+from ..hardware.fitted import Fit, shipped_fit
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .balance import balanced_layout
@@ -21,7 +21,8 @@ from .compose import StageTime, StepTime, compose_step
 from .constants import StepConstants, step_constants
 from .conventions import published_flops
 from .depths import check_depths, fitted_depths
-from .intervals import around, log_width, memory_width, out_of_memory_chance
+from .doubt import Doubt, log_draws
+from .intervals import around, log_width, memory_width, out_of_memory_chance, unseen
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
 from .passes import KindTime, kind_time
@@ -118,7 +119,8 @@ def _report(
         cluster=f"{problem.cluster.nodes}x{problem.cluster.devices_per_node}x{device.name}",
         n_devices=plan.n_devices,
         step_time_s=step,
-        step_interval_s=None if plan.adapter != "none" else step_interval(step, problem, fit),
+        residual_width=None if plan.adapter != "none" else _residual_width(problem, fit),
+        doubt=_doubt(problem, prepared, time, fit),
         breakdown_s=breakdown,
         tokens_per_step=tokens,
         tokens_per_s_per_device=per_device,
@@ -171,10 +173,14 @@ def _offload_report(
     )
 
 
-def step_interval(step_s: float, problem: Problem, fit: Fit | None = None) -> tuple[float, float] | None:
-    """80 % interval of a predicted step time, seconds."""
-    width = log_width(problem.architecture, problem.cluster, problem.structure.software, fit)
-    return None if width is None else around(step_s, width)
+def _residual_width(problem: Problem, fit: Fit | None) -> float | None:
+    return log_width(problem.architecture, problem.cluster, problem.structure.software, fit)
+
+
+def _doubt(problem: Problem, prepared: Prepared, time: StepTime, fit: Fit | None) -> Doubt:
+    known, cluster, structure = shipped_fit() if fit is None else fit, problem.cluster, problem.structure
+    draws = partial(log_draws, prepared.load, float(time.seconds), cluster, structure, known)
+    return Doubt(draws, counted=unseen(cluster, structure.software, known))
 
 
 @lru_cache(maxsize=256)

@@ -1,0 +1,148 @@
+"""What a step may be off because nobody has measured some of its constants: draws of these, through the formulas.
+
+The interval of a step is read from runs whose constants were mostly learned. A plan may rest on one that no run has
+moved (an overlap that only the profile states); that doubt is its own. Constants that the fit has not learned are drawn
+from their priors, and the closed form of the step is evaluated once with arrays in their place. The draws of a constant
+follow from its path alone, so that what two plans share cancels in their ratio.
+
+What runs of one kind cannot tell apart (the rates of a stack and of its only release) the fit gives to one of them and
+leaves the other at its prior: drawn as well, it makes the doubt too large rather than too small.
+
+References
+----------
+Antithetic draws: Hammersley and Morton 1956, Proc. Camb. Phil. Soc. 52, 449.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import NormalDist
+
+import numpy as np
+
+from ..core.shim import Number
+from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
+from ..hardware.priors import Spread, prior_spread
+from .compose import StepLoad, compose_step
+from .constants import overlaid_constants
+from .intervals import NORMAL_80
+from .structure import Structure
+
+DRAWS = 128
+"""Of each constant. One more hardly costs: a formula of arrays takes as long as its number of operators."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """An overlay with the learned values of a fit, and draws of what it has not learned.
+
+    Attributes
+    ----------
+    fit
+        The fit.
+    """
+
+    fit: Fit
+
+    def get(self, path: str, default: Number, /) -> Number:
+        """The value of a constant, or its draws around the value: an array of shape (DRAWS,)."""
+        known = self.fit.values.get(path)
+        value = default if known is None else known.value
+        spread = prior_spread(path)
+        if spread is None or value <= 0 or (known is not None and spread.learned(known.error)):
+            return value
+        return drawn(path, float(value), spread)
+
+
+@lru_cache(maxsize=1024)
+def drawn(path: str, value: float, spread: Spread) -> np.ndarray:
+    """Draws of a constant around a value, shape (DRAWS,), in its unit.
+
+    The logarithm is normal; that of a fraction is cut off where the fraction would pass 1.
+    """
+    normal = deviates(path)
+    if spread.fraction:
+        one = NormalDist()
+        below = one.cdf(max(0.0, -math.log(value)) / spread.log)
+        normal = np.array([one.inv_cdf(below * one.cdf(z)) for z in normal])
+    found = value * np.exp(spread.log * normal)
+    found.setflags(write=False)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def deviates(path: str) -> np.ndarray:
+    """Standard normal deviates of a constant, shape (DRAWS,): one half is the other's negative, and their variance is
+    one."""
+    half = np.random.default_rng(zlib.crc32(path.encode())).standard_normal(DRAWS // 2)
+    half /= np.sqrt(np.mean(half**2))
+    return np.concatenate([half, -half])
+
+
+def log_draws(load: StepLoad, step_s: float, cluster: Cluster, structure: Structure, fit: Fit) -> np.ndarray:
+    """Logarithm of a step under each draw over the step, by the closed form; shape (DRAWS,).
+
+    What kernels and wires take alone does not depend on what is drawn, so that the load serves as it is.
+
+    Parameters
+    ----------
+    load
+        What the step has to do.
+    step_s
+        What it takes by the closed form.
+    """
+    constants = overlaid_constants(cluster, structure, Draws(fit))
+    return np.asarray(np.log(np.broadcast_to(compose_step(load, constants).seconds / step_s, (DRAWS,))))
+
+
+class Doubt:
+    """What a step may be off because of constants that no run has moved: evaluated when it is first asked for.
+
+    Parameters
+    ----------
+    log_ratios
+        Gives the logarithm of the step under each draw over the step, see :func:`log_draws`.
+    counted
+        Whether the widths that measured runs give hold it already: those for hardware or frameworks that a fit had not
+        seen come from refits with these very constants at their priors.
+    """
+
+    def __init__(self, log_ratios: Callable[[], np.ndarray], *, counted: bool = False):
+        self._known: np.ndarray | Callable[[], np.ndarray] = log_ratios
+        self.counted = counted
+
+    @property
+    def log_ratios(self) -> np.ndarray:
+        """Logarithm of the step under each draw over the step, shape (DRAWS,)."""
+        if not isinstance(self._known, np.ndarray):
+            self._known = self._known()
+        return self._known
+
+    @property
+    def log_error(self) -> float:
+        """Standard deviation of the logarithm of the step."""
+        return float(np.std(self.log_ratios))
+
+    def widened(self, residual_width: float) -> float:
+        """Half the width of the 80 % interval of a step as a logarithm, from that of runs whose constants are known."""
+        return residual_width if self.counted else math.hypot(residual_width, NORMAL_80 * self.log_error)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Doubt):
+            return NotImplemented
+        return self.counted == other.counted and np.array_equal(self.log_ratios, other.log_ratios)
+
+    __hash__ = None  # type: ignore[assignment]  # equal by draws, which come later
+
+    def __getstate__(self) -> dict[str, object]:
+        """The draws, not what they are made from: what processes send each other stays small."""
+        return {"_known": self.log_ratios, "counted": self.counted}
+
+
+NO_DOUBT = Doubt(lambda: np.zeros(DRAWS))
+"""Of a step whose constants are all known."""
