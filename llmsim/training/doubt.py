@@ -5,8 +5,7 @@ moved (an overlap that only the profile states); that doubt is its own. Constant
 from their priors, and the closed form of the step is evaluated once with arrays in their place. The draws of a constant
 follow from its path alone, so that what two plans share cancels in their ratio.
 
-What runs of one kind cannot tell apart (the rates of a stack and of its only release) the fit gives to one of them and
-leaves the other at its prior: drawn as well, it makes the doubt too large rather than too small.
+By how much a release differs from its stack is not drawn: the residuals of runs of many releases hold it already.
 
 References
 ----------
@@ -54,9 +53,15 @@ class Draws:
         known = self.fit.values.get(path)
         value = default if known is None else known.value
         spread = prior_spread(path)
-        if spread is None or value <= 0 or (known is not None and spread.learned(known.error)):
+        learned = known is not None and spread is not None and spread.learned(known.error)
+        if spread is None or value <= 0 or learned or is_release_factor(path):
             return value
         return drawn(path, float(value), spread)
+
+
+def is_release_factor(path: str) -> bool:
+    """Whether a constant is by how much a release differs from its stack."""
+    return "@" in path.split("/")[1]
 
 
 @lru_cache(maxsize=1024)
