@@ -81,3 +81,45 @@ def test_padding_fills_every_expert() -> None:
 def test_imbalance_costs_time_and_memory() -> None:
     results = [run(imbalance=i) for i in (1.0, 1.2, 1.5, 2.0)]
     assert all(a.step_time_s < b.step_time_s and a.device_bytes < b.device_bytes for a, b in pairwise(results))
+
+
+# ---- dispatchers
+
+
+HYBRID = {
+    "micro_batch_size": 1,
+    "expert_parallel": 8,
+    "data_parallel": 32,
+    "sequence_length": 4096,
+    "global_batch_size": 512,
+}
+
+
+def test_a_dispatcher_whose_host_hardly_waits_is_faster():
+    waiting, free, usual = (
+        simulate_training(TrainingPlan(**HYBRID, dispatcher=d), "qwen3-30b-a3b", "4x8xh100-sxm-80gb").breakdown_s
+        for d in ("deepep", "hybridep", "profile")
+    )
+    assert usual == waiting
+    assert free["host"] < waiting["host"]
+    assert free["ep"] == pytest.approx(waiting["ep"], rel=1e-12)
+
+
+def test_racks_run_the_one_whose_host_hardly_waits():
+    usual, free = (
+        simulate_training(TrainingPlan(**HYBRID, dispatcher=d), "qwen3-30b-a3b", "8x4xgb200-186gb").breakdown_s
+        for d in ("profile", "hybridep")
+    )
+    assert usual == free
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "why"),
+    [
+        ("llama-3-8b", {"expert_parallel": 1}, "has no experts; allowed: profile"),
+        ("qwen3-30b-a3b", {"framework": "nemo"}, "nemo sends every copy by itself; allowed: profile"),
+    ],
+)
+def test_a_dispatcher_that_a_plan_cannot_have_is_refused(model, changes, why):
+    with pytest.raises(InputError, match=why):
+        simulate_training(TrainingPlan(**HYBRID, dispatcher="hybridep").replace(**changes), model, "4x8xh100-sxm-80gb")

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from llmsim.calibration.texts import framework_of, recompute_of, schedule_of, setting_of
+from llmsim.calibration.texts import (
+    PACKED_DOCUMENT,
+    dispatcher_of,
+    document_length_of,
+    framework_of,
+    recompute_of,
+    schedule_of,
+    setting_of,
+)
 from llmsim.hardware.devices import get_device
 from llmsim.plans.recompute import parse_recompute
 
@@ -84,3 +92,32 @@ def test_words_that_mean_nothing_are_left_for_the_plan_to_refuse():
 )
 def test_schedules_by_name(said, chunks, schedule):
     assert schedule_of(said, chunks, {}) == schedule
+
+
+@pytest.mark.parametrize(
+    ("notes", "expected"),
+    [
+        ("rank-0 peak; HybridEP; TE CUDA graphs", "hybridep"),
+        ("dispatcher deepep, forced balance", "deepep"),
+        ("forced-balanced routing, token-dropless", "profile"),
+        ("", "profile"),
+    ],
+)
+def test_a_dispatcher_is_read_from_notes(notes, expected):
+    assert dispatcher_of(notes) == expected
+
+
+@pytest.mark.parametrize(
+    ("notes", "sequence", "expected"),
+    [
+        ("full fine-tuning, packed sequences; SFT", 4096, PACKED_DOCUMENT),
+        ("SFT finetuning, packed SQuAD", 4096, PACKED_DOCUMENT),
+        ("packed sequences", PACKED_DOCUMENT, None),
+        ("pack_sample_into_one=TRUE", 2048, None),
+        ("", 4096, None),
+    ],
+)
+def test_packed_documents_are_read_from_notes_and_listed(notes, sequence, expected):
+    assumed: dict[str, str] = {}
+    assert document_length_of(notes, sequence, assumed) == expected
+    assert ("document_length" in assumed) == (expected is not None)

@@ -60,7 +60,7 @@ def run_constants(items: Sequence[RunPlan], overlay: Overlay | None = None) -> S
     for number, item in enumerate(items):
         cluster, plan = item.cluster, item.plan
         machine = (cluster.device, cluster.network, cluster.spans_nodes)
-        key = (*machine, plan.framework, plan.release, plan.precision, plan.overlap)
+        key = (*machine, plan.framework, plan.release, plan.precision, plan.overlap, plan.dispatcher)
         if key not in known:
             known[key] = len(distinct)
             structure = plan_problem(item.architecture, cluster, plan).structure

@@ -134,7 +134,7 @@ FAMILIES: tuple[Family, ...] = (
     _family(
         "host/moe_layer_s",
         "software/*/host/moe_layer_s*",
-        lambda item: moe_layer_path(_software(item), item.cluster),
+        lambda item: moe_layer_path(_software(item), item.cluster, item.plan.dispatcher),
         lambda item: _profile_value(item, "host/moe_layer_s"),
         "s",
     ),

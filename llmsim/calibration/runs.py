@@ -23,6 +23,7 @@ from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .table import MeasuredRun
 from .texts import (
+    dispatcher_of,
     document_length_of,
     domain_of,
     framework_of,
@@ -216,7 +217,9 @@ def _expert_settings(
     assumed["expert_tensor_parallel"] = "1"
     if tensor and run["sequence_parallel"].lower() != "true":
         assumed["sequence_parallel"] = "on, which experts under tensor parallelism need"
-    return {"imbalance": imbalance, "sequence_parallel": tensor}
+    flexible = software.defaults.dispatch == "once_per_domain"
+    dispatcher = dispatcher_of(run["notes"]) if flexible else "profile"
+    return {"imbalance": imbalance, "sequence_parallel": tensor, "dispatcher": dispatcher}
 
 
 def _shard_group(run: MeasuredRun, cluster: Cluster, assumed: dict[str, str]) -> int:

@@ -155,6 +155,12 @@ def document_length_of(notes: str, sequence: int, assumed: dict[str, str]) -> in
     return PACKED_DOCUMENT
 
 
+def dispatcher_of(notes: str) -> str:
+    """The dispatcher that notes name, else the profile's usual."""
+    found = re.search(r"\b(hybridep|deepep)\b", notes.lower())
+    return found[1] if found else "profile"
+
+
 def first_match(text: str, table: Iterable[tuple[str, str]]) -> str | None:
     """The name beside the first pattern that occurs in a text."""
     return next((name for pattern, name in table if re.search(pattern, text.lower())), None)

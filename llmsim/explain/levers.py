@@ -211,3 +211,6 @@ def _settings(plan: TrainingPlan, architecture: Architecture) -> Iterator[tuple[
     for overlap, degree in (("tensor", plan.tensor_parallel), ("expert", plan.expert_parallel)):
         if degree > 1 and plan.overlap != overlap:
             yield f"overlap {plan.overlap} -> {overlap}", {"overlap": overlap}
+    if plan.expert_parallel > 1 and plan.software.defaults.dispatch == "once_per_domain":
+        others = (d for d in ("deepep", "hybridep") if d != plan.dispatcher)
+        yield from ((f"dispatcher {plan.dispatcher} -> {d}", {"dispatcher": d}) for d in others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -24,6 +24,9 @@ Degree = Annotated[Whole, Field(ge=1, le=1_000_000)]
 Count = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
 Share = Annotated[Real, Field(ge=0, le=1, allow_inf_nan=False)]
 Layers = Annotated[Whole, Field(ge=0, le=1_000_000)]
+
+
+Dispatcher: TypeAlias = Literal["profile", "deepep", "hybridep"]
 
 
 class TrainingPlan(BaseModel):
@@ -75,6 +78,9 @@ class TrainingPlan(BaseModel):
         optimizer states that live there and are updated there.
     overlap
         ``profile`` (what the stack hides by default), ``none``, or besides ``tensor`` or ``expert`` transfers.
+    dispatcher
+        How tokens reach their experts: ``deepep``, whose host waits for the sizes, or ``hybridep``, whose host hardly
+        does; ``profile``: the latter in racks, the former elsewhere.
     imbalance
         Tokens of the busiest expert rank over the mean; None takes the software profile's.
     capacity_factor, pad_to_capacity
@@ -114,6 +120,7 @@ class TrainingPlan(BaseModel):
     offload_activations: Share = 0.0
     offload_optimizer: Share = 0.0
     overlap: Literal["profile", "none", "tensor", "expert"] = "profile"
+    dispatcher: Dispatcher = "profile"
     imbalance: Real | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
     capacity_factor: Real | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
     pad_to_capacity: bool = False
@@ -259,6 +266,7 @@ class TrainingPlan(BaseModel):
             chunks += f" order {self.rank_order}"
         sp = " SP" if self.sequence_parallel and self.tensor_parallel > 1 else ""
         tail = f" {self.adapter}" if self.adapter != "none" else ""
+        tail += f" {self.dispatcher}" if self.dispatcher != "profile" else ""
         for name in ("activations", "optimizer"):
             share = getattr(self, f"offload_{name}")
             tail += f" offload {name} {share:.0%}" if share else ""

@@ -35,7 +35,7 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
     rows = [
         ("plan", str(result.plan)),
         ("step", f"{seconds(result.step_time_s)} for {large(result.tokens_per_step)} tokens{_interval(result)}"),
-        ("throughput", f"{result.tokens_per_s_per_device:,.0f} tokens/s per device"),
+        ("throughput", f"{result.tokens_per_s_per_device:,.0f} tokens/s per device{_throughputs(result)}"),
         (
             "MFU",
             f"{100 * result.mfu:.1f} % of {result.peak_flops_per_s / TERA:,.0f} TFLOP/s ({result.peak_format}, dense), "
@@ -92,6 +92,13 @@ def _days(job: JobCost) -> str:
 
 def _energy(kwh: float) -> str:
     return f"{kwh / 1000:,.0f} MWh" if kwh >= 10_000 else f"{kwh:,.3g} kWh"
+
+
+def _throughputs(result: TrainingResult) -> str:
+    if result.step_interval_s is None:
+        return ""
+    low, high = (result.tokens_per_s_per_device * result.step_time_s / s for s in reversed(result.step_interval_s))
+    return f" (80 %: {low:,.0f} to {high:,.0f})"
 
 
 def _interval(result: TrainingResult) -> str:

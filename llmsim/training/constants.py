@@ -92,7 +92,8 @@ def step_constants(cluster: Cluster, structure: Structure, fit: Fit | None = Non
     """
     if fit is not None:
         return _with_shapes(overlaid_constants(cluster, structure, fit.overlay), cluster, structure, fit)
-    key = Structure(structure.framework, structure.release, structure.precision, overlap=structure.overlap)
+    stack = structure.framework, structure.release, structure.precision
+    key = Structure(*stack, overlap=structure.overlap, dispatcher=structure.dispatcher)
     return _shipped(cluster, key)
 
 
@@ -143,7 +144,7 @@ def overlaid_constants(cluster: Cluster, structure: Structure, overlay: Overlay)
         overlap=_overlap(structure.overlap, stack),
         contention=host("contention", software.contention.value),
         launch_s=host("host/launch_s", software.host.launch_s.value),
-        moe_layer_s=stack.moe_layer_s(cluster),
+        moe_layer_s=stack.moe_layer_s(cluster, structure.dispatcher),
         graphed=host("host/graphed", software.host.graphed.value),
         microbatch_s=host("host/microbatch_s", software.host.microbatch_s.value),
         step_s=host("host/step_s", software.host.step_s.value),
@@ -203,13 +204,14 @@ class Stack:
         """Of attention besides."""
         return self._fraction("attention")
 
-    def moe_layer_s(self, cluster: Cluster) -> Number:
+    def moe_layer_s(self, cluster: Cluster, dispatcher: str) -> Number:
         """Host seconds of a mixture-of-experts layer."""
-        path = moe_layer_path(self.software, cluster)
+        path = moe_layer_path(self.software, cluster, dispatcher)
         return self.overlay.get(path, self.software.host.moe_layer_s.value) * self.release_factor("moe_layer")
 
 
-def moe_layer_path(software: Software, cluster: Cluster) -> str:
-    """The path of the host's work on a mixture-of-experts layer: shared by the stacks of one lineage; apart for racks,
-    whose dispatcher is another one (Megatron-Core's HybridEP instead of DeepEP)."""
-    return f"software/{software.lineage}/host/moe_layer_s" + ("/rack" if cluster.spans_nodes else "")
+def moe_layer_path(software: Software, cluster: Cluster, dispatcher: str = "profile") -> str:
+    """The path of the host's work on a mixture-of-experts layer: shared by the stacks of one lineage, by dispatcher;
+    racks are taken to run HybridEP, which Megatron-Core has for them."""
+    hybrid = cluster.spans_nodes if dispatcher == "profile" else dispatcher == "hybridep"
+    return f"software/{software.lineage}/host/moe_layer_s" + ("/hybridep" if hybrid else "")

@@ -28,6 +28,7 @@ def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPla
         plan.context_kind,
         parse_recompute(plan.recompute),
         plan.overlap,
+        plan.dispatcher,
         plan.documents,
     )
     offload = Offload(plan.offload_activations, plan.offload_optimizer)

@@ -45,7 +45,7 @@ class Structure:
         See :data:`~llmsim.core.sharding.ContextKind`.
     recompute
         What is computed again in backward.
-    overlap
+    overlap, dispatcher
         What is hidden behind compute: as the software ``profile`` says, ``none``, or besides ``tensor`` (parallel
         tiles) or ``expert`` (beside the other half of a batch).
     documents
@@ -59,6 +59,7 @@ class Structure:
     context_kind: str = "ring"
     recompute: Recompute = field(default=NONE)
     overlap: str = "profile"
+    dispatcher: str = "profile"
     documents: Documents = ()
 
     @property
