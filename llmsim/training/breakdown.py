@@ -63,7 +63,8 @@ def step_breakdown(load: StepLoad, stages: Sequence[Stage], time: StepTime, sche
     if schedule_facts(load.schedule).paired:
         hidden = _at(busiest, [_hidden(load, *own) for own in zip(stages, time.stages, strict=True)])
         parts["ep"], work = parts["ep"] - hidden, work - hidden
-    parts["bubble"] = maximum(0.0, schedule_s - work)
+    # One stage has none: what is left of the difference is the order of summation.
+    parts["bubble"] = where(load.pp > 1, maximum(0.0, schedule_s - work), 0.0)
     last = _largest([s.once_s for s in time.stages])
     for name in ONCE_PARTS:
         parts[name] = _at(last, [getattr(s, name) for s in time.stages])
