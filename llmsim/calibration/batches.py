@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.errors import LlmsimError
 from ..training.columns import Columns
-from ..training.constants import Overlay, StepConstants, overlaid_constants, step_constants
+from ..training.constants import Overlay, overlaid_constants
 from ..training.prepare import Problem
 from ..training.problem import plan_columns, plan_problem, stack_columns
 from ..training.recompute import lightest_recomputes
@@ -111,16 +111,11 @@ def settle_recompute(items: Sequence[RunPlan], overlay: Overlay | None = None) -
     return settled
 
 
-def _constants(problem: Problem, overlay: Overlay | None) -> StepConstants:
-    own = problem.cluster, problem.structure
-    return step_constants(*own) if overlay is None else overlaid_constants(*own, overlay)
-
-
 def _settle(items: list[RunPlan], numbers: Sequence[int], overlay: Overlay | None) -> list[int]:
     """Choose the recomputation of some runs in place; the numbers of those that fit with none."""
     overfull: list[int] = []
     for batch in batches([items[n] for n in numbers]):
-        constants = _constants(batch.problem, overlay)
+        constants = overlaid_constants(batch.problem.cluster, batch.problem.structure, overlay)
         choices = lightest_recomputes(batch.problem, batch.columns, constants)
         for row, choice in zip(batch.rows, choices, strict=True):
             number = numbers[row]

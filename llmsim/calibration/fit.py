@@ -142,9 +142,9 @@ class RunSet:
         values = np.exp(logarithms)[self.layout.index]
         named = {family.name: values[f] for f, family in enumerate(self.layout.families)}
         c = laid_over(self.constants, named)
-        kinds = self.load.kinds if self.slower is None else [kind.slowed(self.slower) for kind in self.load.kinds]
-        times = [kind_time(kind, unit, c) for kind, unit in zip(kinds, self.load.units, strict=True)]
-        return times, compose_step(self.load, c, times)
+        load = self.load if self.slower is None else self.load.slowed(self.slower)
+        times = [kind_time(kind, unit, c) for kind, unit in zip(load.kinds, load.units, strict=True)]
+        return times, compose_step(load, c, times)
 
 
 def laid_over(c: StepConstants, named: Mapping[str, np.ndarray]) -> StepConstants:

@@ -15,7 +15,7 @@ import numpy as np
 from ..core.shim import Number, maximum
 from ..hardware.network import WireTime
 from ..training.compose import StageLoad, StepLoad
-from ..training.constants import Overlay, StepConstants, overlaid_constants, step_constants
+from ..training.constants import Overlay, StepConstants, overlaid_constants
 from ..training.kept import KeptTransfers
 from ..training.memory import stage_memory
 from ..training.passes import UnitTraffic
@@ -64,12 +64,7 @@ def run_constants(items: Sequence[RunPlan], overlay: Overlay | None = None) -> S
         if key not in known:
             known[key] = len(distinct)
             structure = plan_problem(item.architecture, cluster, plan).structure
-            own = (
-                step_constants(cluster, structure)
-                if overlay is None
-                else overlaid_constants(cluster, structure, overlay)
-            )
-            distinct.append(own)
+            distinct.append(overlaid_constants(cluster, structure, overlay))
         rows[number] = known[key]
 
     def column(values: Sequence[object]) -> np.ndarray:

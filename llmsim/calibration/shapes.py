@@ -10,6 +10,8 @@ import numpy as np
 from ..hardware.shapes import COLUMNS, ShapeTable, covariance, shape_key
 from ..training.constants import format_class
 from ..training.intervals import model_class
+from ..training.prepare import layer_shape
+from ..training.problem import plan_columns
 from .runs import RunPlan
 
 RUN_NOISE, GROUP_NOISE = 0.05, 0.08
@@ -29,12 +31,8 @@ def run_key(item: RunPlan) -> str:
 
 def run_shapes(items: Sequence[RunPlan]) -> np.ndarray:
     """The shape of each run's layers, in the columns of a table, shape (runs, 4)."""
-    found = np.empty((len(items), len(COLUMNS)))
-    for n, item in enumerate(items):
-        plan = item.plan
-        tokens = plan.micro_batch_size * plan.sequence_length / plan.context_parallel
-        found[n] = item.architecture.hidden, plan.tensor_parallel, tokens, plan.sequence_length
-    return found
+    shapes = [layer_shape(item.architecture, plan_columns(item.plan)) for item in items]
+    return np.array(shapes, dtype=float).reshape(len(items), len(COLUMNS))
 
 
 def learn_shapes(

@@ -143,8 +143,8 @@ def offload_of(text: str, notes: str, layers: int, assumed: dict[str, str]) -> f
 
 _PACKED = re.compile(r"packed (sequences|squad)", re.IGNORECASE)
 PACKED_DOCUMENT = 200
-"""Tokens of a packed example where nobody says: passage, question and answer of SQuAD, whose passages have some 120
-words (Rajpurkar 2016, arXiv:1606.05250)."""
+"""Tokens of a packed example where nobody says, assumed: a passage of SQuAD with its question and answer (Rajpurkar
+2016, arXiv:1606.05250)."""
 
 
 def document_length_of(notes: str, sequence: int, assumed: dict[str, str]) -> int | None:

@@ -88,13 +88,12 @@ def predict(rated: Rated, overlay: Overlay | None = None) -> Predictions:
     """Predictions under constants, by default those that ship; given ones know nothing of shapes."""
     size = len(rated.items)
     c = run_constants(rated.items, overlay)
-    kinds = rated.load.kinds
+    load = rated.load
     if overlay is None:
-        slower = run_factors(rated.items, shipped_fit().shape_tables)
-        kinds = [kind.slowed(slower) for kind in kinds]
-    times = [kind_time(kind, unit, c) for kind, unit in zip(kinds, rated.load.units, strict=True)]
-    step = compose_step(rated.load, c, times)
-    seconds = exact_seconds(rated.items, rated.load, times, step, np.arange(size))
+        load = load.slowed(run_factors(rated.items, shipped_fit().shape_tables))
+    times = [kind_time(kind, unit, c) for kind, unit in zip(load.kinds, load.units, strict=True)]
+    step = compose_step(load, c, times)
+    seconds = exact_seconds(rated.items, load, times, step, np.arange(size))
     return Predictions(seconds, *memory_views(rated, c))
 
 

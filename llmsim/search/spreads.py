@@ -18,6 +18,7 @@ from ..plans.offload import Offload
 from ..plans.recompute import FULL, NONE, Recompute
 from ..plans.training import TrainingPlan
 from ..training.compose import StepLoad
+from ..training.memory import allocated_room
 from ..training.passes import KindTime, LayerTime
 from ..training.prepare import offloading
 from ..training.spreads import Layers, Together, kind_states, pipeline_at_least, slowest_device, together, whole_load
@@ -279,7 +280,7 @@ class _Block:
             kept=[plain + share * change for plain, change in kept],
             change=[free * change for _, change in kept],
         )
-        room = (evaluator.limit - constants.context_bytes) / constants.reserved_factor - constants.workspace_bytes
+        room = float(allocated_room(evaluator.limit, constants) - constants.workspace_bytes)
         chunks, m = pick(self._column("chunks")), pick(self._column("micro_batches"))
         slowest = slowest_device(problem, layers, pp, chunks, m, room * (1 + 1e-9))
         return np.where(np.isfinite(slowest), self._step_s(pick, np.where(np.isfinite(slowest), slowest, 0.0)), np.inf)

@@ -123,6 +123,10 @@ class StepLoad:
         stages = [replace(stage, recomputed=of(stage.counts)) for stage in self.stages]
         return replace(self, stages=stages, parts=[replace(p, recomputed=of(p.counts)) for p in self.parts])
 
+    def slowed(self, factor: Number) -> StepLoad:
+        """The same with layers whose kernels and launches take longer by a factor."""
+        return replace(self, kinds=[kind.slowed(factor) for kind in self.kinds])
+
 
 @dataclass
 class StageTime:

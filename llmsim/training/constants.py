@@ -113,9 +113,17 @@ def format_class(precision: str) -> str:
     return FORMAT_CLASS[get_precision(precision).matmul]
 
 
-def overlaid_constants(cluster: Cluster, structure: Structure, overlay: Overlay) -> StepConstants:
+def overlaid_constants(cluster: Cluster, structure: Structure, overlay: Overlay | None) -> StepConstants:
     """The constants of a cluster and a structure with some values, or arrays of values, laid over those of the
-    profiles."""
+    profiles, and no tables of shapes.
+
+    Parameters
+    ----------
+    overlay
+        None takes the values that ship with the package.
+    """
+    if overlay is None:
+        overlay = shipped_fit().overlay
     device, software, recipe = cluster.profile, structure.software, structure.recipe
     rates = device.kernel_rates()
     stack = Stack(software, device.generation, overlay)

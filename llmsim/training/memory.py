@@ -218,6 +218,11 @@ def seen_memory(allocated_bytes: Number, constants: StepConstants) -> tuple[Numb
     return reserved, reserved + constants.context_bytes
 
 
+def allocated_room(device_bytes: Number, constants: StepConstants) -> Number:
+    """What tensors may take where the driver may see ``device_bytes``, bytes: :func:`seen_memory` the other way."""
+    return (device_bytes - constants.context_bytes) / constants.reserved_factor
+
+
 def _offloaded(
     problem: Problem,
     kinds: Sequence[KindMemory],

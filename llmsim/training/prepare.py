@@ -235,16 +235,17 @@ def model_rates(problem: Problem, plans: Keyed, constants: StepConstants) -> lis
 def shape_factor(architecture: Architecture, columns: Columns, constants: StepConstants) -> Number | None:
     """By how much layers take longer than predicted where measured runs have layers of their shape; None without."""
     table = constants.shapes.get(model_class(architecture))
-    return None if table is None else table.factor(*_shape(architecture, columns))
+    return None if table is None else table.factor(*layer_shape(architecture, columns))
 
 
 def shape_known(architecture: Architecture, columns: Columns, constants: StepConstants) -> float:
     """How much of the doubt about a single plan's layers runs with such layers remove, from 0 to 1."""
     table = constants.shapes.get(model_class(architecture))
-    return 0.0 if table is None else float(table.known(*_shape(architecture, columns)))
+    return 0.0 if table is None else float(table.known(*layer_shape(architecture, columns)))
 
 
-def _shape(architecture: Architecture, columns: Columns) -> tuple[Number, Number, Number, Number]:
+def layer_shape(architecture: Architecture, columns: Columns) -> tuple[Number, Number, Number, Number]:
+    """The shape of a plan's layers, see :data:`~llmsim.hardware.shapes.COLUMNS`."""
     tokens = columns.micro_batch * columns.sequence / columns.cp
     return architecture.hidden, columns.tp, tokens, columns.sequence
 

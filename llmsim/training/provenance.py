@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, shipped_fit
 from .constants import product_class
+from .intervals import unseen
 from .structure import Structure
 
 _STRENGTH = ("fitted", "measured", "extrapolated", "datasheet", "assumed")
@@ -28,11 +29,11 @@ def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None)
     """
     device, software = cluster.profile, structure.software
     rates, known = device.kernel_rates(), shipped_fit() if fit is None else fit
-    seen = device.name in known.hardware and software.name in known.frameworks
+    origin_of_fit = "extrapolated" if unseen(cluster, software, known) else "fitted"
     generation, stack = f"generations/{device.generation}/in_situ", f"software/{software.name}"
 
     def origin(path: str, otherwise: str) -> str:
-        return ("fitted" if seen else "extrapolated") if path in known.values else otherwise
+        return origin_of_fit if path in known.values else otherwise
 
     product = product_class(structure.recipe.matmul)
     found = {

@@ -45,9 +45,11 @@ class Structure:
         See :data:`~llmsim.core.sharding.ContextKind`.
     recompute
         What is computed again in backward.
-    overlap, dispatcher
+    overlap
         What is hidden behind compute: as the software ``profile`` says, ``none``, or besides ``tensor`` (parallel
         tiles) or ``expert`` (beside the other half of a batch).
+    dispatcher
+        How tokens reach their experts: ``profile``, ``deepep`` or ``hybridep``.
     documents
         (length, how many) of those packed into a sequence, which attention does not cross; none where it is one.
     """
