@@ -123,3 +123,18 @@ def test_racks_run_the_one_whose_host_hardly_waits():
 def test_a_dispatcher_that_a_plan_cannot_have_is_refused(model, changes, why):
     with pytest.raises(InputError, match=why):
         simulate_training(TrainingPlan(**HYBRID, dispatcher="hybridep").replace(**changes), model, "4x8xh100-sxm-80gb")
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster", "changes", "listed"),
+    [
+        ("qwen3-30b-a3b", "4x8xh100-sxm-80gb", {}, "deepep (scale-up domains are nodes)"),
+        ("qwen3-30b-a3b", "8x4xgb200-186gb", {}, "hybridep (a rack is one scale-up domain)"),
+        ("qwen3-30b-a3b", "4x8xh100-sxm-80gb", {"dispatcher": "hybridep"}, None),
+        ("qwen3-30b-a3b", "4x8xh100-sxm-80gb", {"framework": "nemo"}, None),
+        ("llama-3-8b", "4x8xh100-sxm-80gb", {"expert_parallel": 1}, None),
+    ],
+)
+def test_a_dispatcher_that_nobody_named_is_listed(model, cluster, changes, listed):
+    result = simulate_training(TrainingPlan(**HYBRID).replace(**changes), model, cluster)
+    assert result.assumed.get("dispatcher") == listed

@@ -19,7 +19,8 @@ from ..hardware.fitted import Fit
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.training import TrainingPlan
-from ..training.intervals import difference_width, memory_width, safe_headroom
+from ..training.constants import assumed_dispatcher
+from ..training.intervals import difference_width, memory_width, model_class, safe_headroom
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
 from .answer import Counts, Percentile, PlannedJob, SpreadCounts, Tradeoff, TrainingPlanning, Undecided
@@ -163,6 +164,8 @@ def plan_training(
     )
     chosen = space or SearchSpace()
     assumed.update(software.assumed(*(chosen.schedule or ())))
+    if model_class(architecture) == "moe":
+        assumed.update(assumed_dispatcher(template.dispatcher, software, machine))
     table = enumerate_plans(architecture, machine.n_devices, sequence, global_batch, chosen)
     if len(chosen.precision or ()) > 1:
         assumed["loss"] = f"the same in {', '.join(chosen.precision or ())}: only time and memory are compared"

@@ -221,5 +221,18 @@ class Stack:
 def moe_layer_path(software: Software, cluster: Cluster, dispatcher: str = "profile") -> str:
     """The path of the host's work on a mixture-of-experts layer: shared by the stacks of one lineage, by dispatcher;
     racks are taken to run HybridEP, which Megatron-Core has for them."""
-    hybrid = cluster.spans_nodes if dispatcher == "profile" else dispatcher == "hybridep"
-    return f"software/{software.lineage}/host/moe_layer_s" + ("/hybridep" if hybrid else "")
+    own = usual_dispatcher(cluster) if dispatcher == "profile" else dispatcher
+    return f"software/{software.lineage}/host/moe_layer_s" + ("/hybridep" if own == "hybridep" else "")
+
+
+def usual_dispatcher(cluster: Cluster) -> str:
+    """The dispatcher that a plan has which names none."""
+    return "hybridep" if cluster.spans_nodes else "deepep"
+
+
+def assumed_dispatcher(dispatcher: str, software: Software, cluster: Cluster) -> dict[str, str]:
+    """The dispatcher of a mixture of experts whose plan names none, where its stack has a choice."""
+    if dispatcher != "profile" or software.defaults.dispatch != "once_per_domain":
+        return {}
+    where = "a rack is one scale-up domain" if cluster.spans_nodes else "scale-up domains are nodes"
+    return {"dispatcher": f"{usual_dispatcher(cluster)} ({where})"}

@@ -18,11 +18,11 @@ from ..plans.training import TrainingPlan
 from .balance import balanced_layout
 from .breakdown import step_breakdown
 from .compose import StageTime, StepTime, compose_step
-from .constants import StepConstants, step_constants
+from .constants import StepConstants, assumed_dispatcher, step_constants
 from .conventions import published_flops
 from .depths import check_depths, fitted_depths
 from .doubt import Doubt, log_draws
-from .intervals import around, log_width, memory_width, out_of_memory_chance, unseen
+from .intervals import around, log_width, memory_width, model_class, out_of_memory_chance, unseen
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory
 from .passes import KindTime, kind_time
@@ -86,6 +86,8 @@ def simulate_training(
     check_depths(problem, columns)
     prepared = prepare(problem, columns, constants)
     software = plan.software.assumed(plan.schedule_name)
+    if model_class(model) == "moe":
+        software |= assumed_dispatcher(plan.dispatcher, plan.software, machine)
     taken = {**(assumed or {}), **machine.assumed(), **model.assumed(plan.sequence_length), **software}
     return _report(plan, problem, prepared, constants, taken, fit)
 
