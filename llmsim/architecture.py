@@ -128,6 +128,11 @@ class Architecture:
         return ", ".join(f"operators of kind {kind}" for kind in kinds if kind not in COSTED) or None
 
     @cached_property
+    def has_experts(self) -> bool:
+        """Whether any layer, prediction modules included, is a mixture of experts."""
+        return any(kind.is_moe for kind in (*self.kinds.values(), *self.mtp))
+
+    @cached_property
     def is_encoder_decoder(self) -> bool:
         """Whether a decoder attends to the output of an encoder."""
         return any("memory" in op.over for kind in self.kinds.values() for op in kind.operators)

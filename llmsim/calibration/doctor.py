@@ -131,7 +131,7 @@ def doctor(
     machine = Cluster.parse(cluster)
     known = shipped_fit() if fit is None else fit
     result = simulate_training(plan, model, machine, fit=known)
-    item = RunPlan(MeasuredRun(0, {}), model, machine, plan)
+    item = RunPlan(MeasuredRun(0, {}), model, machine, result.plan)
     found = [_constant(family, item, known, result) for family in FAMILIES]
     moving = [own for own in found if abs(own.elasticity) > 1e-6]
     variance = [(own.elasticity * own.log_error) ** 2 for own in moving]
@@ -140,7 +140,8 @@ def doctor(
         Weakness(**{**asdict(own), "share": part / whole if whole else 0.0})
         for own, part in zip(moving, variance, strict=True)
     ]
-    width = log_width(model, machine, plan.software, known)
+    adapters = result.plan.adapter != "none"
+    width = log_width(model, machine, result.plan.software, known, adapters=adapters)
     return Diagnosis(result, sorted(shared, key=lambda own: -own.share), whole**0.5, width)
 
 

@@ -35,7 +35,7 @@ Tokens = typer.Option("--tokens", help="Training tokens, 15T is 15e12.")
 Epochs = Annotated[float, typer.Option(help="How often the job goes through those tokens.")]
 Headroom = Annotated[
     float | None,
-    typer.Option(help="Share of the device's memory that stays free; by default the framework profile's."),
+    typer.Option(help="Share of the device's memory that stays free, instead of a chance of running out."),
 ]
 Framework = Annotated[str | None, typer.Option(help="Software profile, such as megatron-core or torchtitan.")]
 Release = Annotated[str, typer.Option(help="Release of the framework.")]

@@ -80,6 +80,14 @@ def plan_train(
     recompute: Annotated[
         str | None, typer.Option(help="Allowed settings, joined by semicolons.", rich_help_panel=SEARCHED)
     ] = None,
+    expert_tensor_parallel: Filter = None,
+    overlap: Annotated[
+        str | None,
+        typer.Option(
+            help="Allowed of profile, none, tensor, expert; by default what the framework has.",
+            rich_help_panel=SEARCHED,
+        ),
+    ] = None,
     sharding: Annotated[
         str | None, typer.Option(help="Allowed of ddp, zero1, zero2, zero3, hsdp.", rich_help_panel=SEARCHED)
     ] = None,
@@ -111,10 +119,14 @@ def plan_train(
     calibrate_with: CalibrateWith = None,
     headroom: Headroom = None,
     oom_risk: Annotated[
-        float | None, typer.Option(help="Chance of running out of memory that a plan may have, instead of a headroom.")
+        float | None, typer.Option(help="Chance of running out of memory that a plan may have; by default 0.05.")
     ] = None,
     percentile: Annotated[
         float | None, typer.Option(help="Choose by the step time at this percentile (90); by default at the median.")
+    ] = None,
+    simpler_within: Annotated[
+        float | None,
+        typer.Option(help="Share of a step that a simpler plan may cost; by default 0.02, 0 takes the fastest."),
     ] = None,
     cores: Annotated[
         int | None, typer.Option(help="Processes for a large space; by default all that there are.")
@@ -140,6 +152,8 @@ def plan_train(
         "virtual_pipeline": numbers(virtual_pipeline, "virtual_pipeline"),
         "context_parallel": numbers(context_parallel, "context_parallel"),
         "expert_parallel": numbers(expert_parallel, "expert_parallel"),
+        "expert_tensor_parallel": numbers(expert_tensor_parallel, "expert_tensor_parallel"),
+        "overlap": names(overlap),
         "micro_batch_size": numbers(micro_batch_size, "micro_batch_size"),
         "recompute": None if recompute is None else tuple(part.strip() for part in recompute.split(";")),
         "sharding": names(sharding),
@@ -174,6 +188,7 @@ def plan_train(
         headroom=headroom,
         oom_risk=oom_risk,
         percentile=percentile,
+        simpler_within=simpler_within,
         fit=own_constants(calibrate_with),
         top=top,
         cores=cores,

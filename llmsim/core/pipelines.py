@@ -9,6 +9,8 @@ ScheduleName = Literal[
     "gpipe", "1f1b", "interleaved", "zb-h1", "interleaved-zb", "zb-v", "dualpipe-v", "dualpipe"
 ]  # fmt: skip
 SCHEDULES: tuple[ScheduleName, ...] = get_args(ScheduleName)
+USUAL_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
+"""What is looked at unless a space says otherwise."""
 
 
 @dataclass(frozen=True)

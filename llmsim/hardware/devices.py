@@ -153,6 +153,8 @@ class Device(BaseModel):
         Streaming multiprocessors, compute units or cores.
     peak
         Format (fp32, tf32, bf16, fp16, fp8, fp4) -> dense FLOP/s.
+    block_scaling
+        Formats with a scale for each block of elements that the matrix units apply themselves.
     memory_bytes, memory_bandwidth
         As the driver reports it, bytes; bytes/s.
     scale_up, network
@@ -180,6 +182,7 @@ class Device(BaseModel):
     devices_per_node: int = Field(ge=1)
     compute_units: int = Field(ge=1)
     peak: dict[Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp4"], Quantity]
+    block_scaling: tuple[Literal["mxfp8", "mxfp4", "nvfp4"], ...] = ()
     memory_bytes: Quantity
     memory_bandwidth: Quantity
     scale_up: ScaleUp

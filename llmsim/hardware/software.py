@@ -151,7 +151,7 @@ class Defaults(BaseModel):
 
     ``data_parallel_reduce``: whether fully sharded gradients are reduced once a step or after each micro-batch;
     ``dispatch``: whether a token goes to each of its experts separately, or once to each scale-up domain (DeepEP,
-    HybridEP).
+    HybridEP); ``expert_tensor_parallel``: whether experts stay whole or are cut as dense layers are.
     """
 
     model_config = _STRICT
@@ -160,7 +160,7 @@ class Defaults(BaseModel):
     recompute: str = "none"
     sequence_parallel: bool = True
     context_kind: ContextKind = "ring"
-    expert_tensor_parallel: int = 1
+    expert_tensor_parallel: Literal["whole", "tensor_parallel"] = "whole"
     imbalance: float = Field(default=1.0, ge=1)
     data_parallel_reduce: Literal["step", "microbatch"] = "step"
     dispatch: Literal["per_expert", "once_per_domain"] = "per_expert"
@@ -168,13 +168,14 @@ class Defaults(BaseModel):
 
 class Choices(BaseModel):
     """What the stack can do, best first: what a search chooses from; of schedules it takes 1F1B and interleaving
-    unless it is told to look at others."""
+    unless it is told to look at others. ``overlap``: what it can hide besides when it is asked to."""
 
     model_config = _STRICT
 
     sharding: tuple[Literal["ddp", "zero1", "zero2", "zero3", "hsdp"], ...] = ("zero1",)
     context_kind: tuple[ContextKind, ...] = ("ring",)
     schedule: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
+    overlap: tuple[Literal["tensor", "expert"], ...] = ()
 
 
 class Software(BaseModel):

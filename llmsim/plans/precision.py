@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..core.errors import unknown_name
+from ..core.errors import InputError, unknown_name
 from ..core.formats import Format, get_format
+from ..hardware.devices import Device
 from ..hardware.software import Formats
 
 
@@ -81,6 +82,46 @@ def get_precision(name: str) -> Precision:
         return PRECISIONS[str(name).strip().lower()]
     except KeyError:
         raise unknown_name("precision", name, PRECISIONS) from None
+
+
+_BLOCK_SCALED = ("mxfp8", "nvfp4")
+
+_INSTEAD = {"nvfp4": ("mxfp8", "fp8-block"), "mxfp8": ("fp8-block",)}
+"""Recipe -> those most like it that ask less of a device, best first."""
+
+
+def runs_on(recipe: Precision, device: Device) -> bool:
+    """Whether a device multiplies every format of a recipe natively. Storage formats are another matter: weights may be
+    kept in formats that are converted before they are multiplied."""
+    scaled = recipe.operand not in _BLOCK_SCALED or recipe.operand in device.block_scaling
+    return scaled and device.supports(recipe.matmul) and device.supports(recipe.compute)
+
+
+def device_recipes(device: Device) -> tuple[str, ...]:
+    """The recipes that a device runs."""
+    return tuple(name for name, recipe in PRECISIONS.items() if runs_on(recipe, device))
+
+
+def default_precision(device: Device) -> str:
+    """The recipe that is taken unless somebody names one: the first of bf16, fp16 and fp32 that the device has."""
+    return next((name for name in ("bf16", "fp16") if runs_on(PRECISIONS[name], device)), "fp32")
+
+
+def check_recipe(name: str, device: Device) -> None:
+    """Refuse a recipe that a device does not run.
+
+    Raises
+    ------
+    InputError
+        With what the device runs, and the recipe most like the one that was asked for.
+    """
+    if runs_on(get_precision(name), device):
+        return
+    allowed = device_recipes(device)
+    near = next((other for other in _INSTEAD.get(name, ()) if other in allowed), default_precision(device))
+    raise InputError(
+        "precision", name, ", ".join(allowed), near, why=f"is no format that {device.name} multiplies matrices in"
+    )
 
 
 def storage_classes(precision: Precision, formats: Formats) -> dict[str, Format]:

@@ -87,7 +87,7 @@ def _order_violations(plan: TrainingPlan, architecture: Architecture) -> list[st
     if plan.rank_order == "tp-cp-dp-pp" or plan.pipeline_parallel == 1:
         return []
     found: list[str] = []
-    moe = any(k.is_moe for k in (*architecture.kinds.values(), *architecture.mtp))
+    moe = architecture.has_experts
     inside, own = plan.expert_parallel * plan.expert_tensor_parallel, plan.tensor_parallel * plan.context_parallel
     if moe and inside != own:
         found.append(

@@ -26,6 +26,7 @@ Share = Annotated[Real, Field(ge=0, le=1, allow_inf_nan=False)]
 Layers = Annotated[Whole, Field(ge=0, le=1_000_000)]
 
 
+Overlap: TypeAlias = Literal["profile", "none", "tensor", "expert"]
 Dispatcher: TypeAlias = Literal["profile", "deepep", "hybridep"]
 
 
@@ -45,7 +46,8 @@ class TrainingPlan(BaseModel):
     tensor_parallel, context_parallel, data_parallel, pipeline_parallel, virtual_pipeline
         Degrees, and model chunks per pipeline stage.
     expert_parallel, expert_tensor_parallel
-        Over the ranks of one pipeline stage.
+        Over the ranks of one pipeline stage. Where the latter is not set, a simulation takes what the framework does:
+        the tensor-parallel degree in Megatron.
     sequence_parallel
         Shard the sequence over tensor-parallel ranks where tensors have no heads.
     context_kind, ulysses_parallel
@@ -69,7 +71,8 @@ class TrainingPlan(BaseModel):
         Layers of each stage that recompute, ``uniform`` (the share that ``recompute`` says), or ``fitted``: in every
         stage the fewest under which it fits.
     precision, optimizer
-        Recipe and optimizer.
+        Recipe and optimizer. Where no recipe is set, a simulation takes bf16 if the devices multiply it, else fp16 or
+        fp32.
     adapter
         ``none`` trains every parameter; ``lora:16`` or ``lora:16:q,v`` trains low-rank adapters of a frozen model, see
         :func:`llmsim.plans.adapters.parse_adapter`.
@@ -87,7 +90,7 @@ class TrainingPlan(BaseModel):
         An expert takes at most this many times the mean and drops the rest (Fedus 2022, arXiv:2101.03961), or is filled
         up to that; None drops nothing.
     framework, release
-        Software profile.
+        Software profile. Where no framework is set, a simulation takes the usual one of the devices.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -119,7 +122,7 @@ class TrainingPlan(BaseModel):
     adapter: str = "none"
     offload_activations: Share = 0.0
     offload_optimizer: Share = 0.0
-    overlap: Literal["profile", "none", "tensor", "expert"] = "profile"
+    overlap: Overlap = "profile"
     dispatcher: Dispatcher = "profile"
     imbalance: Real | None = Field(default=None, ge=1, le=1e6, allow_inf_nan=False)
     capacity_factor: Real | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
@@ -236,8 +239,8 @@ class TrainingPlan(BaseModel):
         return get_software(self.framework, self.release)
 
     def replace(self, **changes: Any) -> TrainingPlan:
-        """A validated copy with other fields."""
-        return type(self).model_validate({**self.model_dump(), **changes})
+        """A validated copy with other fields; what was not set stays so."""
+        return type(self).model_validate({**self.model_dump(exclude_unset=True), **changes})
 
     @classmethod
     def from_file(cls, path: str | Path) -> TrainingPlan:
@@ -255,7 +258,8 @@ class TrainingPlan(BaseModel):
         degrees = [("TP", self.tensor_parallel), (f"{across}CP", self.context_parallel), ("PP", self.pipeline_parallel)]
         degrees += [("ulysses", self.ulysses_parallel or 1)]
         degrees += [("EP", self.expert_parallel), ("ETP", self.expert_tensor_parallel), ("DP", self.data_parallel)]
-        text = " ".join(f"{name}{n}" for name, n in degrees if n > 1) or "one device"
+        said = ("ETP",) if self.expert_parallel > 1 and self.tensor_parallel > 1 else ()
+        text = " ".join(f"{name}{n}" for name, n in degrees if n > 1 or name in said) or "one device"
         chunks = f" x{self.virtual_pipeline} chunks" if self.virtual_pipeline > 1 else ""
         if schedule_facts(self.schedule_name).split:
             chunks = f" {self.schedule_name}{chunks}"
@@ -267,6 +271,7 @@ class TrainingPlan(BaseModel):
         sp = " SP" if self.sequence_parallel and self.tensor_parallel > 1 else ""
         tail = f" {self.adapter}" if self.adapter != "none" else ""
         tail += f" {self.dispatcher}" if self.dispatcher != "profile" else ""
+        tail += f" overlap {self.overlap}" if self.overlap != "profile" else ""
         for name in ("activations", "optimizer"):
             share = getattr(self, f"offload_{name}")
             tail += f" offload {name} {share:.0%}" if share else ""
@@ -274,7 +279,7 @@ class TrainingPlan(BaseModel):
         again = self.recompute
         if self.recompute_layers != "uniform":
             again += f" layers {_listed(self.recompute_layers)}"
-        return f"{text}{sp}{chunks} {self.sharding} micro-batch {size} recompute {again}{tail}"
+        return f"{text}{sp}{chunks} {self.sharding} {self.precision} micro-batch {size} recompute {again}{tail}"
 
 
 def _listed(layers: str | tuple[int, ...]) -> str:

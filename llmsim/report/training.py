@@ -190,13 +190,15 @@ def planning_report(answer: TrainingPlanning) -> Group:
     best = answer.best[0]
     parts: list[RenderableType] = [
         Text(f"{answer.model} on {answer.cluster} ({best.result.n_devices:,} devices)", style="bold"),
-        section("Best plan", result_headline(best.result, best.job)),
+        section("Best plan", result_headline(best.result, best.job), *_preferred(answer)),
         section("Where the time goes", breakdown_table(best.result)),
         section("Where the memory goes", memory_table(best.result), Text(_peak_text(best.result))),
         section("Plans that differ in kind", _ranking(answer.best), *_undecided(answer)),
     ]
     if len(answer.best) > 1:
         parts.append(section("What the others lose to it", _losses(answer.best)))
+    if answer.hints:
+        parts.append(section("Hints", *map(Text, answer.hints)))
     if answer.misses:
         parts.append(section("Faster, if memory allowed", _misses(answer)))
     parts += [
@@ -280,7 +282,7 @@ def _proof(counts: Counts) -> str:
         said = "the closed form, which is never above the exact time, says so"
         if counts.spreads is not None:
             said = "the closed form and the bound on other spreads, which are never above the exact time, say so"
-        return f"no other plan of the space can be faster: {said}"
+        return f"no plan of the space can be faster than the fastest of these: {said}"
     return f"none: plans whose schedule was not computed may be faster by up to {100 * counts.bound_gap:.1f} %"
 
 
@@ -293,14 +295,24 @@ def _chosen_by(answer: TrainingPlanning) -> list[tuple[str, str]]:
     return [(f"chosen at percentile {own.percentile:g}", least)]
 
 
-def _plateau(answer: TrainingPlanning) -> str:
-    own, best = answer.plateau, answer.best[0].result
-    if own.plans == 1:
-        return "only itself"
-    if own.simplest == best.plan:
-        return f"{own.plans:,}; none is simpler"
-    over = 100 * (own.step_time_s / best.step_time_s - 1)
-    return f"{own.plans:,}; the simplest, {over:+.1f} %: {own.simplest}"
+def _preferred(answer: TrainingPlanning) -> list[RenderableType]:
+    """The fastest plan, where a simpler one was chosen that is about as fast."""
+    own = answer.preference
+    if own is None or not own.gain:
+        return []
+    text = (
+        f"It is the simplest of {own.plans:,} plans within {100 * own.within:g} % of the fastest (in this order: "
+        f"{own.order}). The fastest takes {seconds(own.step_time_s)}, {100 * own.gain:.1f} % less:"
+    )
+    return [Text(f"\n{text}\n{own.fastest}")]
+
+
+def _near(answer: TrainingPlanning) -> list[tuple[str, str]]:
+    own = answer.preference
+    if own is None:
+        return []
+    said = "" if own.gain else "; none is simpler than the fastest"
+    return [(f"plans within {100 * own.within:g} % of the fastest", f"{own.plans:,}{said}")]
 
 
 def _search(answer: TrainingPlanning) -> Table:
@@ -315,7 +327,7 @@ def _search(answer: TrainingPlanning) -> Table:
         *_spreads(counts.spreads),
         *_chosen_by(answer),
         ("proof", _proof(counts)),
-        ("plans within 1 % of the best", _plateau(answer)),
+        *_near(answer),
         ("search time", seconds(answer.search_s)),
     ]
     return grid(rows)

@@ -11,7 +11,7 @@ from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
 from .choose import Difference
 
-SCHEMA = "llmsim.training-planning/1"
+SCHEMA = "llmsim.training-planning/2"
 
 
 @dataclass(frozen=True)
@@ -95,20 +95,29 @@ class Undecided:
 
 
 @dataclass(frozen=True)
-class Plateau:
-    """Plans that are as good as the best within the accuracy of any model.
+class Preference:
+    """The choice of the simplest plan among those about as fast as the fastest.
 
     Attributes
     ----------
+    within
+        Share of the fastest plan's step by which the choice may be slower.
     plans
-        How many lie within a hundredth of the best, by the closed form.
-    simplest, step_time_s
-        Of those, the one with the fewest mechanisms, and its exact time.
+        How many plans lie within that, by the closed form.
+    fastest, step_time_s
+        The fastest plan, and its exact time.
+    gain
+        Share of the chosen plan's step that the fastest one saves; 0 where it is the choice.
+    order
+        What counts as simpler, the first difference deciding.
     """
 
+    within: float
     plans: int
-    simplest: TrainingPlan
+    fastest: TrainingPlan
     step_time_s: float
+    gain: float
+    order: str
 
 
 @dataclass(frozen=True)
@@ -183,19 +192,21 @@ class TrainingPlanning:
     model, cluster
         Names.
     best
-        Plans that differ in kind, fastest first, or first at the percentile that they were chosen by.
+        The chosen plan, then others that differ in kind, fastest first; with a percentile all in its order.
     undecided
         Which of them lie within the error of comparisons; None where that is not known.
-    plateau
-        How many plans are as good, and the simplest of them.
+    preference
+        How the first of them was chosen among plans about as fast; None where a percentile chose.
     misses
         Plans of the same kinds that would be faster if they fitted, each with the memory that it lacks.
     pareto
-        Plans that no other beats in time and memory, by the closed form.
+        Plans that no other beats in time and memory.
     counts
         What became of the space. A proof is about predicted times, also where a percentile chose.
+    hints
+        Changes of the job that would let its plans be better, in words.
     chosen_by
-        What chose among the plans with exact schedules; None: the predicted time.
+        The percentile that chose among the plans with exact schedules; None: the predicted time and ``preference``.
     assumed
         What was not said and was taken from profiles: field -> text.
     search_s
@@ -206,10 +217,11 @@ class TrainingPlanning:
     cluster: str
     best: list[PlannedJob]
     undecided: Undecided | None
-    plateau: Plateau
+    preference: Preference | None
     misses: list[NearMiss]
     pareto: list[Tradeoff]
     counts: Counts
+    hints: list[str] = field(default_factory=list)
     chosen_by: Percentile | None = None
     assumed: dict[str, str] = field(default_factory=dict)
     search_s: float = 0.0
@@ -228,5 +240,6 @@ class TrainingPlanning:
         ]
         data["pareto"] = [{**asdict(t), "plan": t.plan.model_dump()} for t in self.pareto]
         data["misses"] = [{**asdict(m), "plan": m.plan.model_dump()} for m in self.misses]
-        data["plateau"] = {**asdict(self.plateau), "simplest": self.plateau.simplest.model_dump()}
+        if self.preference is not None:
+            data["preference"] = {**asdict(self.preference), "fastest": self.preference.fastest.model_dump()}
         return {"schema": SCHEMA, "version": __version__, **data}

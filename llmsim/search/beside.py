@@ -1,4 +1,4 @@
-"""What lies beside the winner: plans as good as it, and plans that only memory keeps from being faster."""
+"""Plans that only memory keeps from being faster than the best."""
 
 from __future__ import annotations
 
@@ -8,71 +8,36 @@ import numpy as np
 
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
-from .answer import NearMiss, Plateau
+from .answer import NearMiss
 from .blocks import blocks
-from .choose import candidate_plan, kind_of, mechanisms
+from .choose import candidate_plan, kind_of
 from .finalists import Simulate
 from .pool import Candidates, Pool
 from .variants import Variant
 
-AS_GOOD = 0.01
-"""Plans this close to the best are as good: no model of a step is more exact."""
 REACH = 1.25
 """A near miss needs at most this times the memory that there is."""
-MOST_MISSES, TRIED = 3, 4
-
-
-def plateau(
-    found: Candidates,
-    results: Sequence[TrainingResult],
-    template: TrainingPlan,
-    simulate: Simulate,
-) -> Plateau:
-    """The plans that are as good as the winner, and the simplest of them.
-
-    Parameters
-    ----------
-    results
-        Simulated plans, the winner first.
-    """
-    limit = (1 + AS_GOOD) * results[0].step_time_s
-    known = {r.plan: r for r in results}
-    order = np.argsort(found.step_s, kind="stable")
-    near = order[: int(np.searchsorted(found.step_s[order], limit, side="right"))]
-    plans = [*known, *(candidate_plan(found, int(i), template) for i in _few_mechanisms(found, near))]
-    best = results[0]
-    for plan in sorted(dict.fromkeys(plans), key=mechanisms):
-        if mechanisms(plan) >= mechanisms(best.plan):
-            break
-        result = known.get(plan) or simulate(plan)
-        if result.step_time_s <= limit:
-            best = result
-    return Plateau(max(1, len(near)), best.plan, best.step_time_s)
-
-
-def _few_mechanisms(found: Candidates, near: np.ndarray) -> np.ndarray:
-    """Of candidates, the few that use the fewest degrees and settings."""
-    used = np.sum([found.table[n][found.row[near]] > 1 for n in ("tp", "pp", "cp", "ep", "chunks")], axis=0)
-    order = np.argsort(used, kind="stable")[: 64 * TRIED]
-    settings = [found.chosen_setting(int(i)) for i in near[order]]
-    extra = [(s.recompute.mode != "none") + (s.offload.activations > 0) + (s.offload.optimizer > 0) for s in settings]
-    return near[order[np.argsort(used[order] + np.array(extra, int), kind="stable")[:TRIED]]]
+MOST_MISSES = 3
 
 
 def nearest_misses(
     found: Candidates,
     best: Sequence[TrainingResult],
+    fastest: TrainingResult,
     template: TrainingPlan,
     simulate: Simulate,
 ) -> list[NearMiss]:
-    """Plans with the structure of those found that would be faster than the winner, for which memory is nearly there.
+    """Plans with the structure of those found that would be faster than any that fits, for which memory is nearly
+    there.
 
     Parameters
     ----------
     best
-        The answer, the winner first.
+        The answer.
+    fastest
+        The fastest plan that fits.
     """
-    winner = best[0].step_time_s
+    winner = fastest.step_time_s
     pool = Pool(found.table, 0.0)
     for number in _structures(found, best):
         _missed(found.variants[number], number, winner, pool)

@@ -44,6 +44,7 @@ def variant_plan(variant: Variant, row: int, setting: Setting, template: Trainin
         context_kind=structure.context_kind,
         rank_order=variant.rank_order,
         precision=structure.precision,
+        overlap=structure.overlap,
         ulysses_parallel=variant.ulysses if variant.ulysses > 1 else None,
         recompute=str(setting.recompute),
         sharding=problem.sharding,
@@ -138,16 +139,3 @@ def differences(first: TrainingResult, second: TrainingResult) -> list[Differenc
 def smallest_memory(found: Candidates) -> int:
     """Number of the candidate that needs the least memory: the nearest miss when nothing fits."""
     return int(np.argmin(found.device_bytes))
-
-
-def mechanisms(plan: TrainingPlan) -> int:
-    """How many kinds of parallelism, recomputation and offloading a plan uses."""
-    degrees = (
-        plan.tensor_parallel,
-        plan.pipeline_parallel,
-        plan.context_parallel,
-        plan.expert_parallel,
-        plan.virtual_pipeline,
-    )
-    offloads = (plan.offload_activations > 0) + (plan.offload_optimizer > 0)
-    return sum(d > 1 for d in degrees) + (plan.recompute != "none") + offloads

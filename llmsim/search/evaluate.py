@@ -92,6 +92,7 @@ class Evaluator:
     _keys: dict[int, Keyed] = field(default_factory=dict)
     _rates: dict[object, list[KindRates]] = field(default_factory=dict)
     _kinds: dict[object, Kinds] = field(default_factory=dict)
+    """All four are shared by the evaluators that :func:`space_evaluators` makes of one precision."""
 
     @cached_property
     def constants(self) -> StepConstants:
@@ -145,7 +146,7 @@ class Evaluator:
 
     def rates(self, problem: Problem, ulysses: int) -> list[KindRates]:
         """Rates of the layer kinds for each distinct key, whatever is recomputed."""
-        key = (replace(problem.structure, recompute=NONE), ulysses)
+        key = (replace(problem.structure, recompute=NONE, overlap="profile"), ulysses)
         if key not in self._rates:
             self._rates[key] = model_rates(problem, Keyed(self.keys(ulysses).columns), self.constants)
         return self._rates[key]
@@ -166,7 +167,7 @@ def space_evaluators(
     space: SearchSpace,
     fit: Fit | None = None,
 ) -> list[Evaluator]:
-    """One evaluator for each precision that a space allows.
+    """One evaluator for each precision and each overlap that a space allows; overlaps share what they have in common.
 
     Parameters
     ----------
@@ -179,7 +180,9 @@ def space_evaluators(
     for precision in space.precision or (template.precision,):
         problem = plan_problem(architecture, cluster, template.replace(precision=precision))
         own = problem.architecture, cluster, problem.structure, table
-        found.append(Evaluator(*own, template.sequence_length, template.rows_factor, fit))
+        first = Evaluator(*own, template.sequence_length, template.rows_factor, fit)
+        overlaps = space.overlap or ("profile", *problem.structure.software.choices.overlap)
+        found += [replace(first, base=replace(first.base, overlap=overlap)) for overlap in overlaps]
     return found
 
 

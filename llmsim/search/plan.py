@@ -18,25 +18,29 @@ from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
+from ..plans.defaults import default_framework, framework_assumed, precision_assumed
+from ..plans.precision import check_recipe, default_precision
 from ..plans.training import TrainingPlan
 from ..training.constants import assumed_dispatcher
 from ..training.intervals import difference_width, memory_width, model_class, safe_headroom
+from ..training.memory import with_headroom
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
-from .answer import Counts, Percentile, PlannedJob, SpreadCounts, Tradeoff, TrainingPlanning, Undecided
-from .beside import nearest_misses, plateau
+from .answer import Counts, Percentile, PlannedJob, Preference, SpreadCounts, Tradeoff, TrainingPlanning, Undecided
+from .beside import nearest_misses
 from .choose import candidate_plan, differences, kind_of, pareto, smallest_memory
 from .evaluate import space_evaluators
 from .finalists import Simulate, best_by_kind, settled, settled_spreads, spread_plans
+from .hints import batch_hints
 from .pool import SLACK, Candidates
 from .risk import by_percentile, chance_faster, check_percentile, percentile_s
+from .simplest import ORDER, SIMPLER_WITHIN, simplest
 from .space import SearchSpace, enumerate_plans
 from .spreads import other_spreads
 from .sweep import evaluate_space, usable_cores
 
 REMEMBERED = 1024
 """Simulated plans that a search remembers."""
-DEFAULT_FRAMEWORK = {"NVIDIA": "megatron-core", "AMD": "megatron-core", "Google": "maxtext"}
 
 
 def plan_training(
@@ -62,6 +66,7 @@ def plan_training(
     headroom: float | None = None,
     oom_risk: float | None = None,
     percentile: float | None = None,
+    simpler_within: float | None = None,
     fit: Fit | None = None,
     top: int = 5,
     cores: int | None = None,
@@ -96,11 +101,15 @@ def plan_training(
     space
         What may be chosen; everything by default.
     headroom
-        Share of the device's memory that stays free; None takes the software profile's.
+        Share of the device's memory that stays free, instead of a chance of running out.
     oom_risk
-        The chance of running out of memory that a plan may have, instead of a headroom.
+        The chance of running out of memory that a plan may have, by default 0.05. Where no measured memory says how far
+        off a prediction may be, the software profile's headroom stays free.
     percentile
         Choose, of the plans with exact schedules, the one whose time at this percentile is least; None: at the median.
+    simpler_within
+        Take the simplest plan (:data:`~llmsim.search.simplest.ORDER`) whose step is at most this share longer than the
+        fastest one's; by default 0.02, or what a comparison of two plans may be off where that is less.
     fit
         Fitted constants to use instead of those that ship, see :func:`~llmsim.calibration.own_files.calibrate_with`.
     top
@@ -126,6 +135,10 @@ def plan_training(
         headroom = _headroom_of(oom_risk, headroom, fit)
     if percentile is not None:
         check_percentile(percentile)
+        if simpler_within is not None:
+            raise InputError("simpler_within", simpler_within, "this or a percentile, one of the two")
+    if simpler_within is not None and not 0 <= simpler_within <= 1:
+        raise InputError("simpler_within", simpler_within, "a share of a step from 0 to 1", SIMPLER_WITHIN)
     given = {"price_usd_per_device_hour": price, "memory_headroom": headroom}
     if any(value is not None for value in given.values()):
         given = {name: value for name, value in given.items() if value is not None}
@@ -146,10 +159,16 @@ def plan_training(
     if tokens and machine.price_usd_per_device_hour is None:
         usd, _, date = device_price(machine)
         assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.device} profile, {date})"
+    chosen = space or SearchSpace()
     if precision is None:
-        precision = next((p for p in ("bf16", "fp16") if machine.profile.supports(p)), "fp32")
-        assumed["precision"] = f"{precision} ({machine.device} has it; fp8 recipes are chosen with precision)"
+        precision = (chosen.precision or (default_precision(machine.profile),))[0]
+        if chosen.precision is None:
+            assumed["precision"] = precision_assumed(precision, machine.profile)
+    for recipe in (precision, *(chosen.precision or ())):
+        check_recipe(recipe, machine.profile)
     software = _software(framework, release, machine, assumed)
+    machine, margin = with_headroom(machine, software, fit)
+    assumed.update(margin)
     if optimizer is None:
         optimizer = "adamw"
         assumed["optimizer"] = "adamw"
@@ -162,7 +181,6 @@ def plan_training(
     template = _template(
         sequence, global_batch, precision, optimizer, software, release, imbalance, assumed, architecture, job
     )
-    chosen = space or SearchSpace()
     assumed.update(software.assumed(*(chosen.schedule or ())))
     if model_class(architecture) == "moe":
         assumed.update(assumed_dispatcher(template.dispatcher, software, machine))
@@ -172,6 +190,8 @@ def plan_training(
     evaluators = space_evaluators(architecture, machine, template, table, chosen, fit)
     exact = partial(simulate_training, architecture=architecture, cluster=machine, fit=fit)
     simulate: Simulate = lru_cache(maxsize=REMEMBERED)(exact)
+    width = difference_width(architecture, software, fit)
+    within = simpler_within if simpler_within is not None else _simpler_within(width)
     with Bar(progress) as bar:
 
         def evaluated(slack: float) -> Candidates:
@@ -184,23 +204,26 @@ def plan_training(
                 advance=bar.stage("plans evaluated", 1),
             )
 
-        found, results, counts = _proven(evaluated, chosen, template, simulate, top)
+        found, results, counts = _proven(evaluated, chosen, template, simulate, top, within)
+    fastest, preference = results[0], None
     if percentile is not None:
         results = by_percentile(results, percentile)
+    else:
+        first, near = simplest(found, results, template, simulate, chosen, architecture, within)
+        gain = 1 - fastest.step_time_s / first.step_time_s
+        preference = Preference(within, near, fastest.plan, fastest.step_time_s, gain, ORDER)
+        results = [first, *(r for r in results if r is not first)]
     best = _differing(results, top)
-    width = difference_width(architecture, software, fit)
     return TrainingPlanning(
         model=architecture.name,
         cluster=best[0].cluster,
         best=[_planned(r, best[0], tokens * epochs if tokens else None, machine, width) for r in best],
         undecided=_undecided(best, width),
-        plateau=plateau(found, results, template, simulate),
-        misses=nearest_misses(found, best, template, simulate),
-        pareto=[
-            Tradeoff(candidate_plan(found, i, template), float(found.step_s[i]), float(found.device_bytes[i]))
-            for i in pareto(found)
-        ],
+        preference=preference,
+        misses=nearest_misses(found, best, fastest, template, simulate),
+        pareto=_tradeoffs(found, fastest, template, simulate),
         counts=counts,
+        hints=batch_hints(machine.n_devices, global_batch),
         chosen_by=None if percentile is None else Percentile(percentile, percentile_s(best[0], percentile)),
         assumed=assumed,
         search_s=perf_counter() - started,
@@ -208,7 +231,12 @@ def plan_training(
 
 
 def _proven(
-    evaluated: Callable[[float], Candidates], space: SearchSpace, template: TrainingPlan, simulate: Simulate, top: int
+    evaluated: Callable[[float], Candidates],
+    space: SearchSpace,
+    template: TrainingPlan,
+    simulate: Simulate,
+    top: int,
+    within: float,
 ) -> tuple[Candidates, list[TrainingResult], Counts]:
     """What a sweep left, simulated plans with the best of the space among them, and what became of the space.
 
@@ -217,7 +245,7 @@ def _proven(
     InfeasibleError
         Where no plan fits.
     """
-    found = evaluated(SLACK)
+    found = evaluated(max(SLACK, within))
     results = best_by_kind(found, template, simulate, top, space)
     best = results[0].step_time_s if results else math.inf
     spreads = other_spreads(found.variants, space, best)
@@ -235,6 +263,25 @@ def _proven(
     gap = results[0].step_time_s / min(left, least) - 1
     even = sum(r.plan.spreads_evenly for r in results)
     return found, results, _counts(found, even + schedules, gap, own)
+
+
+def _simpler_within(width: float | None) -> float:
+    """What a simpler plan may cost where nobody says: no more than a comparison of two plans may be off."""
+    return SIMPLER_WITHIN if width is None else min(SIMPLER_WITHIN, math.expm1(width))
+
+
+def _tradeoffs(
+    found: Candidates, fastest: TrainingResult, template: TrainingPlan, simulate: Simulate
+) -> list[Tradeoff]:
+    """The trade of time against memory, from the fastest plan on, by exact times: those that another beats in both are
+    left out."""
+    plans = dict.fromkeys((fastest.plan, *(candidate_plan(found, i, template) for i in pareto(found))))
+    every = sorted(map(simulate, plans), key=lambda r: (r.step_time_s, r.device_bytes))
+    front: list[Tradeoff] = []
+    for r in every:
+        if not front or r.device_bytes < front[-1].device_bytes:
+            front.append(Tradeoff(r.plan, r.step_time_s, r.device_bytes))
+    return front
 
 
 def _undecided(best: Sequence[TrainingResult], width: float | None) -> Undecided | None:
@@ -278,10 +325,9 @@ def _check_batch(sequence: int, global_batch: int) -> None:
 
 
 def _software(framework: str | None, release: str, cluster: Cluster, assumed: dict[str, str]) -> Software:
-    vendor = cluster.profile.vendor
-    name = framework or DEFAULT_FRAMEWORK.get(vendor, "torchtitan")
+    name = framework or default_framework(cluster.profile)
     if framework is None:
-        assumed["framework"] = f"{name} (the usual choice on {vendor} devices)"
+        assumed["framework"] = framework_assumed(name, cluster.profile)
     software = get_software(name, release)
     assumed.update(software.assumed())
     return software

@@ -17,7 +17,7 @@ from ..core.sharding import ContextKind, RankOrder
 from ..plans.precision import get_precision
 from ..plans.recompute import parse_recompute
 from ..plans.rules import nearest_divisor
-from ..plans.training import Count, Degree, Share, schedule_name
+from ..plans.training import Count, Degree, Overlap, Share, schedule_name
 
 Degrees = Annotated[tuple[Degree, ...], Field(min_length=1)]
 
@@ -31,7 +31,7 @@ class SearchSpace(BaseModel):
     Attributes
     ----------
     tensor_parallel, pipeline_parallel, virtual_pipeline, context_parallel, expert_parallel, expert_tensor_parallel
-        Allowed degrees.
+        Allowed degrees; of the last None takes 1 and the tensor-parallel degree.
     micro_batch_size
         Allowed sizes.
     recompute, sharding, context_kind, sequence_parallel
@@ -40,6 +40,8 @@ class SearchSpace(BaseModel):
         Allowed orders of ranks; the usual one unless others are asked for.
     precision
         Allowed recipes; None takes the one that the question names.
+    overlap
+        Allowed overlaps of transfers with compute; None takes what the framework has.
     schedule
         Allowed pipeline schedules; None takes 1F1B, and interleaving where there are chunks.
     offload_activations, offload_optimizer
@@ -57,13 +59,14 @@ class SearchSpace(BaseModel):
     virtual_pipeline: Degrees | None = None
     context_parallel: Degrees | None = None
     expert_parallel: Degrees | None = None
-    expert_tensor_parallel: Degrees = (1,)
+    expert_tensor_parallel: Degrees | None = None
     micro_batch_size: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     recompute: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     sharding: Annotated[tuple[ShardingName, ...], Field(min_length=1)] | None = None
     context_kind: Annotated[tuple[ContextKind, ...], Field(min_length=1)] | None = None
     rank_order: Annotated[tuple[RankOrder, ...], Field(min_length=1)] = ("tp-cp-dp-pp",)
     precision: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    overlap: Annotated[tuple[Overlap, ...], Field(min_length=1)] | None = None
     sequence_parallel: Annotated[tuple[bool, ...], Field(min_length=1)] | None = None
     schedule: Annotated[tuple[ScheduleName, ...], Field(min_length=1)] | None = None
     offload_activations: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.0,)
@@ -140,6 +143,13 @@ class Table:
         size = len(self)
         self.columns = {n: np.repeat(c, len(choices)) for n, c in self.columns.items()}
         self.columns[name] = np.tile(choices, size)
+
+    def cross_with(self, name: str, first: int, other: str) -> None:
+        """Every row with a value, and with what another column holds where that differs."""
+        times = np.where(self[other] != first, 2, 1)
+        again = np.concatenate([[False], np.diff(np.repeat(np.arange(len(self)), times)) == 0])
+        self.columns = {n: np.repeat(c, times) for n, c in self.columns.items()}
+        self.columns[name] = np.where(again, self[other], first)
 
     def add(self, name: str, values: np.ndarray) -> None:
         """A column that follows from the others."""
@@ -265,7 +275,10 @@ def _cross_experts(table: Table, kinds: Sequence[Any], space: SearchSpace) -> No
         return
     experts, widths = gcd(*(k.sizes["experts"] for k in moe)), gcd(*(k.sizes["moe_ffn"] for k in moe))
     table.cross("ep", space.expert_parallel or divisors(experts))
-    table.cross("etp", space.expert_tensor_parallel)
+    if space.expert_tensor_parallel is None:
+        table.cross_with("etp", 1, "tp")
+    else:
+        table.cross("etp", space.expert_tensor_parallel)
     block = table["tp"] * table["cp"] * table["dp"]
     ranks = int(block.max())
     table.keep("expert parallelism does not divide the ranks of a stage", block % (table["ep"] * table["etp"]) == 0)

@@ -74,7 +74,7 @@ class Ways:
             yield plan.replace(layers_per_stage=layers, recompute_layers=depths)
 
 
-def space_ways(space: SearchSpace, settings: Settings, *, copies: int) -> Ways:
+def space_ways(space: SearchSpace, settings: Settings, *, copies: int, whole: bool = True) -> Ways:
     """The ways to spread of a space.
 
     Parameters
@@ -83,12 +83,15 @@ def space_ways(space: SearchSpace, settings: Settings, *, copies: int) -> Ways:
         Of the space.
     copies
         Of the model in the pipeline: two go without fitted depths.
+    whole
+        Whether layers may be recomputed as a whole.
     """
     uneven = "uniform" in space.recompute_layers and set(space.layers_per_stage) != {"even"}
     ladder = settings.ladder if uneven else ()
     fitted: dict[Recompute, None] = {}
     if "fitted" in space.recompute_layers and copies == 1:
-        fitted = dict.fromkeys(FULL if mode.mode == NONE.mode else mode for mode in settings.modes)
+        modes = (FULL if mode.mode == NONE.mode else mode for mode in settings.modes)
+        fitted = dict.fromkeys(mode for mode in modes if whole or mode.mode != FULL.mode)
     layers = tuple(dict.fromkeys(space.layers_per_stage))
     return Ways(Settings(settings.offloads, (*ladder, *fitted)), len(ladder), layers)
 
@@ -173,7 +176,10 @@ def other_spreads(variants: Sequence[Variant], space: SearchSpace, best_s: float
     """The plans of a space with other spreads than even ones that may be faster than a time; None where it has none."""
     if space.spreads_evenly:
         return None
-    every = [space_ways(space, v.settings, copies=v.problem.facts.copies) for v in variants]
+    every = [
+        space_ways(space, v.settings, copies=v.problem.facts.copies, whole=v.problem.structure.overlap != "expert")
+        for v in variants
+    ]
     found = Spreads(variants, [ways if len(ways.settings.ladder) else None for ways in every])
     for number in range(len(variants)):
         found.add(number, best_s)

@@ -35,7 +35,7 @@ def evaluate_space(
     Parameters
     ----------
     evaluators
-        One for each precision, of one table.
+        One for each precision and overlap, of one table.
     optimizer
         Its name.
     slack

@@ -12,13 +12,14 @@ import numpy as np
 
 from ..architecture import Architecture
 from ..core.errors import InputError
-from ..core.pipelines import ScheduleName, schedule_facts
+from ..core.pipelines import USUAL_SCHEDULES, ScheduleName, schedule_facts
 from ..core.sharding import ContextKind, RankOrder
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software
 from ..plans.offload import Offload
 from ..plans.optimizer import get_optimizer
 from ..plans.recompute import FULL, NONE, Recompute, parse_recompute
+from ..plans.training import Overlap
 from ..training.prepare import Problem
 from ..training.recompute import recompute_ladder
 from .space import CONTEXT_LIMIT, SearchSpace, Table
@@ -89,7 +90,7 @@ class Variant:
     Attributes
     ----------
     evaluator
-        What it shares with others of its precision.
+        What it shares with others of its precision and overlap.
     problem
         With the structure but for recomputation, the sharding and the schedule; nothing is offloaded.
     settings
@@ -124,7 +125,7 @@ def space_variants(evaluators: Sequence[Evaluator], space: SearchSpace, optimize
     Parameters
     ----------
     evaluators
-        One for each precision.
+        One for each precision and overlap.
 
     Raises
     ------
@@ -141,25 +142,53 @@ def space_variants(evaluators: Sequence[Evaluator], space: SearchSpace, optimize
     steps = tuple(map(parse_recompute, dict.fromkeys(ladder)))
     settings = Settings(tuple(dict.fromkeys(offloads)), tuple(dict.fromkeys(steps)))
     chosen = [
-        replace(v, problem=replace(v.problem, optimizer=optimizer), settings=settings)
+        replace(v, problem=replace(v.problem, optimizer=optimizer), settings=own)
         for evaluator in evaluators
         for v in _structures(evaluator, space)
+        if len(own := _possible_settings(settings, v.problem.structure.overlap))
     ]
     if not chosen:
         raise _nothing_allowed(space, first.base.software, first.cluster)
     return chosen
 
 
+def _possible_settings(settings: Settings, overlap: Overlap) -> Settings:
+    """Settings that go with an overlap: experts' transfers hide beside another micro-batch only where layers are not
+    recomputed as a whole (Megatron-Core's ``--overlap-moe-expert-parallel-comm``)."""
+    if overlap != "expert":
+        return settings
+    return replace(settings, ladder=tuple(r for r in settings.ladder if r.mode != FULL.mode))
+
+
+def _overlapping(evaluator: Evaluator, overlap: Overlap, *, sequence_parallel: bool, alone: bool) -> np.ndarray:
+    """Rows that an overlap is possible for; ``alone``: also those that have nothing to overlap.
+
+    Tensor-parallel tiles travel inside a scale-up domain, with the sequence sharded; experts' transfers hide beside
+    another micro-batch, for which a pipeline needs chunks (Megatron-Core's arguments say so).
+    """
+    table = evaluator.table
+    mask = np.ones(len(table), bool)
+    if overlap == "tensor":
+        mask &= (table["tp"] > 1) & sequence_parallel & (table["tp"] <= evaluator.cluster.domain)
+        mask |= alone & (table["tp"] == 1)
+    if overlap == "expert":
+        mask &= (table["ep"] > 1) & ((table["pp"] == 1) | (table["chunks"] > 1))
+        mask |= alone & (table["ep"] == 1)
+    return mask
+
+
 def _structures(evaluator: Evaluator, space: SearchSpace) -> Iterator[Variant]:
     """Every combination of structural choices but for recomputation, with the rows that it makes sense for."""
     architecture, table, base, sequence = evaluator.architecture, evaluator.table, evaluator.base, evaluator.sequence
-    software, moe = base.software, _has_experts(architecture)
+    software, moe = base.software, architecture.has_experts
     tp, cp = table["tp"], table["cp"]
     flags = space.sequence_parallel or (True, False)
     shardings = space.sharding or software.choices.sharding
+    alone = space.overlap is not None and base.overlap == space.overlap[0]
     for sequence_parallel in flags:
         # Without tensor parallelism the setting says nothing: such plans go with the first.
         shared = (tp > 1) | (sequence_parallel == flags[0])
+        shared = shared & _overlapping(evaluator, base.overlap, sequence_parallel=sequence_parallel, alone=alone)
         if sequence_parallel:
             shared = shared & (sequence % (tp * cp) == 0)
         elif moe:
@@ -172,14 +201,10 @@ def _structures(evaluator: Evaluator, space: SearchSpace) -> Iterator[Variant]:
                 mask = mask & (cp > ulysses) & (cp % ulysses == 0) & _heads_divide(architecture, tp * ulysses)
             structure = replace(base, sequence_parallel=sequence_parallel, context_kind=kind, recompute=NONE)
             for sharding in shardings:
-                alone = sharding == "zero3" and set(shardings) <= {"zero3", "hsdp"}
+                only = sharding == "zero3" and set(shardings) <= {"zero3", "hsdp"}
                 problem = Problem(architecture, evaluator.cluster, structure, sharding)
-                for variant in _scheduled(evaluator, problem, mask, alone, space.schedule or USUAL_SCHEDULES):
+                for variant in _scheduled(evaluator, problem, mask, only, space.schedule or USUAL_SCHEDULES):
                     yield from _ordered(replace(variant, ulysses=ulysses), space.rank_order)
-
-
-def _has_experts(architecture: Architecture) -> bool:
-    return any(k.is_moe for k in (*architecture.kinds.values(), *architecture.mtp))
 
 
 def _ordered(variant: Variant, orders: Sequence[RankOrder]) -> Iterator[Variant]:
@@ -191,7 +216,7 @@ def _ordered(variant: Variant, orders: Sequence[RankOrder]) -> Iterator[Variant]
         mask = np.ones(len(pp), bool) if order == orders[0] else pp > 1
         if order == "tp-cp-pp-dp":
             fits = np.full(len(pp), facts.copies == 1 and variant.problem.sharding != "hsdp")
-            if _has_experts(variant.evaluator.architecture):
+            if variant.evaluator.architecture.has_experts:
                 fits &= (experts == table["tp"] * table["cp"])[variant.rows]
             mask &= fits | (pp == 1)
         if mask.any():
@@ -216,6 +241,8 @@ def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -
         f"{cluster.domain} devices of a scale-up domain as data-parallel ranks",
         "context_kind": "ulysses needs key/value heads that context_parallel x tensor_parallel divides, "
         "ulysses+ring heads that a part of them does",
+        "overlap": "tensor needs tensor_parallel inside a scale-up domain with sequence_parallel, expert needs "
+        "expert_parallel, chunks where there is a pipeline, and no full recomputation",
         "sequence_parallel": "it needs a sequence that tensor_parallel x context_parallel divides, and experts under "
         "tensor parallelism need it",
         "schedule": "each has its number of chunks per stage (one, two or several); dualpipe takes even numbers of "
@@ -225,7 +252,7 @@ def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -
     if space.rank_order == ("tp-cp-pp-dp",):
         field = "rank_order"
     value = getattr(space, field) or getattr(software.choices, field)
-    near = {"schedule": "1f1b", "rank_order": "tp-cp-dp-pp"}.get(field)
+    near = {"schedule": "1f1b", "rank_order": "tp-cp-dp-pp", "overlap": "profile"}.get(field)
     return InputError(field, value, rules[field], near, why="leaves no plan")
 
 
@@ -239,9 +266,6 @@ def _heads_divide(architecture: Architecture, ways: np.ndarray) -> np.ndarray:
 
 
 NO_SETTINGS = Settings((), ())
-
-USUAL_SCHEDULES: tuple[ScheduleName, ...] = ("1f1b", "interleaved")
-"""What is looked at unless a space says otherwise."""
 
 
 def _scheduled(

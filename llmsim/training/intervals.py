@@ -30,7 +30,14 @@ def model_class(architecture: Architecture) -> str:
     return "moe" if any(kind.is_moe for kind in architecture.kinds.values()) else "dense"
 
 
-def log_width(architecture: Architecture, cluster: Cluster, software: Software, fit: Fit | None = None) -> float | None:
+def log_width(
+    architecture: Architecture,
+    cluster: Cluster,
+    software: Software,
+    fit: Fit | None = None,
+    *,
+    adapters: bool = False,
+) -> float | None:
     """Half the width of the 80 % interval of a step time whose constants were learned, as a logarithm; None where
     nothing is known.
 
@@ -46,13 +53,15 @@ def log_width(architecture: Architecture, cluster: Cluster, software: Software, 
     ----------
     fit
         By default the one that ships.
+    adapters
+        Whether low-rank adapters are trained, which no run of a fit did: as far off as a framework that had no run.
     """
     known = shipped_fit() if fit is None else fit
     kind = model_class(architecture)
     regimes = [known.intervals.get(f"{kind}/{software.lineage}") or known.intervals.get(kind)]
     if cluster.device not in known.hardware:
         regimes.append(known.intervals.get(f"{NEW_HARDWARE}/{kind}"))
-    if software.name not in known.frameworks:
+    if adapters or software.name not in known.frameworks:
         regimes.append(known.intervals.get(f"{NEW_FRAMEWORK}/{kind}"))
     widths = [regime.log80 for regime in regimes if regime is not None]
     return max(widths) if len(widths) == len(regimes) else None

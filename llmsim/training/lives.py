@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..core.liveness import Moment, derive_moments
 from ..core.parameters import Parameter
@@ -42,7 +43,7 @@ class KindLife:
     kept, kept_recomputing
         What stays alive until then.
     gradients
-        Of its parameters.
+        Of its trained parameters.
     looped
         The most that an update tensor by tensor makes besides.
     copies
@@ -72,13 +73,14 @@ def kind_life(problem: Problem, kind: LayerKind, columns: Columns, *, recomputes
     each = moment_bytes(structure.software.formats, structure.recipe.compute)
     losses = [op for op in kind.operators if op.kind == "loss"]
     inventory, sharding = structure.inventory, structure.sharding
+    trained = [p for p in terms.parameters if not p.frozen]
     return KindLife(
         tuple(_evaluated(m, sizes) for m in plain),
         tuple(_evaluated(m, sizes) for m in recomputing),
         sizes.size(t for saved in terms.plain.kept for t in saved.terms),
         sizes.size(t for saved in terms.recomputing.kept for t in saved.terms),
-        sizes.size(p.local.stored("gradient") for p in terms.parameters),
-        _looped([each * _updated(p, sizes, columns, sharded=sharded) for p in terms.parameters], problem.optimizer),
+        sizes.size(p.local.stored("gradient") for p in trained),
+        _looped([each * _updated(p, sizes, columns, sharded=sharded) for p in trained], problem.optimizer),
         sizes.size(t for t in saved_terms(terms.plain.kept, per_step=True) if "experts" not in dict(t.factors)),
         sizes.size(t for op in losses for t in hold_terms(op, inventory.row(op.kernel).forward_holds, sharding)),
     )
@@ -96,7 +98,7 @@ def _looped(sizes_bytes: Sequence[Number], optimizer: str) -> Number:
     """The most beside the states in a loop over tensors: an operator's input and result, while the result of the tensor
     before is still referred to."""
     count = get_optimizer(optimizer).matrix.temporaries
-    pairs = zip([0, *sizes_bytes[:-1]], sizes_bytes, strict=True)
+    pairs = pairwise([0, *sizes_bytes])
     return maximum(0, *(count * before + (count + 1) * own for before, own in pairs)) if count else 0
 
 

@@ -19,10 +19,12 @@ import numpy as np
 
 from ..core.shim import Number, maximum, minimum, total, where
 from ..hardware.cluster import Cluster
+from ..hardware.fitted import Fit
 from ..hardware.software import Software
 from .closed_forms import in_flight
 from .columns import Columns, distinct_rows
 from .constants import StepConstants
+from .intervals import memory_width, safe_headroom
 from .kept import KindMemory, model_memory
 from .moments import stage_peak
 from .orders import held
@@ -53,6 +55,28 @@ MEMORY_NAMES = {
     "workspace": "workspace",
 }
 """Part of memory -> in words."""
+
+
+OUT_OF_MEMORY_RISK = 0.05
+"""Chance of running out of memory that a plan may have unless somebody says otherwise."""
+
+
+def with_headroom(
+    cluster: Cluster, software: Software, fit: Fit | None = None, risk: float = OUT_OF_MEMORY_RISK
+) -> tuple[Cluster, dict[str, str]]:
+    """A cluster whose headroom keeps the chance of running out of memory below ``risk``, and what was taken; one that
+    states its headroom is left as it is. Without measured memory the headroom is the software profile's."""
+    if cluster.memory_headroom is not None:
+        return cluster, {}
+    width = memory_width(fit)
+    if width is None:
+        headroom = software.memory.headroom.value
+        why = f"{software.name} profile; no measured run says how far off memory may be"
+        text = f"{100 * headroom:.0f} % stays free ({why})"
+    else:
+        headroom = safe_headroom(risk, width)
+        text = f"{100 * headroom:.1f} % stays free, so that the chance of running out is at most {100 * risk:.0f} %"
+    return cluster.model_copy(update={"memory_headroom": headroom}), {"memory": text}
 
 
 def memory_limit(cluster: Cluster, software: Software) -> float:
@@ -128,20 +152,17 @@ def stage_states(
     software, formats = problem.structure.software, problem.structure.formats()
     columns = state_columns(problem, columns)
     trained = total((p.dense + p.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
-    frozen = total((p.frozen.dense + p.frozen.expert) * n for p, n in zip(parameters, stage.counts, strict=True))
     shares = updated_shares(problem.sharding, parameters, columns)
     share = updated_elements(shares, stage.counts)
     sharded = problem.fully_sharded
+    frozen = total(_frozen(p, sharded=sharded) * n for p, n in zip(parameters, stage.counts, strict=True))
     unsharded: Number = 0
-    if sharded and software.gradients == "kept":
+    if sharded and software.gradients == "kept":  # stacks that free gradients have units of their own at each moment
         largest = maximum(*(p.held * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True)))
         with_gradient = maximum(
             *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
         )
         unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(with_gradient)
-        frozen = total(
-            (p.frozen.dense_shard + p.frozen.expert_shard) * n for p, n in zip(parameters, stage.counts, strict=True)
-        )
     update = stage_update(shares, stage.counts, software.formats, problem.structure.recipe.compute)
     return {
         "parameters": formats["weight"].bytes((share if sharded else trained) + frozen),
@@ -150,6 +171,12 @@ def stage_states(
         "unsharded": unsharded,
         "host": problem.offload.optimizer * (update.state_bytes + formats["gradient"].bytes(share)),
     }
+
+
+def _frozen(parameters: LocalParameters, *, sharded: bool) -> Number:
+    """Elements that a rank holds of one layer's parameters without gradients."""
+    own = parameters.frozen
+    return own.dense_shard + own.expert_shard if sharded else own.dense + own.expert
 
 
 def memory_of_stage(

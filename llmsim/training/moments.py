@@ -124,9 +124,10 @@ def _units(
         return Units(nothing, nothing, 0, 0, 0)
     formats, body = problem.structure.formats(), body_kinds(problem.architecture)
     columns = state_columns(problem, columns)
-    padded = [p.dense_shard * columns.shard + p.expert_shard * columns.edp for p in parameters]
-    own = [formats["activation"].bytes(n) for n in padded]
-    scattered = [formats["reduce"].bytes(n) for n in padded]
+    trained = [p.dense_shard * columns.shard + p.expert_shard * columns.edp for p in parameters]
+    frozen = [p.frozen.dense_shard * columns.shard + p.frozen.expert_shard * columns.edp for p in parameters]
+    own = [formats["activation"].bytes(a + b) for a, b in zip(trained, frozen, strict=True)]
+    scattered = [formats["reduce"].bytes(n) for n in trained]
     present = [minimum(n, 1) for n in counts]
     return Units(
         own,

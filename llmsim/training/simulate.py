@@ -13,6 +13,7 @@ from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, shipped_fit
+from ..plans.defaults import resolve_plan
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .balance import balanced_layout
@@ -24,7 +25,7 @@ from .depths import check_depths, fitted_depths
 from .doubt import Doubt, log_draws
 from .intervals import around, log_width, memory_width, model_class, out_of_memory_chance, unseen
 from .longest_path import pipeline_seconds
-from .memory import StageMemory, memory_limit, stage_memory
+from .memory import StageMemory, memory_limit, stage_memory, with_headroom
 from .passes import KindTime, kind_time
 from .prepare import Prepared, Problem, prepare, recomputed_layers, shape_known
 from .problem import plan_columns, plan_problem
@@ -70,9 +71,11 @@ def simulate_training(
         raise UnsupportedError(
             f"{model.name}: no cost model for {model.unsupported}; parameters are exact all the same"
         )
+    plan, taken = resolve_plan(plan, model, machine)
     broken = violations(plan, model, machine.n_devices)
     if broken:
         raise InputError("plan", str(plan), why="is invalid: " + "; ".join(broken))
+    machine, margin = with_headroom(machine, plan.software, fit)
     problem = plan_problem(model, machine, plan)
     constants = step_constants(machine, problem.structure, fit)
     columns = plan_columns(plan)
@@ -88,8 +91,8 @@ def simulate_training(
     software = plan.software.assumed(plan.schedule_name)
     if model_class(model) == "moe":
         software |= assumed_dispatcher(plan.dispatcher, plan.software, machine)
-    taken = {**(assumed or {}), **machine.assumed(), **model.assumed(plan.sequence_length), **software}
-    return _report(plan, problem, prepared, constants, taken, fit)
+    taken |= {**machine.assumed(), **model.assumed(plan.sequence_length), **software, **margin}
+    return _report(plan, problem, prepared, constants, {**(assumed or {}), **taken}, fit)
 
 
 def _report(
@@ -121,8 +124,10 @@ def _report(
         cluster=f"{problem.cluster.nodes}x{problem.cluster.devices_per_node}x{device.name}",
         n_devices=plan.n_devices,
         step_time_s=step,
-        residual_width=None if plan.adapter != "none" else _residual_width(problem, fit),
-        doubt=_doubt(problem, prepared, time, fit),
+        residual_width=log_width(
+            problem.architecture, problem.cluster, problem.structure.software, fit, adapters=plan.adapter != "none"
+        ),
+        doubt=_doubt(problem, prepared, time, fit, adapters=plan.adapter != "none"),
         breakdown_s=breakdown,
         tokens_per_step=tokens,
         tokens_per_s_per_device=per_device,
@@ -175,14 +180,10 @@ def _offload_report(
     )
 
 
-def _residual_width(problem: Problem, fit: Fit | None) -> float | None:
-    return log_width(problem.architecture, problem.cluster, problem.structure.software, fit)
-
-
-def _doubt(problem: Problem, prepared: Prepared, time: StepTime, fit: Fit | None) -> Doubt:
+def _doubt(problem: Problem, prepared: Prepared, time: StepTime, fit: Fit | None, *, adapters: bool) -> Doubt:
     known, cluster, structure = shipped_fit() if fit is None else fit, problem.cluster, problem.structure
     draws = partial(log_draws, prepared.load, float(time.seconds), cluster, structure, known)
-    return Doubt(draws, counted=unseen(cluster, structure.software, known))
+    return Doubt(draws, counted=adapters or unseen(cluster, structure.software, known))
 
 
 @lru_cache(maxsize=256)

@@ -25,6 +25,7 @@ from ..hardware.software import Software, get_software
 from ..layers.base import LayerKind
 from ..plans.precision import Precision, get_precision, storage_classes
 from ..plans.recompute import NONE, Recompute, regions
+from ..plans.training import Overlap
 
 Documents: TypeAlias = tuple[tuple[int, int], ...]
 
@@ -60,7 +61,7 @@ class Structure:
     sequence_parallel: bool = True
     context_kind: str = "ring"
     recompute: Recompute = field(default=NONE)
-    overlap: str = "profile"
+    overlap: Overlap = "profile"
     dispatcher: str = "profile"
     documents: Documents = ()
 

@@ -27,7 +27,7 @@ from .columns import Columns
 from .compose import StageLoad, StepLoad, StepTime, compose_step
 from .constants import StepConstants, step_constants
 from .longest_path import pipeline_seconds
-from .memory import memory_limit, seen_memory
+from .memory import memory_limit, seen_memory, with_headroom
 from .passes import UnitTraffic, kind_time
 from .seconds import KindSeconds, PhaseSeconds
 from .sharding import exchange
@@ -213,7 +213,7 @@ def simulate_traced(
         key=lambda parts: sum(parts.values()),
     )
     software = structure.software
-    limit = memory_limit(machine, software)
+    limit = memory_limit(with_headroom(machine, software)[0], software)
     held = float(seen_memory(sum(memory.values()), constants)[1])
     breakdown = _breakdown(step, m)
     return TracedResult(
