@@ -21,7 +21,10 @@ MODELS = {
     "llama-3-8b": ("8x8xh100-sxm-80gb", {"sequence_length": 8192}),
     "gpt-3-175b": ("8x8xa100-sxm-80gb", {"sequence_length": 2048}),
     "mixtral-8x7b": ("8x8xh100-sxm-80gb", {"sequence_length": 4096, "expert_parallel": 8}),
-    "deepseek-v3": ("8x8xh800-sxm-80gb", {"expert_parallel": 16, "precision": "fp8-block"}),
+    "deepseek-v3": (
+        "8x8xh800-sxm-80gb",
+        {"expert_parallel": 16, "expert_tensor_parallel": 1, "precision": "fp8-block"},
+    ),
     "nemotron-3-nano": ("8x8xh100-sxm-80gb", {"sequence_length": 8192, "expert_parallel": 8}),
     "qwen3-next-80b-a3b": ("8x8xh100-sxm-80gb", {"sequence_length": 8192, "expert_parallel": 8}),
     "t5-base": ("8x8xh100-sxm-80gb", {"sequence_length": 512}),

@@ -39,7 +39,7 @@ def test_the_main_question_in_words():
 def test_the_main_question_for_machines():
     data = json.loads(run(*plan("--json", tokens="10B", top=3)))
     answer = plan_training(MODEL, CLUSTER, sequence=2048, global_batch=32, tokens=10e9, top=3)
-    assert data["schema"] == "llmsim.training-planning/1"
+    assert data["schema"] == "llmsim.training-planning/2"
     same = json.loads(json.dumps(answer.to_dict()))
     data.pop("search_s"), same.pop("search_s")
     assert data == same

@@ -244,7 +244,10 @@ def test_a_percentile_may_choose_another_plan_than_the_median() -> None:
 
 def test_an_answer_says_its_chances_and_what_chose() -> None:
     question = {"sequence": 8192, "global_batch": 512}
-    median, careful = (plan_training("llama-3-70b", "64x8xh100-sxm-80gb", **question, percentile=p) for p in (None, 90))
+    median, careful = (
+        plan_training("llama-3-70b", "64x8xh100-sxm-80gb", **question, **how)
+        for how in ({"simpler_within": 0}, {"percentile": 90})
+    )
     for answer in (median, careful):
         winner, *others = answer.best
         assert winner.chance_it_wins is None
@@ -270,5 +273,6 @@ def test_percentiles_that_cannot_be_used_are_refused() -> None:
     for wrong in (0, 100, float("nan")):
         with pytest.raises(InputError, match="above 0 and below 100"):
             plan_training("llama-3-8b", NODE, **question, percentile=wrong)
+    bare = shipped_fit().model_copy(update={"intervals": {}})
     with pytest.raises(InputError, match="too few"):
-        plan_training("llama-3-8b", NODE, **question, percentile=90, adapter="lora:16")
+        plan_training("llama-3-8b", NODE, **question, percentile=90, fit=bare)

@@ -199,7 +199,7 @@ def evaluated(space, global_batch=32):
 
 def test_columns_hold_every_valid_plan_once_with_its_own_numbers():
     shape = {"pipeline_parallel": (1, 2, 4), "virtual_pipeline": (1, 2)}
-    found, plans = evaluated(SearchSpace(**FEW, **shape, schedule=SCHEDULES, sharding=("zero1",)))
+    found, plans = evaluated(SearchSpace(**FEW, **shape, schedule=SCHEDULES, sharding=("zero1",), overlap=("profile",)))
     allowed = set()
     for tp, pp, v, mb, again, name, sharding, sp in product(
         (1, 2), (1, 2, 4), (1, 2), (1, 2), ("none", "full"), SCHEDULES, ("zero1",), (True, False)

@@ -143,7 +143,8 @@ def every_plan(architecture, cluster, template, space) -> Iterator[TrainingPlan]
         for layers in space.layers_per_stage:
             if "uniform" in space.recompute_layers:
                 seen[plan.replace(layers_per_stage=layers)] = None
-            if "fitted" in space.recompute_layers and plan.schedule_name != "dualpipe":
+            possible = plan.schedule_name != "dualpipe" and not (plan.overlap == "expert" and whole == "full")
+            if "fitted" in space.recompute_layers and possible:
                 seen[plan.replace(layers_per_stage=layers, recompute=whole, recompute_layers="fitted")] = None
     yield from seen
 
@@ -159,6 +160,7 @@ def search(architecture, cluster, template, space):
     return plan_training(
         architecture, cluster, sequence=template.sequence_length, global_batch=template.global_batch_size,
         precision=template.precision, framework=template.framework, imbalance=template.imbalance, space=space, cores=1,
+        simpler_within=0,
     )  # fmt: skip
 
 
@@ -322,7 +324,7 @@ def test_plans_that_fit_only_where_layers_or_depths_are_uneven_are_found(headroo
     }
     for layers, depths in product(("even", "balanced"), ("uniform", "fitted")):
         space = SearchSpace(**shape, layers_per_stage=(layers,), recompute_layers=(depths,))
-        question = {"sequence": 4096, "global_batch": 32, "precision": "fp16", "space": space}
+        question = {"sequence": 4096, "global_batch": 32, "precision": "fp16", "space": space, "simpler_within": 0}
         try:
             found[layers, depths] = plan_training(DENSE, cluster, **question).best[0].result
         except InfeasibleError as error:
@@ -330,7 +332,8 @@ def test_plans_that_fit_only_where_layers_or_depths_are_uneven_are_found(headroo
     assert set(found) == fits
     if found:
         every = SearchSpace(**shape, **EVERY)
-        best = plan_training(DENSE, cluster, sequence=4096, global_batch=32, precision="fp16", space=every)
+        question = {"sequence": 4096, "global_batch": 32, "precision": "fp16", "space": every, "simpler_within": 0}
+        best = plan_training(DENSE, cluster, **question)
         assert best.counts.proven
         assert best.best[0].result.step_time_s == min(r.step_time_s for r in found.values())
         assert best.best[0].result.plan.layers_per_stage != "even"
@@ -339,7 +342,7 @@ def test_plans_that_fit_only_where_layers_or_depths_are_uneven_are_found(headroo
 def test_a_search_that_simulates_too_few_says_how_far_it_may_be_off(monkeypatch):
     def under(headroom):
         space = SearchSpace(pipeline_parallel=(4,), tensor_parallel=(2,), virtual_pipeline=(1,), **PLAIN, **EVERY)
-        question = {"sequence": 4096, "global_batch": 32, "precision": "fp16", "space": space}
+        question = {"sequence": 4096, "global_batch": 32, "precision": "fp16", "space": space, "simpler_within": 0}
         return plan_training(DENSE, tight(ONE, headroom), **question)
 
     best = under(0.4).best[0].result.step_time_s

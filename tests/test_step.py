@@ -36,6 +36,7 @@ def plan(**changes):
         "tensor_parallel": 2,
         "pipeline_parallel": 4,
         "data_parallel": 8,
+        "expert_tensor_parallel": 1,
     }
     return TrainingPlan(**(base | changes))
 
@@ -55,7 +56,10 @@ VARIETY = [
     (LLAMA, plan(pipeline_parallel=4, virtual_pipeline=2, precision="fp8-current")),
     (LLAMA, plan(sequence_parallel=False, sharding="ddp", recompute="selective:layernorm,mlp_act")),
     (MIXTRAL, plan(expert_parallel=8, imbalance=1.2)),
-    (DEEPSEEK, plan(tensor_parallel=1, pipeline_parallel=1, data_parallel=64, expert_parallel=8, precision="mxfp8")),
+    (
+        DEEPSEEK,
+        plan(tensor_parallel=1, pipeline_parallel=1, data_parallel=64, expert_parallel=8, precision="fp8-block"),
+    ),
     (NANO, plan(expert_parallel=8, recompute="selective:layernorm,moe_act")),
     (NANO, plan(context_parallel=4, data_parallel=2, expert_parallel=2)),
     (SPARSE, plan(context_parallel=2, data_parallel=4, expert_parallel=8, recompute="full")),

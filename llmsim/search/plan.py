@@ -31,7 +31,7 @@ from .beside import nearest_misses
 from .choose import candidate_plan, differences, kind_of, pareto, smallest_memory
 from .evaluate import space_evaluators
 from .finalists import Simulate, best_by_kind, settled, settled_spreads, spread_plans
-from .hints import batch_hints
+from .hints import batch_hints, memory_hints
 from .pool import SLACK, Candidates
 from .risk import by_percentile, chance_faster, check_percentile, percentile_s
 from .simplest import ORDER, SIMPLER_WITHIN, simplest
@@ -214,16 +214,17 @@ def plan_training(
         preference = Preference(within, near, fastest.plan, fastest.step_time_s, gain, ORDER)
         results = [first, *(r for r in results if r is not first)]
     best = _differing(results, top)
+    misses = nearest_misses(found, best, fastest, template, simulate)
     return TrainingPlanning(
         model=architecture.name,
         cluster=best[0].cluster,
         best=[_planned(r, best[0], tokens * epochs if tokens else None, machine, width) for r in best],
         undecided=_undecided(best, width),
         preference=preference,
-        misses=nearest_misses(found, best, fastest, template, simulate),
+        misses=misses,
         pareto=_tradeoffs(found, fastest, template, simulate),
         counts=counts,
-        hints=batch_hints(machine.n_devices, global_batch),
+        hints=batch_hints(machine.n_devices, global_batch) + memory_hints(misses, fastest.step_time_s, chosen),
         chosen_by=None if percentile is None else Percentile(percentile, percentile_s(best[0], percentile)),
         assumed=assumed,
         search_s=perf_counter() - started,
