@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from llmsim import InputError, plan_training
+from llmsim import InputError, plan_training, simulate_training
 from llmsim.calibration.intervals import weighted_quantile
+from llmsim.hardware.devices import get_device
 from llmsim.hardware.fitted import Width, shipped_fit
+from llmsim.hardware.software import get_software
 from llmsim.report.training import planning_report
 from llmsim.training.intervals import out_of_memory_chance, safe_headroom
 
@@ -65,6 +67,33 @@ def test_a_smaller_risk_takes_a_smaller_plan():
     bare = KNOWN.model_copy(update={"intervals": {}})
     with pytest.raises(InputError, match="needs measured memory"):
         plan_training("llama-3-8b", NODE, **QUESTION, fit=bare, oom_risk=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "cluster", "batch"),
+    [("llama-3-70b", "64x8xh100-sxm-80gb", 512), ("qwen3-30b-a3b", NODE, 256), ("llama-3-8b", "1x8xv100-sxm-32gb", 64)],
+)
+def test_answers_run_out_of_memory_in_one_case_of_twenty_at_most(model, cluster, batch):
+    answer = plan_training(model, cluster, sequence=4096, global_batch=batch)
+    assert all(job.result.out_of_memory_chance <= 0.05 + 1e-9 for job in answer.best)
+    assert "at most 5 %" in answer.assumed["memory"]
+    plan = answer.best[0].result.plan
+    alone = simulate_training(plan, model, cluster)
+    assert alone.fits
+    assert alone.memory_limit_bytes == answer.best[0].result.memory_limit_bytes
+
+
+def test_a_stated_headroom_replaces_the_risk_and_the_profile_stands_in_for_what_nobody_measured():
+    memory = get_device("h100-sxm-80gb").memory_bytes.value
+    said = plan_training("llama-3-8b", NODE, **QUESTION, headroom=0.01)
+    assert said.best[0].result.memory_limit_bytes == pytest.approx(0.99 * memory)
+    assert "memory" not in said.assumed
+    bare = shipped_fit().model_copy(update={"intervals": {}})
+    unmeasured = plan_training("llama-3-8b", NODE, **QUESTION, fit=bare)
+    headroom = get_software("megatron-core").memory.headroom.value
+    assert unmeasured.best[0].result.memory_limit_bytes == pytest.approx((1 - headroom) * memory)
+    assert "megatron-core profile" in unmeasured.assumed["memory"]
+    assert unmeasured.best[0].result.out_of_memory_chance is None
 
 
 def test_plans_within_the_error_of_a_comparison_are_named():

@@ -38,6 +38,47 @@ def test_near_misses_are_faster_and_lack_what_they_say():
         assert result.device_bytes - result.memory_limit_bytes == miss.lacking_bytes > 0
 
 
+@pytest.mark.parametrize(
+    ("model", "cluster"), [("llama-3-70b", "8x8xh100-sxm-80gb"), ("mixtral-8x7b", "4x8xh100-sxm-80gb")]
+)
+def test_one_plan_has_one_time_wherever_it_stands(model, cluster):
+    answer = plan_training(model, cluster, **QUESTION)
+    places = [(job.result.plan, job.result.step_time_s) for job in answer.best]
+    places += [(point.plan, point.step_time_s) for point in (*answer.pareto, *answer.misses)]
+    places.append((answer.preference.fastest, answer.preference.step_time_s))
+    assert answer.pareto[0].plan == answer.preference.fastest
+    for plan, seconds in places:
+        assert simulate_training(plan, model, cluster).step_time_s == seconds
+    memory = [point.device_bytes for point in answer.pareto]
+    assert memory == sorted(memory, reverse=True)
+
+
+def test_overlaps_are_searched_where_the_framework_has_them():
+    question = {"sequence": 2048, "global_batch": 1536, "simpler_within": 0}
+    usual = plan_training("gpt-3-175b", "8x8xa100-sxm-80gb", **question)
+    without = plan_training("gpt-3-175b", "8x8xa100-sxm-80gb", **question, space=SearchSpace(overlap=("profile",)))
+    best = usual.best[0].result
+    assert best.plan.overlap == "tensor"
+    assert best.step_time_s < 0.98 * without.best[0].result.step_time_s
+    assert usual.counts.proven
+    assert " overlap tensor" in str(best.plan)
+    other = plan_training("gpt-3-175b", "8x8xa100-sxm-80gb", **question, framework="megatron-deepspeed")
+    assert {job.result.plan.overlap for job in other.best} == {"profile"}
+    experts = plan_training("deepseek-v2-lite", "1x8xh100-sxm-80gb", **QUESTION, space=SearchSpace(overlap=("expert",)))
+    for job in experts.best:
+        plan = job.result.plan
+        assert plan.overlap == "expert"
+        if plan.expert_parallel > 1:
+            assert not plan.recompute.startswith("full")
+            assert plan.pipeline_parallel == 1 or plan.virtual_pipeline > 1
+
+
+def test_an_overlap_that_leaves_no_plan_is_refused():
+    with pytest.raises(InputError, match="leaves no plan"):
+        plan_training("mixtral-8x7b", NODE, **QUESTION,
+                      space=SearchSpace(overlap=("expert",), expert_parallel=(2,), recompute=("full",)))  # fmt: skip
+
+
 def test_headroom_takes_memory_away():
     roomy, tight = (plan_training("llama-3-8b", NODE, **QUESTION, headroom=h).best[0].result for h in (0.02, 0.5))
     assert tight.memory_limit_bytes < roomy.memory_limit_bytes
