@@ -120,7 +120,7 @@ def own_fit(items: Sequence[RunPlan], data: str, *, prior: Fit | None = None, da
                 "own runs before": _residual([r.before_s / r.measured_s for r in listed]),
                 "own runs after": _residual([r.after_s / r.measured_s for r in listed]),
             },
-            "hardware": tuple(sorted({*known.hardware, *(item.cluster.device for item in items)})),
+            "hardware": tuple(sorted({*known.hardware, *(item.cluster.profile.fitted_as for item in items)})),
             "frameworks": tuple(sorted({*known.frameworks, *(item.plan.framework for item in items)})),
             "groups": {},
         }

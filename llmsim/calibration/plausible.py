@@ -48,7 +48,7 @@ def too_fast(item: RunPlan) -> InputError | None:
     else:
         units = {"minutes?": 60, "hours?": 3600, "seconds of one micro-batch?": plan.micro_batches}
         allowed = f"at least {least:.4g} s"
-    why = f"is {least / measured:.3g} times faster than {plan.n_devices} x {item.cluster.device} at peak"
+    why = f"is {least / measured:.3g} times faster than {plan.n_devices} x {item.cluster.profile.name} at peak"
     return InputError(where, value, allowed, _nearest(units, least / _USUAL_MFU / measured), why=why)
 
 

@@ -145,7 +145,7 @@ def _cluster(run: MeasuredRun, assumed: dict[str, str]) -> Cluster:
     domain = domain_of(run["interconnect"])
     if domain is not None:
         data["scale_up_domain"] = min(domain, devices)
-    cluster = build(Cluster, data, "cluster")
+    cluster = Cluster.measured(data)
     if not said and cluster.n_devices > cluster.domain:
         assumed["network"] = f"{network} (the usual fabric of {device.name})"
     return cluster

@@ -145,10 +145,10 @@ def plan_training(
     assumed = {**machine.assumed(), **architecture.assumed(sequence)}
     if tokens and machine.price_usd_per_device_hour is None:
         usd, _, date = device_price(machine)
-        assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.device} profile, {date})"
+        assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.profile.name} profile, {date})"
     if precision is None:
         precision = next((p for p in ("bf16", "fp16") if machine.profile.supports(p)), "fp32")
-        assumed["precision"] = f"{precision} ({machine.device} has it; fp8 recipes are chosen with precision)"
+        assumed["precision"] = f"{precision} ({machine.profile.name} has it; fp8 recipes are chosen with precision)"
     software = _software(framework, release, machine, assumed)
     if optimizer is None:
         optimizer = "adamw"
