@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..architecture import Architecture
 from ..core.errors import InputError, LlmsimError
 from ..core.units import GIB
-from ..hardware.cluster import Cluster
+from ..hardware.cluster import Cluster, in_folder
 from ..hardware.fitted import SCHEMA, Fit, read_fit
 from ..hardware.profiles import Real, build, read_yaml
 from ..plans.rules import violations
@@ -24,6 +24,7 @@ from .runs import RunPlan, plan_run
 from .table import MEMORY_KINDS, MeasuredRun, read_runs
 
 RUN_SCHEMA = "llmsim.measured-run/1"
+_RUN_FILES = (".yaml", ".yml", ".json")
 
 
 class _RunFile(BaseModel):
@@ -73,11 +74,11 @@ def calibrated(path: Path, job: Mapping[str, Any] | None = None) -> OwnFit:
 
 def _runs(path: Path, job: Mapping[str, Any] | None) -> list[RunPlan]:
     if job is not None:
-        return [_logged(path, path, {**job, "log": path.name})]
-    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        return [_logged(path, path, {**job, "log": path.name}, Path())]
+    if path.suffix.lower() in _RUN_FILES:
         data = read_yaml(path, "measured run")
         data.pop("schema", None)
-        return [_logged(path, path.parent / str(data.get("log", "")), data)]
+        return [_logged(path, path.parent / str(data.get("log", "")), data, path.parent)]
     if path.suffix.lower() == ".csv":
         return settle_recompute([_planned(run, path) for run in read_runs(path)])
     allowed = "a .csv table of runs, a .yaml file of one run, or a log with --model, --cluster and --plan or --set"
@@ -96,11 +97,14 @@ def _planned(run: MeasuredRun, path: Path) -> RunPlan:
     return item
 
 
-def _logged(path: Path, log: Path, data: Mapping[str, Any]) -> RunPlan:
+def _logged(path: Path, log: Path, data: Mapping[str, Any], folder: Path) -> RunPlan:
+    """The run of a file, whose hardware files are found from a folder."""
     found = build(_RunFile, dict(data), f"measured run {path}")
     architecture = Architecture.from_config(found.model)
     cluster = (
-        build(Cluster, found.cluster, "cluster") if isinstance(found.cluster, dict) else Cluster.parse(found.cluster)
+        build(Cluster, in_folder(found.cluster, folder), "cluster")
+        if isinstance(found.cluster, dict)
+        else Cluster.parse(found.cluster, folder=folder)
     )
     plan = build(TrainingPlan, found.plan, "plan")
     broken = violations(plan, architecture, cluster.n_devices)

@@ -8,6 +8,7 @@ its generation. Both are marked, so that an answer can list them.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ _NOT_PHYSICAL = ("price", "host_memory_bytes")
 _DEPTH = 8
 
 
-def describes_fabric(path: Path) -> bool:
+def describes_fabric(path: Path, depth: int = 0) -> bool:
     """Whether a file of one's own is a fabric rather than a device.
 
     Raises
@@ -63,8 +64,8 @@ def describes_fabric(path: Path) -> bool:
     parent = data.get("inherits")
     if str(data.get("schema", "")).startswith("llmsim.network/") or parent in fabric_names():
         return True
-    if isinstance(parent, str) and names_file(parent):
-        return describes_fabric(_beside(path, parent))
+    if isinstance(parent, str) and names_file(parent) and depth < _DEPTH:
+        return describes_fabric(_beside(path, parent), depth + 1)
     return parent is None and "bandwidth" in data
 
 
@@ -176,8 +177,8 @@ def _read(path: Path, kind: str, schema: str, keys: tuple[str, ...]) -> tuple[di
 def _check_keys(data: Mapping[Any, Any], known: tuple[str, ...], where: str) -> None:
     for key, value in data.items():
         if key not in known:
-            error = unknown_name("key", str(key), known)
-            raise InputError(f"{where}: {key}", value, error.allowed, error.nearest, why="is an unknown key")
+            near = difflib.get_close_matches(str(key), known, 1) or nearest_names(str(key), known, 1)
+            raise InputError(f"{where}: {key}", value, ", ".join(known), near[0], why="is an unknown key")
 
 
 def _mapping(data: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
@@ -213,9 +214,9 @@ def _parent_device(path: Path, data: Mapping[str, Any], where: str, depth: int) 
     if "inherits" in data:
         return _parent(path, data, where, device_names(), read_device, depth), False
     if generation is None:
-        near = nearest_names(str(data.get("name") or path.stem), device_names(), 1)
+        near = [f"inherits: {n}" for n in difflib.get_close_matches(path.stem.lower(), device_names(), 1, 0.4)]
         allowed = f"the kernels that it runs like, one of {', '.join(known)}; or inherits: NAME of a device"
-        raise InputError(f"{where}: generation", None, allowed, f"inherits: {near[0]}", why="is missing")
+        raise InputError(f"{where}: generation", None, allowed, *near, why="is missing")
     return get_device(generation_rates(generation).typical_device), True
 
 
@@ -345,7 +346,7 @@ def _same_step(
 def _network(data: Mapping[str, Any], parent: Device, path: Path) -> str:
     name = data.get("network", parent.network)
     if isinstance(name, str) and names_file(name):
-        return str(_beside(path, name).resolve())
+        return get_fabric(str(_beside(path, name).resolve())).file
     return get_fabric(name).name
 
 

@@ -182,7 +182,8 @@ def _residual_width(problem: Problem, fit: Fit | None) -> float | None:
 def _doubt(problem: Problem, prepared: Prepared, time: StepTime, fit: Fit | None) -> Doubt:
     known, cluster, structure = shipped_fit() if fit is None else fit, problem.cluster, problem.structure
     draws = partial(log_draws, prepared.load, float(time.seconds), cluster, structure, known)
-    return Doubt(draws, counted=unseen(cluster, structure.software, known))
+    own = bool(cluster.profile.file) and not cluster.profile.same_as  # no refit left out such a device
+    return Doubt(draws, counted=unseen(cluster, structure.software, known) and not own)
 
 
 @lru_cache(maxsize=256)
