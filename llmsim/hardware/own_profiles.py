@@ -216,7 +216,7 @@ def _parent_device(path: Path, data: Mapping[str, Any], where: str, depth: int) 
     if generation is None:
         near = [f"inherits: {n}" for n in difflib.get_close_matches(path.stem.lower(), device_names(), 1, 0.4)]
         allowed = f"the kernels that it runs like, one of {', '.join(known)}; or inherits: NAME of a device"
-        raise InputError(f"{where}: generation", None, allowed, *near, why="is missing")
+        raise InputError(f"{where}: generation", None, allowed, near[0] if near else None, why="is missing")
     return get_device(generation_rates(generation).typical_device), True
 
 
