@@ -213,6 +213,8 @@ def fit_text(fit: Fit, by: str = "python -m llmsim.calibration") -> str:
 
     lines = [f"# Constants fitted to measured runs by `{by}`; not to be edited by hand."]
     for name, section in {"schema": SCHEMA, **fit.model_dump(mode="json", exclude_none=True)}.items():
+        if name == "doubtful" and not section:
+            continue
         if name == "shapes" and section:
             lines.append("shapes:")
             for key, text in section.items():

@@ -19,7 +19,6 @@ from ..plans.training import TrainingPlan
 from .batches import settle_recompute
 from .logs import LoggedRun, read_log
 from .own import OwnFit, own_fit
-from .plausible import too_fast
 from .runs import RunPlan, plan_run
 from .table import MEMORY_KINDS, MeasuredRun, read_runs
 
@@ -53,7 +52,8 @@ def calibrate_with(path: str | Path) -> Fit:
     Raises
     ------
     InputError
-        For a file that is none of these, or whose runs cannot be simulated.
+        For a file that is none of these, whose runs cannot be simulated, or whose times no machine can have taken or
+        have another unit. Times that are far from their predictions are listed in ``doubtful`` of the fit.
     """
     path = Path(path)
     if path.suffix.lower() in (".yaml", ".yml", ".json") and read_yaml(path, "calibration").get("schema") == SCHEMA:
@@ -91,9 +91,6 @@ def _planned(run: MeasuredRun, path: Path) -> RunPlan:
         item = plan_run(run, (path.parent,))
     except LlmsimError as error:
         raise InputError(f"{path}, line {run.line}", run.id, why=f"cannot be simulated: {error}") from None
-    impossible = too_fast(item)
-    if impossible is not None:
-        raise InputError(f"{path}, line {run.line}", run.id, why=f"cannot be fitted on: {impossible}")
     return item
 
 
@@ -121,7 +118,7 @@ def _logged(path: Path, log: Path, data: Mapping[str, Any], folder: Path) -> Run
         values |= _of_log(read_log(log), plan, cluster)
     if found.memory_gib is not None:
         values |= {"memory_gib": repr(found.memory_gib), "memory_kind": found.memory_kind or "reserved"}
-    return RunPlan(MeasuredRun(1, values), architecture, cluster, plan)
+    return RunPlan(MeasuredRun(0, values), architecture, cluster, plan)
 
 
 def _of_log(log: LoggedRun, plan: TrainingPlan, cluster: Cluster) -> dict[str, str]:

@@ -88,7 +88,8 @@ def simulate_training(
     software = plan.software.assumed(plan.schedule_name)
     if model_class(model) == "moe":
         software |= assumed_dispatcher(plan.dispatcher, plan.software, machine)
-    taken = {**(assumed or {}), **machine.assumed(), **model.assumed(plan.sequence_length), **software}
+    doubts = {} if fit is None else fit.assumed()
+    taken = {**(assumed or {}), **doubts, **machine.assumed(), **model.assumed(plan.sequence_length), **software}
     return _report(plan, problem, prepared, constants, taken, fit)
 
 
