@@ -106,6 +106,8 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
     software = get_software(framework_of(run["framework"], cluster.profile, run["sharding"], assumed), release)
     if not run["framework_release"]:
         assumed["framework_release"] = release or "the newest in the profile"
+    elif "release" in software.assumed():
+        assumed["framework_release"] = software.assumed()["release"]
     data = {
         **_degrees(run),
         **_settings(run, software, cluster, len(architecture.layers), assumed),
