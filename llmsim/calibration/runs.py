@@ -141,7 +141,8 @@ def _cluster(run: MeasuredRun, assumed: dict[str, str], search: Sequence[Path]) 
     if not run["devices_per_node"]:
         assumed["devices_per_node"] = f"{per_node} (device profile)"
     per_node = min(per_node, devices)
-    network, said = network_of(run["interconnect"], device, per_node)
+    said = run["interconnect"]
+    network, note = (_located(said, search), "") if names_file(said) else network_of(said, device, per_node)
     named = device.file or device.name
     data: dict[str, Any] = {"device": named, "nodes": -(-devices // per_node), "devices_per_node": per_node}
     data["network"] = network
@@ -149,8 +150,11 @@ def _cluster(run: MeasuredRun, assumed: dict[str, str], search: Sequence[Path]) 
     if domain is not None:
         data["scale_up_domain"] = min(domain, devices)
     cluster = Cluster.measured(data)
-    if not said and cluster.n_devices > cluster.domain:
-        assumed["network"] = f"{network} (the usual fabric of {device.name})"
+    if note and cluster.n_devices > cluster.domain:
+        assumed["network"] = f"{network} ({note})"
+    if not names_file(run["hardware"]) and not names_file(said):
+        return cluster
+    assumed |= {key: text for key, text in cluster.assumed().items() if key not in ("network", "scale-up domain")}
     return cluster
 
 
