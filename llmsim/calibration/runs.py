@@ -100,7 +100,7 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
     architecture = architecture_of(run["model"], tuple(search))
     if architecture.unsupported:
         raise UnsupportedError(f"no cost model for {architecture.unsupported}")
-    assumed: dict[str, str] = {}
+    assumed: dict[str, str] = dict(architecture.left_out)
     cluster = _cluster(run, assumed, search)
     release = release_of(run["framework_release"], run["source"])
     software = get_software(framework_of(run["framework"], cluster.profile, run["sharding"], assumed), release)

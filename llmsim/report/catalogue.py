@@ -63,6 +63,7 @@ def model_report(name: str) -> Answer:
         "tied": model.tied,
         "max_positions": model.max_positions,
         "no_cost_model": model.unsupported,
+        "assumed": dict(model.left_out),
     }
     rows = [
         ("family", model.model_type),
@@ -77,6 +78,7 @@ def model_report(name: str) -> Answer:
         rows.append(
             (f"sizes of {label}", ", ".join(f"{k} {v}" for k, v in kind.sizes.items() if k not in ("hidden", "one")))
         )
+    rows += [(key, text) for key, text in model.left_out.items()]
     if model.unsupported:
         rows.append(("not costed", model.unsupported))
     else:

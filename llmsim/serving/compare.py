@@ -154,6 +154,7 @@ def compare(
     _check(found, sequences, devices, batch)
     assumed: dict[str, str] = {"cache": "bf16, states of recurrences fp32", "weights": "bf16"}
     assumed["memory"] = f"{USABLE:.0%} of a device"
+    assumed |= {f"{m.name}: {key}": text for m in found for key, text in m.left_out.items()}
     if device is None:
         device = assumed["device"] = "h100-sxm-80gb"
     profile = get_device(device)
