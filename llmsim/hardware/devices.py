@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -262,25 +262,35 @@ def _assumed_of(device: Device) -> dict[str, str]:
     if device.same_as:
         return {"device": f"{said}, as {device.same_as} in all that step times rest on"}
     typical = generation_rates(device.generation).typical_device
+    rooms = {
+        "peak": [f"peak.{name}" for name in device.peak],
+        "scale_up": [f"scale_up.{k}" for k, own in device.scale_up if k != "name" and own is not None],
+    }
     return {
         "device": f"{said}: no measured runs",
-        **taken_in_words(device.taken, device.inherits, typical),
+        **taken_in_words(device.taken, rooms, device.inherits, typical),
         "kernel rates": f"those of generation {device.generation}, fitted on other devices",
     }
 
 
-def taken_in_words(taken: Mapping[str, str], inherits: str, typical: str) -> dict[str, str]:
-    """What a file of one's own does not state, by whence it is."""
+def taken_in_words(
+    taken: Mapping[str, str], rooms: Mapping[str, Sequence[str]], inherits: str, typical: str
+) -> dict[str, str]:
+    """What a file of one's own does not state, by whence it is; fields that are all from there by their common name."""
     wording = {
         "inherited": f"as {inherits}",
         "typical": f"as {typical}, which is typical",
         "scaled": f"as {inherits}, scaled with the 16-bit peak",
         "left out": "none",
     }
-    fields: dict[str, list[str]] = {}
-    for name, whence in taken.items():
-        fields.setdefault(whence, []).append(name)
-    return {whence: f"{', '.join(names)} ({wording[whence]})" for whence, names in fields.items()}
+    found: dict[str, str] = {}
+    for whence in dict.fromkeys(taken.values()):
+        names = [name for name, own in taken.items() if own == whence]
+        for room, members in rooms.items():
+            if set(members) <= set(names):
+                names = [room, *(name for name in names if name not in members)]
+        found[whence] = f"{', '.join(names)} ({wording[whence]})"
+    return found
 
 
 @lru_cache(maxsize=32)

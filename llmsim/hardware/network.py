@@ -90,7 +90,7 @@ class Fabric(BaseModel):
         said = f"{self.name} ({Path(self.file).name})"
         if self.same_as:
             return {"fabric": f"{said}, as {self.same_as} in all that step times rest on"}
-        numbers = taken_in_words(self.taken, self.inherits, self.inherits or TYPICAL_FABRIC)
+        numbers = taken_in_words(self.taken, {}, self.inherits, self.inherits or TYPICAL_FABRIC)
         return {"fabric": f"{said}: no measured runs", **{f"fabric, {key}": text for key, text in numbers.items()}}
 
 

@@ -246,7 +246,7 @@ def _profile_values(device: Device) -> dict[str, Quantity]:
 
 
 def _typical(quantity: Quantity, name: str) -> Quantity:
-    return Quantity(value=quantity.value, unit=quantity.unit, provenance="assumed", source=f"typical: {name}")
+    return quantity.replace(provenance="assumed", error=None, source=f"typical: {name}")
 
 
 def _fitted(path: str, name: str) -> Quantity | None:
@@ -305,7 +305,7 @@ def _plain_fields(
     nodes = parent.scale_up.domain == parent.devices_per_node or whence == TYPICAL
     usual = found["devices_per_node"] if nodes else parent.scale_up.domain
     found["scale_up.domain"] = stated_count(scale_up, "domain", f"{where}: scale_up") if "domain" in scale_up else usual
-    if "domain" not in scale_up:
+    if "domain" not in scale_up and found["scale_up.domain"] == parent.scale_up.domain:
         taken["scale_up.domain"] = whence
     return found
 

@@ -159,6 +159,10 @@ def _own_profile(own: Device | Fabric) -> Answer:
     data = _device_data(own) if isinstance(own, Device) else own.model_dump()
     shown = {key: value for key, value in data.items() if key not in ("taken", "same_as")}
     shown["file"] = Path(own.file).name
+    if isinstance(own, Device):
+        shown["network"] = get_fabric(own.network).name
+    elif not own.per_node:
+        del shown["per_node"]
     answer = _profile(shown, "device" if isinstance(own, Device) else "network", own.taken)
     notes = Table.grid(padding=(0, 2))
     for key, text in own.assumed().items():

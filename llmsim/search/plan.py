@@ -145,7 +145,8 @@ def plan_training(
     assumed = {**machine.assumed(), **architecture.assumed(sequence), **(fit.assumed() if fit else {})}
     if tokens and machine.price_usd_per_device_hour is None:
         usd, _, date = device_price(machine)
-        assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.profile.name} profile, {date})"
+        of = f"{machine.profile.name} profile, {date}".removesuffix(", ")
+        assumed["price"] = f"{usd:.2f} USD per device-hour ({of})"
     if precision is None:
         precision = next((p for p in ("bf16", "fp16") if machine.profile.supports(p)), "fp32")
         assumed["precision"] = f"{precision} ({machine.profile.name} has it; fp8 recipes are chosen with precision)"
