@@ -73,7 +73,7 @@ def test_quantities_as_people_write_them(text, unit, value):
     [("4.9 TB", "B/s", "4.9 TB/s"), ("96 GB/s", "B", "96 GB"), ("96 Gb", "B", "96 GB"), ("989 TOPS", "FLOP/s", "989 T"),
      ("5 W", "s", "5 us"), ("many", "B", "96 GB"), (True, "B", "96 GB"), ("nan", "B", "96 GB"),
      (float("inf"), "B", "96 GB"),
-     ("1e999 GB", "B", "96 GB")],
+     ("1e999 GB", "B", "96 GB"), ("9" * 5000, "B", "96 GB")],
 )  # fmt: skip
 def test_units_of_another_kind_are_refused_with_a_right_one(text, unit, near):
     with pytest.raises(InputError, match="nearest: ") as error:
@@ -295,6 +295,18 @@ def test_hardware_shows_what_was_read(folder):
     assert data["taken"]["in_situ"] == "typical"
     file("slow.yaml", "bandwidth: 200 Gb/s per node\n")
     assert json.loads(run("hardware", "slow.yaml", "--json"))["schema"] == "llmsim.network/1"
+
+
+def test_hardware_knows_a_cluster_from_a_device(folder):
+    file("cluster.yaml", "device: h100\nnodes: 1\ndevices_per_node: 8\n")
+    assert "is a cluster" in refused("hardware", "cluster.yaml")
+
+
+def test_nodes_of_a_device_that_does_not_say_how_many_may_be_as_large_as_any(folder):
+    file("h20.yaml", H20)
+    assert Cluster.parse("16xh20.yaml").n_devices == 16
+    with pytest.raises(InputError, match="nearest: 3x8xh20.yaml"):
+        Cluster.parse("24xh20.yaml")
 
 
 # ---- what is refused

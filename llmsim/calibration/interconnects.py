@@ -44,6 +44,7 @@ _OF_NODE = re.compile(
 _BOTH_WAYS = re.compile(r"bi-?dir|both (?:ways|directions)|duplex", re.IGNORECASE)
 _CLAUSE = re.compile(r"[;+]|,\s|\.\s|\s(?:and|plus)\s")
 _WHOLE_LINKS = 100.0
+_LONGEST = 1000
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def link_rate(text: str, per_node: int, usual_bytes_per_s: float) -> LinkRate | 
     usual_bytes_per_s
         Of one device by its usual fabric.
     """
+    text = text[:_LONGEST]
     if re.search(r"\b(?:dcn|ici)\b", text, re.IGNORECASE):
         return None
     clauses = _CLAUSE.split(text)

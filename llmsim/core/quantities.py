@@ -14,6 +14,7 @@ _TEXT = re.compile(rf"\s*\$?\s*({_NUMBER})\s*(.*?)\s*")
 _PREFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18}
 _BINARY = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "Pi": 1 << 50}
 _SECONDS = {"s": 1, "ms": 10**3, "us": 10**6, "µs": 10**6, "μs": 10**6, "ns": 10**9}
+_LONGEST = 100
 _EXAMPLES = {
     "FLOP/s": "989 TFLOP/s",
     "B/s": "4.9 TB/s",
@@ -59,7 +60,8 @@ def parse_quantity(value: Any, unit: str, field: str) -> float:
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return _finite(float(value), value, unit, field)
-    match = _TEXT.fullmatch(value) if isinstance(value, str) else None
+    short = isinstance(value, str) and len(value) <= _LONGEST
+    match = _TEXT.fullmatch(value) if short else None
     if match is None:
         raise InputError(field, value, f"a number in {_spoken(unit)}, or a text such as {example(unit)}", example(unit))
     number = match[1].replace(",", "").replace("_", "")

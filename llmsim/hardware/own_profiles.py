@@ -50,6 +50,7 @@ _FABRIC_KEYS = (
 _NEEDED = ("memory_bytes", "memory_bandwidth", "scale_up.bandwidth")
 _NOT_PHYSICAL = ("price", "host_memory_bytes")
 _DEPTH = 8
+_LARGEST_NODE = 16
 
 
 def describes_fabric(path: Path, depth: int = 0) -> bool:
@@ -61,6 +62,9 @@ def describes_fabric(path: Path, depth: int = 0) -> bool:
         For a file that cannot be read.
     """
     data = read_yaml(path, "profile")
+    if "nodes" in data:
+        allowed = "a file of a device or a fabric; llmsim plan takes clusters"
+        raise InputError("profile", str(path), allowed, why="is a cluster")
     parent = data.get("inherits")
     if str(data.get("schema", "")).startswith("llmsim.network/") or parent in fabric_names():
         return True
@@ -104,7 +108,7 @@ def read_device(path: Path, depth: int = 0) -> Device:
         **{key: value for key, value in plain.items() if not key.startswith("scale_up.")},
         "rates": {**parent.rates, **rates} if not whole else rates,
         "network": _network(data, parent, path),
-        "largest_node": None if whole or "devices_per_node" in data else parent.largest_node,
+        "largest_node": _largest_node(data, parent, whole),
         "name": _name(path, data, where, device_names()),
         "notes": str(data.get("notes", "")),
         "file": str(path.resolve()),
@@ -341,6 +345,13 @@ def _same_step(
         return False
     own = plain["generation"], plain["compute_units"]
     return own == (parent.generation, parent.compute_units)
+
+
+def _largest_node(data: Mapping[str, Any], parent: Device, whole: bool) -> int | None:
+    """What a stated node does not exceed; where none is stated, that of the parent, or any that there is."""
+    if "devices_per_node" in data:
+        return None
+    return _LARGEST_NODE if whole else parent.largest_node
 
 
 def _network(data: Mapping[str, Any], parent: Device, path: Path) -> str:
