@@ -305,7 +305,7 @@ def test_hardware_knows_a_cluster_from_a_device(folder):
 def test_nodes_of_a_device_that_does_not_say_how_many_may_be_as_large_as_any(folder):
     file("h20.yaml", H20)
     assert Cluster.parse("16xh20.yaml").n_devices == 16
-    with pytest.raises(InputError, match="nearest: 3x8xh20.yaml"):
+    with pytest.raises(InputError, match=r"nearest: 3x8xh20\.yaml"):
         Cluster.parse("24xh20.yaml")
 
 
