@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from os import PathLike
 from typing import Any
@@ -37,6 +37,8 @@ class Architecture:
         Name -> kind: operators and sizes. Architectures of one structure share the operators.
     embedding, head
         The two ends; what they have in common (a tied table) has one name in both.
+    left_out
+        What its file says beside this: stored formats of weights, towers of other modalities.
     mtp
         The multi-token-prediction modules. They are trained with the model, and not counted in ``parameters``.
     tied
@@ -66,6 +68,7 @@ class Architecture:
     vocab: int
     max_positions: int | None = None
     mtp: tuple[LayerKind, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_config(
@@ -139,7 +142,7 @@ class Architecture:
 
     def assumed(self, sequence: int) -> dict[str, str]:
         """What its cost takes for granted at a sequence length, and a plan cannot say."""
-        found: dict[str, str] = {}
+        found = dict(self.left_out)
         if self.is_encoder_decoder:
             found["encoder"] = "its sequences are as long and as many as the decoder's"
         if self.max_positions is not None and sequence > self.max_positions:

@@ -125,3 +125,46 @@ def test_own_runs_make_the_constants_surer(tmp_path):
     assert doctor(plan, model, cluster, fit=fit).log_error < doctor(plan, model, cluster).log_error
     text = run("doctor", "-m", MODEL, "-c", CLUSTER, "-s", "8k", "-b", "64")
     assert "Measure next" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.05, ["my_run.yaml", "times faster than 16 x h100-sxm-80gb at peak", "at least "]),
+     (1e3, ["looks like milliseconds; step times are in seconds"]), (1e6, ["looks like microseconds"])],
+)  # fmt: skip
+def test_times_that_no_machine_can_have_taken_are_refused(tmp_path, seconds, words):
+    path = run_file(tmp_path, step_time_s=seconds if seconds == 0.05 else seconds * predicted())
+    with pytest.raises(InputError) as error:
+        calibrate_with(path)
+    message = refused("calibrate", str(path), "--out", str(tmp_path / "out.yaml"))
+    for word in words:
+        assert word in str(error.value)
+        assert word in message
+
+
+@pytest.mark.parametrize(("factor", "words"), [(4.0, "is it this job's?"), (100.0, "looks like milliseconds")])
+def test_times_far_from_their_prediction_are_listed_wherever_they_count(tmp_path, factor, words):
+    path, out = run_file(tmp_path, step_time_s=factor * predicted()), tmp_path / "out.yaml"
+    text = run("calibrate", str(path), "--out", str(out))
+    assert "Times that look wrong" in text
+    data = json.loads(run("calibrate", str(path), "--out", str(out), "--json"))
+    assert words in data["doubtful"]["my_run.yaml"]
+    for fit in (calibrate_with(path), calibrate_with(out)):
+        assert words in simulate_training(TrainingPlan(**JOB), MODEL, CLUSTER, fit=fit).assumed["calibration"]
+        assert words in plan_training(MODEL, CLUSTER, sequence=8192, global_batch=64, fit=fit).assumed["calibration"]
+
+
+@pytest.mark.parametrize("factor", [0.95, 1.6])
+def test_usual_times_are_not_doubted(tmp_path, factor):
+    fit = calibrate_with(run_file(tmp_path, step_time_s=factor * predicted()))
+    assert fit.doubtful == {}
+    assert "calibration" not in simulate_training(TrainingPlan(**JOB), MODEL, CLUSTER, fit=fit).assumed
+
+
+def test_frozen_parameters_allow_shorter_times(tmp_path):
+    least = []
+    for adapter in ("none", "lora:16"):
+        with pytest.raises(InputError) as error:
+            calibrate_with(run_file(tmp_path, plan={**JOB, "adapter": adapter}, step_time_s=1e-3))
+        least.append(float(str(error.value).split("at least ")[1].split(" s")[0]))
+    assert 0.6 < least[1] / least[0] < 0.8

@@ -95,7 +95,7 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
         split=f"{split.name}: {len(kept)} pairs of framework and model" if split and kept else "all runs",
         residuals=_residuals(fitted.items, {"in sample": in_sample, "left out": left_out["framework-model"]}),
         intervals=_intervals(fitted.items, left_out) | _memory(known, constants),
-        hardware=tuple(sorted({item.cluster.device for item in items})),
+        hardware=tuple(sorted({item.cluster.profile.fitted_as for item in items})),
         frameworks=tuple(sorted({item.plan.framework for item in items})),
         groups={group: rounded(ratio) for group, ratio in sorted(group_medians(fitted.items, in_sample).items())},
         values=dict(sorted(values.items())),
@@ -213,6 +213,8 @@ def fit_text(fit: Fit, by: str = "python -m llmsim.calibration") -> str:
 
     lines = [f"# Constants fitted to measured runs by `{by}`; not to be edited by hand."]
     for name, section in {"schema": SCHEMA, **fit.model_dump(mode="json", exclude_none=True)}.items():
+        if name == "doubtful" and not section:
+            continue
         if name == "shapes" and section:
             lines.append("shapes:")
             for key, text in section.items():

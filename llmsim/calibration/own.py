@@ -20,6 +20,7 @@ from ..training.intervals import NORMAL_80, log_width
 from .fit import FitResult, RunSet, fit
 from .memory import fit_memory
 from .parameters import Layout
+from .plausible import doubtful, too_fast, too_slow
 from .runs import RunPlan
 from .shapes import run_factors
 
@@ -85,7 +86,8 @@ def own_fit(items: Sequence[RunPlan], data: str, *, prior: Fit | None = None, da
     Raises
     ------
     InputError
-        Where no run has a step time.
+        Where no run has a step time, or one has a time that its devices cannot have reached or that is far longer than
+        predicted.
     """
     known = shipped_fit() if prior is None else prior
     date = date or datetime.now(UTC).date().isoformat()
@@ -96,6 +98,7 @@ def own_fit(items: Sequence[RunPlan], data: str, *, prior: Fit | None = None, da
     before = _prior(runs.layout, known)
     runs.update_gap(before.logarithms)
     start = np.exp(runs.log_exact(before.logarithms))
+    strange = _strange(runs.items, start, data, known)
     spread = max(job_spread(item, known) for item in runs.items)
     after = before
     for _ in range(3):  # exact schedules change with the constants
@@ -120,9 +123,10 @@ def own_fit(items: Sequence[RunPlan], data: str, *, prior: Fit | None = None, da
                 "own runs before": _residual([r.before_s / r.measured_s for r in listed]),
                 "own runs after": _residual([r.after_s / r.measured_s for r in listed]),
             },
-            "hardware": tuple(sorted({*known.hardware, *(item.cluster.device for item in items)})),
+            "hardware": tuple(sorted({*known.hardware, *(item.cluster.profile.fitted_as for item in items)})),
             "frameworks": tuple(sorted({*known.frameworks, *(item.plan.framework for item in items)})),
             "groups": {},
+            "doubtful": strange,
         }
     )
     moved = {
@@ -142,6 +146,20 @@ def _prior(layout: Layout, known: Fit) -> FitResult:
             logarithms[n] = np.log(quantity.value)
             errors[n] = layout.spread[n] if quantity.error is None else quantity.error
     return FitResult(layout, np.minimum(logarithms, layout.upper), errors, 0.0)
+
+
+def _strange(items: Sequence[RunPlan], predicted_s: np.ndarray, data: str, known: Fit) -> dict[str, str]:
+    """Run -> what is strange about its time, where it is further off than such predictions are; impossible ones are
+    refused."""
+    found: dict[str, str] = {}
+    for item, seconds in zip(items, map(float, predicted_s), strict=True):
+        error = too_fast(item) or too_slow(item, seconds)
+        if error is not None:
+            raise InputError(f"{data}: run", item.run.id, why=f"cannot be fitted on: {error}")
+        why = doubtful(item, seconds, job_spread(item, known))
+        if why is not None:
+            found[item.run.id] = why
+    return found
 
 
 def update(runs: RunSet, prior: FitResult, rows: np.ndarray, spread: float) -> FitResult:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..architecture import Architecture
 from ..core.errors import InputError, LlmsimError
 from ..core.units import GIB
-from ..hardware.cluster import Cluster
+from ..hardware.cluster import Cluster, in_folder
 from ..hardware.fitted import SCHEMA, Fit, read_fit
 from ..hardware.profiles import Real, build, read_yaml
 from ..plans.rules import violations
@@ -19,11 +19,11 @@ from ..plans.training import TrainingPlan
 from .batches import settle_recompute
 from .logs import LoggedRun, read_log
 from .own import OwnFit, own_fit
-from .plausible import too_fast
 from .runs import RunPlan, plan_run
 from .table import MEMORY_KINDS, MeasuredRun, read_runs
 
 RUN_SCHEMA = "llmsim.measured-run/1"
+_RUN_FILES = (".yaml", ".yml", ".json")
 
 
 class _RunFile(BaseModel):
@@ -52,7 +52,8 @@ def calibrate_with(path: str | Path) -> Fit:
     Raises
     ------
     InputError
-        For a file that is none of these, or whose runs cannot be simulated.
+        For a file that is none of these, whose runs cannot be simulated, or whose times no machine can have taken or
+        have another unit. Times that are far from their predictions are listed in ``doubtful`` of the fit.
     """
     path = Path(path)
     if path.suffix.lower() in (".yaml", ".yml", ".json") and read_yaml(path, "calibration").get("schema") == SCHEMA:
@@ -73,11 +74,11 @@ def calibrated(path: Path, job: Mapping[str, Any] | None = None) -> OwnFit:
 
 def _runs(path: Path, job: Mapping[str, Any] | None) -> list[RunPlan]:
     if job is not None:
-        return [_logged(path, path, {**job, "log": path.name})]
-    if path.suffix.lower() in (".yaml", ".yml", ".json"):
+        return [_logged(path, path, {**job, "log": path.name}, Path())]
+    if path.suffix.lower() in _RUN_FILES:
         data = read_yaml(path, "measured run")
         data.pop("schema", None)
-        return [_logged(path, path.parent / str(data.get("log", "")), data)]
+        return [_logged(path, path.parent / str(data.get("log", "")), data, path.parent)]
     if path.suffix.lower() == ".csv":
         return settle_recompute([_planned(run, path) for run in read_runs(path)])
     allowed = "a .csv table of runs, a .yaml file of one run, or a log with --model, --cluster and --plan or --set"
@@ -90,17 +91,17 @@ def _planned(run: MeasuredRun, path: Path) -> RunPlan:
         item = plan_run(run, (path.parent,))
     except LlmsimError as error:
         raise InputError(f"{path}, line {run.line}", run.id, why=f"cannot be simulated: {error}") from None
-    impossible = too_fast(item)
-    if impossible is not None:
-        raise InputError(f"{path}, line {run.line}", run.id, why=f"cannot be fitted on: {impossible}")
     return item
 
 
-def _logged(path: Path, log: Path, data: Mapping[str, Any]) -> RunPlan:
+def _logged(path: Path, log: Path, data: Mapping[str, Any], folder: Path) -> RunPlan:
+    """The run of a file, whose hardware files are found from a folder."""
     found = build(_RunFile, dict(data), f"measured run {path}")
     architecture = Architecture.from_config(found.model)
     cluster = (
-        build(Cluster, found.cluster, "cluster") if isinstance(found.cluster, dict) else Cluster.parse(found.cluster)
+        build(Cluster, in_folder(found.cluster, folder), "cluster")
+        if isinstance(found.cluster, dict)
+        else Cluster.parse(found.cluster, folder=folder)
     )
     plan = build(TrainingPlan, found.plan, "plan")
     broken = violations(plan, architecture, cluster.n_devices)
@@ -117,7 +118,7 @@ def _logged(path: Path, log: Path, data: Mapping[str, Any]) -> RunPlan:
         values |= _of_log(read_log(log), plan, cluster)
     if found.memory_gib is not None:
         values |= {"memory_gib": repr(found.memory_gib), "memory_kind": found.memory_kind or "reserved"}
-    return RunPlan(MeasuredRun(1, values), architecture, cluster, plan)
+    return RunPlan(MeasuredRun(0, values), architecture, cluster, plan)
 
 
 def _of_log(log: LoggedRun, plan: TrainingPlan, cluster: Cluster) -> dict[str, str]:

@@ -123,7 +123,7 @@ FAMILIES: tuple[Family, ...] = (
     _family(
         "device",
         "devices/*/in_situ",
-        lambda item: f"devices/{item.cluster.device}/in_situ",
+        lambda item: f"devices/{_device(item).fitted_as}/in_situ",
         lambda item: _device(item).in_situ.value,
     ),
     _stack_fraction("in_situ"),
@@ -149,13 +149,13 @@ FAMILIES: tuple[Family, ...] = (
     _family(
         "inner",
         "devices/*/scale_up/efficiency",
-        lambda item: f"devices/{item.cluster.device}/scale_up/efficiency",
+        lambda item: f"devices/{_device(item).fitted_as}/scale_up/efficiency",
         lambda item: _device(item).scale_up.efficiency.value,
     ),
     _family(
         "outer",
         "networks/*/efficiency",
-        lambda item: f"networks/{item.cluster.fabric.name}/efficiency",
+        lambda item: f"networks/{item.cluster.fabric.fitted_as}/efficiency",
         lambda item: item.cluster.fabric.efficiency.value,
     ),
 )

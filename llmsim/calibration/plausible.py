@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..architecture import Architecture
 from ..core.errors import InputError
+from ..plans.adapters import adapted
 from ..plans.precision import get_precision
 from ..training.conventions import flops_per_token
 
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 SLOWEST = 200.0
 """Measured over predicted time beyond which a figure has another unit: milliseconds come out near 1,000, and the
 slowest of 2,000 published runs near 2."""
+_LIKE_MILLISECONDS = 30.0
 _USUAL_MFU = 0.4
+
+
+SIGMAS = 4.0
+"""Standard errors of a prediction beyond which a run of one's own is more likely misread than that far off."""
 
 
 @lru_cache(maxsize=4096)
@@ -27,12 +33,15 @@ def _flops(architecture: Architecture, sequence: int) -> float:
 
 
 def ideal_seconds(item: RunPlan) -> float:
-    """Seconds of a step at the peak of its format: FLOPs of the model (causal attention) over peak."""
+    """Seconds of a step at the peak of its format: FLOPs of the model (causal attention inside documents, no gradients
+    of frozen parameters) over peak."""
     plan, device = item.plan, item.cluster.profile
     recipe = get_precision(plan.precision)
     format = recipe.matmul if device.supports(recipe.matmul) else recipe.compute
-    tokens = plan.global_batch_size * plan.sequence_length
-    return tokens * _flops(item.architecture, plan.sequence_length) / (plan.n_devices * device.peak_of(format))
+    model = adapted(item.architecture, plan.adapter)
+    documents = plan.documents or ((plan.sequence_length, 1),)
+    flops = plan.global_batch_size * sum(length * n * _flops(model, length) for length, n in documents)
+    return flops / (plan.n_devices * device.peak_of(format))
 
 
 def too_fast(item: RunPlan) -> InputError | None:
@@ -48,7 +57,7 @@ def too_fast(item: RunPlan) -> InputError | None:
     else:
         units = {"minutes?": 60, "hours?": 3600, "seconds of one micro-batch?": plan.micro_batches}
         allowed = f"at least {least:.4g} s"
-    why = f"is {least / measured:.3g} times faster than {plan.n_devices} x {item.cluster.device} at peak"
+    why = f"is {least / measured:.3g} times faster than {plan.n_devices} x {item.cluster.profile.name} at peak"
     return InputError(where, value, allowed, _nearest(units, least / _USUAL_MFU / measured), why=why)
 
 
@@ -68,15 +77,39 @@ def too_slow(item: RunPlan, predicted_s: float) -> InputError | None:
         units = {"sequences/s?": item.plan.sequence_length, "thousands of tokens/s?": 1e3}
     else:
         units = {"milliseconds?": 1e3, "microseconds?": 1e6}
+    nearest = _nearest(units, measured / predicted_s)
     why = f"means {measured / predicted_s:,.0f} times the predicted step time"
+    if nearest.endswith("seconds?"):
+        why += f": {value} looks like {nearest.rstrip('?')}; step times are in seconds"
     allowed = f"below {SLOWEST:g} times the predicted {predicted_s:.4g} s a step"
-    return InputError(where, value, allowed, _nearest(units, measured / predicted_s), why=why)
+    return InputError(where, value, allowed, nearest, why=why)
+
+
+def doubtful(item: RunPlan, predicted_s: float, sigma: float) -> str | None:
+    """What is strange about a time that is further from its prediction than such predictions are off; None for any
+    other.
+
+    Parameters
+    ----------
+    sigma
+        Standard deviation of the logarithm of measured over predicted times.
+    """
+    measured = item.run.step_time_s
+    if measured is None or abs(math.log(measured / predicted_s)) <= SIGMAS * sigma:
+        return None
+    ratio = measured / predicted_s
+    far = f"{ratio:.3g} times the" if ratio > 1 else f"{1 / ratio:.3g} times faster than the"
+    off = abs(math.log(ratio)) / sigma
+    text = f"{measured:.4g} s is {far} predicted {predicted_s:.4g} s, {off:.1f} standard errors off"
+    if ratio > _LIKE_MILLISECONDS:
+        return f"{text}: {_cell(item)[1]} looks like milliseconds; step times are in seconds"
+    return f"{text}: is it this job's?"
 
 
 def _cell(item: RunPlan) -> tuple[str, str]:
     run = item.run
     column = "step_time_s" if run["step_time_s"] else "tokens_per_s_per_device"
-    return f"line {run.line}, {column}", run[column]
+    return (f"line {run.line}, {column}" if run.line else column), run[column]
 
 
 def _nearest(units: Mapping[str, float], factor: float) -> str:

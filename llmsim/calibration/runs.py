@@ -14,7 +14,7 @@ from ..core.data_parallel import ShardingName
 from ..core.errors import UnsupportedError
 from ..hardware.cluster import Cluster
 from ..hardware.devices import get_device
-from ..hardware.profiles import build
+from ..hardware.profiles import build, names_file
 from ..hardware.software import Software, get_software
 from ..plans.optimizer import ALIASES as OPTIMIZER_ALIASES
 from ..plans.optimizer import OPTIMIZERS
@@ -100,12 +100,14 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
     architecture = architecture_of(run["model"], tuple(search))
     if architecture.unsupported:
         raise UnsupportedError(f"no cost model for {architecture.unsupported}")
-    assumed: dict[str, str] = {}
-    cluster = _cluster(run, assumed)
+    assumed: dict[str, str] = dict(architecture.left_out)
+    cluster = _cluster(run, assumed, search)
     release = release_of(run["framework_release"], run["source"])
     software = get_software(framework_of(run["framework"], cluster.profile, run["sharding"], assumed), release)
     if not run["framework_release"]:
         assumed["framework_release"] = release or "the newest in the profile"
+    elif "release" in software.assumed():
+        assumed["framework_release"] = software.assumed()["release"]
     data = {
         **_degrees(run),
         **_settings(run, software, cluster, len(architecture.layers), assumed),
@@ -132,23 +134,35 @@ def architecture_of(model: str, search: tuple[Path, ...]) -> Architecture:
     return Architecture.from_config(model, search=search)
 
 
-def _cluster(run: MeasuredRun, assumed: dict[str, str]) -> Cluster:
-    device = get_device(run["hardware"])
+def _cluster(run: MeasuredRun, assumed: dict[str, str], search: Sequence[Path]) -> Cluster:
+    device = get_device(_located(run["hardware"], search))
     devices = run.count("n_devices")
     per_node = run.count("devices_per_node", device.devices_per_node)
     if not run["devices_per_node"]:
         assumed["devices_per_node"] = f"{per_node} (device profile)"
     per_node = min(per_node, devices)
-    network, said = network_of(run["interconnect"], device, per_node)
-    data: dict[str, Any] = {"device": device.name, "nodes": -(-devices // per_node), "devices_per_node": per_node}
+    said = run["interconnect"]
+    network, note = (_located(said, search), "") if names_file(said) else network_of(said, device, per_node)
+    named = device.file or device.name
+    data: dict[str, Any] = {"device": named, "nodes": -(-devices // per_node), "devices_per_node": per_node}
     data["network"] = network
     domain = domain_of(run["interconnect"])
     if domain is not None:
         data["scale_up_domain"] = min(domain, devices)
-    cluster = build(Cluster, data, "cluster")
-    if not said and cluster.n_devices > cluster.domain:
-        assumed["network"] = f"{network} (the usual fabric of {device.name})"
+    cluster = Cluster.measured(data)
+    if note and cluster.n_devices > cluster.domain:
+        assumed["network"] = f"{network} ({note})"
+    if not names_file(run["hardware"]) and not names_file(said):
+        return cluster
+    assumed |= {key: text for key, text in cluster.assumed().items() if key not in ("network", "scale-up domain")}
     return cluster
+
+
+def _located(name: str, search: Sequence[Path]) -> str:
+    """A name, or the path of a file that lies beside the table."""
+    if not names_file(name):
+        return name
+    return str(next((folder / name for folder in search if (folder / name).is_file()), Path(name)))
 
 
 def _degrees(run: MeasuredRun) -> dict[str, Any]:

@@ -10,23 +10,33 @@ from ..hardware.devices import Device
 from ..hardware.network import fabric_names, get_fabric
 from ..hardware.software import framework_name
 from ..plans.recompute import parse_recompute
-
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:x\s*(\d+(?:\.\d+)?)\s*)?(?:gb/s|gbps|gbit/s|gb)\b")
-_LINKS = re.compile(r"(\d+)\s*x\s*(?:hdr|ndr|edr|xdr)?\s*(\d+)\s*(?:gb|gbps|gb/s)?\b")
+from .interconnects import link_rate
 
 
-def network_of(text: str, device: Device, per_node: int) -> tuple[str, bool]:
-    """Fabric profile for an interconnect as a source describes it, and whether the source said so.
+def network_of(text: str, device: Device, per_node: int) -> tuple[str, str]:
+    """Fabric profile for an interconnect as a source describes it, and a note where the source does not say so itself.
 
-    A stated rate picks the profile whose bandwidth per device is nearest; without one it is the device's usual fabric.
+    The text may be a profile's name. A stated rate picks the profile whose bandwidth per device is nearest; without
+    one it is the device's usual fabric.
     """
-    said = text.lower()
-    rate = _bytes_per_s_per_device(said, per_node)
+    said = text.strip().lower()
+    if said in fabric_names():
+        return said, ""
+    usual = get_fabric(device.network).shared_by(per_node).bandwidth.value
+    rate = link_rate(text, per_node, usual)
     if rate is None:
-        return device.network, False
+        return device.network, f"the usual fabric of {device.name}"
+    wanted = rate.bytes_per_s
     names = [n for n in fabric_names() if not n.startswith("tpu")]
-    return min(names, key=lambda n: _distance(get_fabric(n).bandwidth.value, rate, n, said)), True
+    name = min(names, key=lambda n: _distance(get_fabric(n).bandwidth.value, wanted, n, said))
+    notes = [] if rate.said else [f"{text!r} read as {wanted / 1e9:.4g} GB/s a device"]
+    if abs(get_fabric(name).bandwidth.value / wanted - 1) > _NEAR:
+        notes.append(f"the nearest profile to {wanted / 1e9:.4g} GB/s a device")
+    return name, ", ".join(notes)
 
+
+_NEAR = 0.2
+"""Part by which a profile's bandwidth may differ from a stated one before that is listed."""
 
 _SLICE = re.compile(r"slice \((\d+) chips\)|(\d+) slice\(s\) [a-z0-9]+-(\d+)")
 
@@ -35,22 +45,6 @@ def domain_of(text: str) -> int | None:
     """Devices in one scale-up domain where the interconnect is a torus slice of stated size."""
     found = _SLICE.search(text.lower())
     return int(found[1] or found[3]) if found else None
-
-
-def _bytes_per_s_per_device(said: str, per_node: int) -> float | None:
-    if "dcn" in said or "ici" in said:
-        return None
-    if "omni-path" in said:
-        links = re.search(r"(\d+)\s*x\s*omni-path", said)
-        return int(links[1]) * 100e9 / 8 / per_node if links else None
-    links = _LINKS.search(said)
-    if links and "per gpu" not in said:
-        return int(links[1]) * int(links[2]) * 1e9 / 8 / per_node
-    rate = _RATE.search(said)
-    if rate is None or "nvlink" in said[: rate.start()][-12:]:
-        return None
-    value = float(rate[1]) * 1e9 / 8
-    return value if "per gpu" in said or "per device" in said else value / per_node
 
 
 def _distance(bandwidth: float, rate: float, name: str, said: str) -> tuple[float, int]:

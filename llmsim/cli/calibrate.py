@@ -52,7 +52,8 @@ def calibrate(
     if as_json:
         listed: list[dict[str, Any]] = [vars(run) for run in found.runs]
         moved = {name: {"before": a, "after": b} for name, (a, b) in found.moved.items()}
-        print_json({"schema": "llmsim.calibration/1", "written": str(path), "runs": listed, "moved": moved})
+        own = {"written": str(path), "runs": listed, "doubtful": found.fit.doubtful, "moved": moved}
+        print_json({"schema": "llmsim.calibration/1", **own})
         return
     show(own_report(found, str(path)))
 

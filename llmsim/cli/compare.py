@@ -16,7 +16,7 @@ from .options import Json, print_json, reports_errors
 def compare(
     models: Annotated[str, typer.Option("--models", "-m", help="Names or config.json paths, joined by commas.")],
     sequence: Annotated[str, typer.Option("--sequence", "-s", help="Lengths: 4k:1M doubles, 4k,32k,1M are those.")],
-    device: Annotated[str | None, typer.Option(help="Device profile; by default h100-sxm-80gb.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device profile or file; by default h100-sxm-80gb.")] = None,
     devices: Annotated[int | None, typer.Option(help="How many; by default as many as the weights need.")] = None,
     batch: Annotated[int, typer.Option(help="Sequences of a decoding step.")] = 1,
     as_json: Json = False,

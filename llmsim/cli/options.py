@@ -26,7 +26,9 @@ ClusterText = Annotated[
     str, typer.Option("--cluster", "-c", help="NODESxDEVICESxDEVICE, such as 64x8xh100-sxm-80gb, or a YAML file.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Network = Annotated[str | None, typer.Option(help="Fabric profile; by default the usual one of the device.")]
+Network = Annotated[
+    str | None, typer.Option(help="Fabric profile, or a YAML file of your own; by default the usual one of the device.")
+]
 Precision = Annotated[
     str | None, typer.Option(help="bf16, fp16, fp8-current, fp8-block, mxfp8, nvfp4 ...; of several the best.")
 ]

@@ -7,15 +7,24 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from ..core.errors import InputError
-from .devices import Device, get_device
+from .devices import Device, get_device, is_abbreviated
 from .network import Fabric, Tier, compile_tiers, get_fabric
-from .profiles import Real, Whole, build, read_yaml
+from .profiles import Real, Whole, as_input_error, build, names_file, read_yaml
 
-_SPELLING = re.compile(r"^\s*(?:(\d{1,30})\s*[xX]\s*)?(\d{1,30})\s*[xX]\s*(\S+)\s*$")
-_NODES, _PER_NODE = 10_000_000, 1024
+_SPELLING = re.compile(r"^\s*(?:(\d{1,30})\s*[xX]\s*)?(\d{1,30})\s*[xX]\s*(\S.*?)\s*$")
+_NODES, _PER_NODE = 10_000_000, 100_000
 
 
 class Cluster(BaseModel):
@@ -24,11 +33,12 @@ class Cluster(BaseModel):
     Attributes
     ----------
     device
-        Name of a device profile.
+        Name of a device profile, or the path of a YAML file with one of your own.
     nodes, devices_per_node
         At least 1 each.
     network
-        Name of a fabric profile; None takes the device's usual one (an answer lists it under ``assumed``).
+        Name of a fabric profile, or the path of a file with one; None takes the device's usual one (an answer lists it
+        under ``assumed``).
     scale_up_domain
         Devices in one scale-up domain; None takes the device's (no more than there are).
     price_usd_per_device_hour
@@ -50,6 +60,42 @@ class Cluster(BaseModel):
     price_usd_per_device_hour: Real | None = Field(default=None, ge=0, le=1e6, allow_inf_nan=False)
     memory_headroom: Real | None = Field(default=None, ge=0, lt=1, allow_inf_nan=False)
 
+    _files: dict[str, Device | Fabric] = PrivateAttr(default_factory=dict)
+    _abbreviation: str = PrivateAttr(default="")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _resolved(cls, data: Any, handler: ModelWrapValidatorHandler[Cluster], info: ValidationInfo) -> Cluster:
+        """Names as the profiles have them, files by absolute paths and read once; shapes that no cluster has are
+        refused, unless somebody measured on one."""
+        said = ""
+        if isinstance(data, dict):
+            data, said = _resolved_names(data)
+        found = handler(data)
+        if names_file(found.device):
+            found._files[found.device] = get_device(found.device)
+        network = found.network or found.profile.network
+        if names_file(network):
+            found._files[network] = get_fabric(network)
+        found._abbreviation = said
+        if not (info.context or {}).get("measured"):
+            _check_shape(found)
+        return found
+
+    @classmethod
+    def measured(cls, data: dict[str, Any]) -> Cluster:
+        """A cluster that somebody measured on, whatever its shape.
+
+        Raises
+        ------
+        InputError
+            As the class itself, but for the shape.
+        """
+        try:
+            return cls.model_validate(data, context={"measured": True})
+        except ValidationError as error:
+            raise as_input_error(error, cls, "cluster") from None
+
     @property
     def n_devices(self) -> int:
         """All devices."""
@@ -58,12 +104,15 @@ class Cluster(BaseModel):
     @property
     def profile(self) -> Device:
         """The device's profile."""
-        return get_device(self.device)
+        own = self._files.get(self.device)
+        return own if isinstance(own, Device) else get_device(self.device)
 
     @property
     def fabric(self) -> Fabric:
-        """The fabric's profile."""
-        return get_fabric(self.network or self.profile.network)
+        """The fabric's profile, with the bandwidth of one device."""
+        name = self.network or self.profile.network
+        own = self._files.get(name)
+        return (own if isinstance(own, Fabric) else get_fabric(name)).shared_by(self.devices_per_node)
 
     @property
     def domain(self) -> int:
@@ -85,7 +134,11 @@ class Cluster(BaseModel):
 
     def assumed(self) -> dict[str, str]:
         """What the user did not say and was taken from a profile."""
-        found: dict[str, str] = {}
+        found = self.profile.assumed()
+        if self._abbreviation:
+            found["device"] = f"{self.device} ({self._abbreviation})"
+        if self.n_devices > self.domain:
+            found |= self.fabric.assumed()
         if self.network is None and self.n_devices > self.domain:
             found["network"] = f"{self.fabric.name} (the usual fabric of {self.profile.name})"
         if self.scale_up_domain is None:
@@ -93,41 +146,92 @@ class Cluster(BaseModel):
         return found
 
     @classmethod
-    def parse(cls, text: str | Path | Cluster, *, network: str | None = None) -> Cluster:
+    def parse(
+        cls, text: str | Path | Cluster, *, network: str | Path | None = None, folder: Path | None = None
+    ) -> Cluster:
         """A cluster from ``64x8xh100-sxm-80gb`` (nodes x devices per node x device; ``8xh100`` is one node), or from a
-        YAML or JSON file with the fields of this class.
+        YAML or JSON file with the fields of this class. A device or a network may be the path of a file of its own.
+
+        Parameters
+        ----------
+        network
+            Comes before what the text says.
+        folder
+            From which relative paths of devices count; by default the current one, and for a file its own.
 
         Raises
         ------
         InputError
-            For text of another form, zero nodes, an unknown device or fabric, with the nearest valid choice.
+            For text of another form, zero nodes, an unknown device or fabric, a shape that no cluster has, with the
+            nearest valid choice.
         """
+        more = {} if network is None else {"network": str(network)}
         if isinstance(text, Cluster):
-            return text if network is None else text.model_copy(update={"network": get_fabric(network).name})
-        match = _SPELLING.match(str(text))
+            same = text.network == text.model_copy(update=more).network
+            return text if same else build(cls, {**text._said(), **more}, "cluster")
+        match = None if os.path.isfile(text) else _SPELLING.match(str(text))
         if match is None:
             if Path(text).suffix.lower() in (".yaml", ".yml", ".json") or os.path.isfile(text):
-                return cls._from_file(Path(text), network)
+                path = Path(text)
+                data = read_yaml(path, "cluster")
+                return build(cls, {**in_folder(data, path.parent), **more}, f"cluster {path}")
             example = "64x8xh100-sxm-80gb"
             raise InputError(
                 "cluster", str(text), "NODESxDEVICESxDEVICE such as 64x8xh100-sxm-80gb, or a YAML file", example
             )
         nodes, per_node, name = int(match[1] or 1), int(match[2]), match[3]
-        for field, value, limit in (("nodes", nodes, _NODES), ("devices per node", per_node, _PER_NODE)):
-            if not 1 <= value <= limit:
-                near = min(max(value, 1), limit)
-                raise InputError(f"cluster: {field}", value, f"a whole number from 1 to {limit:,}", near)
-        data: dict[str, Any] = {"nodes": nodes, "devices_per_node": per_node, "device": get_device(name).name}
-        if network is not None:
-            data["network"] = get_fabric(network).name
-        return build(cls, data, "cluster")
+        if not 1 <= nodes <= _NODES:
+            near = min(max(nodes, 1), _NODES)
+            raise InputError("cluster: nodes", nodes, f"a whole number from 1 to {_NODES:,}", near)
+        if per_node < 1:
+            raise InputError("cluster: devices per node", per_node, "a whole number of 1 or more", 1)
+        data = {"nodes": nodes, "devices_per_node": per_node, "device": name}
+        return build(cls, {**(in_folder(data, folder) if folder else data), **more}, "cluster")
 
-    @classmethod
-    def _from_file(cls, path: Path, network: str | None) -> Cluster:
-        data = read_yaml(path, "cluster")
-        found = build(cls, data, f"cluster {path}")
-        update: dict[str, Any] = {"device": get_device(found.device).name}
-        wanted = found.network if network is None else network
-        if wanted is not None:
-            update["network"] = get_fabric(wanted).name
-        return found.model_copy(update=update)
+    def _said(self) -> dict[str, Any]:
+        """The fields as they were said."""
+        return {**self.model_dump(), "device": self._abbreviation or self.device}
+
+
+def in_folder(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The fields of a cluster with paths of files counted from a folder."""
+    files: dict[str, Any] = {
+        k: str(folder / str(data[k])) for k in ("device", "network") if k in data and names_file(data[k])
+    }
+    return {**data, **files}
+
+
+def _resolved_names(data: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The fields with the names that profiles have and absolute paths, and what the device was called where that is an
+    abbreviation."""
+    found, said = dict(data), ""
+    device, network = data.get("device"), data.get("network")
+    if isinstance(device, (str, Path)):
+        if names_file(device):
+            found["device"] = str(Path(device).resolve())
+        else:
+            found["device"] = get_device(str(device)).name
+            said = str(device).strip() if is_abbreviated(str(device)) else ""
+    if isinstance(network, (str, Path)):
+        found["network"] = str(Path(network).resolve()) if names_file(network) else get_fabric(str(network)).name
+    return found, said
+
+
+def _check_shape(cluster: Cluster) -> None:
+    """Refuse more devices in a node than nodes have, and scale-up domains that do not consist of nodes or of equal
+    parts of one."""
+    device, per_node = cluster.profile, cluster.devices_per_node
+    most = max(device.largest_node or 1, device.devices_per_node, device.scale_up.domain)
+    if per_node > most:
+        usual = device.devices_per_node
+        name = Path(device.file).name if device.file else device.name
+        near = f"{max(1, round(cluster.n_devices / usual))}x{usual}x{name}"
+        allowed = f"{usual}, which a node of {device.name} has" + (f", and at most {most}" if most > usual else "")
+        raise InputError("devices per node", per_node, allowed, near, why="is more than a node has")
+    domain = cluster.scale_up_domain
+    if domain is not None and per_node % domain and domain % per_node:
+        whole = max(1, round(domain / per_node)) * per_node
+        parts = [d for d in range(1, per_node) if per_node % d == 0]
+        best = min([*parts, whole], key=lambda d: abs(d - domain))
+        allowed = f"a divisor or a multiple of the {per_node} devices of a node"
+        raise InputError("scale_up_domain", domain, allowed, best, why="cuts nodes into unequal parts")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..core.errors import InputError, nearest_names
 from ..core.provenance import Quantity
-from .profiles import build, profile_names, read_profile
+from .profiles import build, names_file, profile_names, read_profile
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,6 +29,8 @@ class GenerationRates(BaseModel):
 
     Attributes
     ----------
+    name, typical_device
+        The generation, and the device that stands for one of it whose file leaves something out.
     gemm_efficiency
         Matrix format class (``16bit``, ``8bit``, ``4bit``, ``32bit``) -> largest fraction of the dense peak.
     tile_half_area
@@ -63,6 +67,7 @@ class GenerationRates(BaseModel):
     model_config = _STRICT
 
     name: str
+    typical_device: str
     gemm_efficiency: dict[Literal["32bit", "16bit", "8bit", "4bit"], Quantity]
     tile_half_area: Quantity
     depth_overhead: Quantity
@@ -147,8 +152,8 @@ class Device(BaseModel):
         The generation names a profile of kernel rates.
     aliases
         Other names it is known by.
-    devices_per_node
-        Of the usual machine.
+    devices_per_node, largest_node
+        Of the usual machine, and of the largest that there is (None: no larger one).
     compute_units
         Streaming multiprocessors, compute units or cores.
     peak
@@ -171,6 +176,11 @@ class Device(BaseModel):
         In-step rate over that of the generation: a power cap, a slower memory.
     rates
         Overrides of the generation's rates for this device.
+    file, inherits, taken
+        Of a device of one's own: its file, the profile that it inherits, and field -> whence the value of what the file
+        does not state (see :mod:`llmsim.hardware.own_profiles`).
+    same_as
+        The profile that it equals in all that step times rest on, so that its measured runs hold; empty for none.
     """
 
     model_config = _STRICT
@@ -180,6 +190,7 @@ class Device(BaseModel):
     generation: str
     aliases: tuple[str, ...] = ()
     devices_per_node: int = Field(ge=1)
+    largest_node: int | None = Field(default=None, ge=1)
     compute_units: int = Field(ge=1)
     peak: dict[Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp4"], Quantity]
     block_scaling: tuple[Literal["mxfp8", "mxfp4", "nvfp4"], ...] = ()
@@ -195,10 +206,32 @@ class Device(BaseModel):
     in_situ: Quantity
     rates: dict[str, Any] = Field(default_factory=dict)
     notes: str = ""
+    file: str = ""
+    inherits: str = ""
+    taken: dict[str, str] = Field(default_factory=dict)
+    same_as: str = ""
+
+    @property
+    def fitted_as(self) -> str:
+        """The name under which fits know it."""
+        return self.same_as or self.name
 
     def kernel_rates(self) -> GenerationRates:
         """The generation's rates with this device's overrides."""
-        return _rates_of(self.name)
+        return self._kernel_rates
+
+    @cached_property
+    def _kernel_rates(self) -> GenerationRates:
+        if not self.rates:
+            return generation_rates(self.generation)
+        data = generation_rates(self.generation).model_dump()
+        for key, value in self.rates.items():
+            data[key] = {**data[key], **value} if key in ("gemm_efficiency", "in_situ") else value
+        return build(GenerationRates, data, f"device {self.name}: rates")
+
+    def assumed(self) -> dict[str, str]:
+        """Of a device of one's own: what its file leaves open, for an answer to list."""
+        return {} if not self.file else _assumed_of(self)
 
     def peak_of(self, format: str) -> float:
         """Dense FLOP/s in a matrix format; 8- and 4-bit formats that the device lacks run at its 16-bit rate.
@@ -227,40 +260,90 @@ _PEAK_FALLBACK = {
 }
 
 
-@lru_cache(maxsize=128)
-def _rates_of(device: str) -> GenerationRates:
-    found = get_device(device)
-    data = read_profile("generations", found.generation, "generation")
-    merged = {**data, "name": found.generation}
-    for key, value in found.rates.items():
-        if key == "gemm_efficiency":
-            merged[key] = {**data[key], **value}
-        else:
-            merged[key] = value
-    return build(GenerationRates, merged, f"device {device}: rates")
+def _assumed_of(device: Device) -> dict[str, str]:
+    said = f"{device.name} ({Path(device.file).name})"
+    if device.same_as:
+        return {"device": f"{said}, as {device.same_as} in all that step times rest on"}
+    typical = generation_rates(device.generation).typical_device
+    rooms = {
+        "peak": [f"peak.{name}" for name in device.peak],
+        "scale_up": [f"scale_up.{k}" for k, own in device.scale_up if k != "name" and own is not None],
+    }
+    return {
+        "device": f"{said}: no measured runs",
+        **taken_in_words(device.taken, rooms, device.inherits, typical),
+        "kernel rates": f"those of generation {device.generation}, fitted on other devices",
+    }
 
 
-def _canonical(name: str) -> str:
-    return re.sub(r"[\s_]+", "-", name.strip().lower())
+def taken_in_words(
+    taken: Mapping[str, str], rooms: Mapping[str, Sequence[str]], inherits: str, typical: str
+) -> dict[str, str]:
+    """What a file of one's own does not state, by whence it is; fields that are all from there by their common name."""
+    wording = {
+        "inherited": f"as {inherits}",
+        "typical": f"as {typical}, which is typical",
+        "scaled": f"as {inherits}, scaled with the 16-bit peak",
+        "left out": "none",
+    }
+    found: dict[str, str] = {}
+    for whence in dict.fromkeys(taken.values()):
+        names = [name for name, own in taken.items() if own == whence]
+        for room, members in rooms.items():
+            if set(members) <= set(names):
+                names = [room, *(name for name in names if name not in members)]
+        found[whence] = f"{', '.join(names)} ({wording[whence]})"
+    return found
 
 
-@lru_cache(maxsize=128)
-def get_device(name: str) -> Device:
-    """The device of that name or alias (``h100`` is ``h100-sxm-80gb``).
+@lru_cache(maxsize=32)
+def generation_rates(name: str) -> GenerationRates:
+    """The kernel rates of a generation.
 
     Raises
     ------
     InputError
         For an unknown one, with the nearest names.
     """
-    wanted = _canonical(str(name))
+    data = read_profile("generations", name, "generation")
+    return build(GenerationRates, {**data, "name": name}, f"generation {name}")
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[\s_]+", "-", name.strip().lower())
+
+
+def get_device(name: str) -> Device:
+    """The device of that name or alias (``h100`` is ``h100-sxm-80gb``), or of a YAML file of one's own.
+
+    Raises
+    ------
+    InputError
+        For an unknown one, with the nearest names; for a file that is wrong, with the field.
+    """
+    if names_file(name):
+        from .own_profiles import read_device
+
+        return read_device(Path(name))
+    return _bundled(str(name))
+
+
+def is_abbreviated(name: str) -> bool:
+    """Whether a name is an alias of a bundled device and not its own."""
+    return not names_file(name) and _canonical(str(name)) not in profile_names("devices")
+
+
+@lru_cache(maxsize=128)
+def _bundled(name: str) -> Device:
+    wanted = _canonical(name)
     names = profile_names("devices")
     if wanted not in names:
         wanted = _aliases().get(wanted, wanted)
     if wanted not in names:
         near = nearest_names(wanted, [*names, *_aliases()])
         near = list(dict.fromkeys(_aliases().get(n, n) for n in near))
-        raise InputError("device", name, ", ".join(names), ", ".join(near), why="is unknown")
+        allowed = f"{', '.join(names)}, or the path of a YAML file"
+        raise InputError("device", name, allowed, ", ".join(near), why="is unknown")
     data = read_profile("devices", wanted, "device")
     return build(Device, {**data, "name": wanted}, f"device profile {wanted}")
 

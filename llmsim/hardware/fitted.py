@@ -70,6 +70,8 @@ class Fit(BaseModel):
         Path of a constant -> quantity with its standard error.
     shapes
         Stack, generation and format -> table of layers by shape, as text (:mod:`llmsim.hardware.shapes`).
+    doubtful
+        Own run that was fitted on -> what is strange about its time.
     """
 
     model_config = _STRICT
@@ -84,6 +86,7 @@ class Fit(BaseModel):
     groups: dict[str, float] = Field(default_factory=dict)
     values: dict[str, Quantity] = Field(default_factory=dict)
     shapes: dict[str, str] = Field(default_factory=dict)
+    doubtful: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("shapes")
     @classmethod
@@ -96,6 +99,13 @@ class Fit(BaseModel):
     def shape_tables(self) -> dict[str, ShapeTable]:
         """Stack, generation and format -> table of layers by shape."""
         return {key: _known_table(text) for key, text in self.shapes.items()}
+
+    def assumed(self) -> dict[str, str]:
+        """What an answer that rests on it says of the runs: that their times are taken as right although they look
+        wrong."""
+        if not self.doubtful:
+            return {}
+        return {"calibration": "; ".join(f"{run}: {why}" for run, why in self.doubtful.items())}
 
     @property
     def overlay(self) -> dict[str, float]:

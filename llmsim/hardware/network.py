@@ -15,14 +15,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.provenance import Quantity
 from ..core.shim import Number, log2, maximum, minimum, product, where
-from .devices import Device
-from .profiles import build, profile_names, read_profile
+from .devices import Device, taken_in_words
+from .profiles import build, names_file, profile_names, read_profile
+
+TYPICAL_FABRIC = "infiniband-ndr-400"
+"""Stands for what a fabric of one's own leaves out."""
 
 
 class Fabric(BaseModel):
@@ -44,6 +48,10 @@ class Fabric(BaseModel):
         Devices under one non-blocking switch tree, None for all.
     oversubscription
         Factor by which bandwidth shrinks beyond a pod, at least 1.
+    per_node
+        Whether the bandwidth is a node's, to be shared out over its devices.
+    file, inherits, taken, same_as
+        Of a fabric of one's own, as :class:`~llmsim.hardware.devices.Device` has them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,8 +63,35 @@ class Fabric(BaseModel):
     half_bytes: Quantity
     pod: int | None = Field(default=None, ge=1)
     oversubscription: float = Field(default=1.0, ge=1)
+    per_node: bool = False
     aliases: tuple[str, ...] = ()
     notes: str = ""
+    file: str = ""
+    inherits: str = ""
+    taken: dict[str, str] = Field(default_factory=dict)
+    same_as: str = ""
+
+    @property
+    def fitted_as(self) -> str:
+        """The name under which fits know it."""
+        return self.same_as or self.name
+
+    def shared_by(self, devices: int) -> Fabric:
+        """The same with the bandwidth of a device, in nodes of so many devices."""
+        if not self.per_node:
+            return self
+        own = self.bandwidth.replace(value=self.bandwidth.value / devices)
+        return self.model_copy(update={"bandwidth": own, "per_node": False})
+
+    def assumed(self) -> dict[str, str]:
+        """Of a fabric of one's own: what its file leaves open, for an answer to list."""
+        if not self.file:
+            return {}
+        said = f"{self.name} ({Path(self.file).name})"
+        if self.same_as:
+            return {"fabric": f"{said}, as {self.same_as} in all that step times rest on"}
+        numbers = taken_in_words(self.taken, {}, self.inherits, self.inherits or TYPICAL_FABRIC)
+        return {"fabric": f"{said}: no measured runs", **{f"fabric, {key}": text for key, text in numbers.items()}}
 
 
 @dataclass(frozen=True)
@@ -86,15 +121,23 @@ class Tier:
     in_switch_traffic: float | None = None
 
 
-@lru_cache(maxsize=64)
 def get_fabric(name: str) -> Fabric:
-    """The fabric profile of that name.
+    """The fabric of that name, or of a YAML file of one's own.
 
     Raises
     ------
     InputError
-        For an unknown one, with the nearest names.
+        For an unknown one, with the nearest names; for a file that is wrong, with the field.
     """
+    if names_file(name):
+        from .own_profiles import read_fabric
+
+        return read_fabric(Path(name))
+    return _bundled(name)
+
+
+@lru_cache(maxsize=64)
+def _bundled(name: str) -> Fabric:
     return build(Fabric, {**read_profile("networks", name, "network"), "name": name}, f"network profile {name}")
 
 

@@ -143,6 +143,11 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
     return [f.alias or name for name, f in fields.items()]
 
 
+def names_file(name: object) -> bool:
+    """Whether a text is the path of a file with a profile of one's own, and not a bundled name."""
+    return Path(str(name)).suffix.lower() in (".yaml", ".yml", ".json")
+
+
 @lru_cache(maxsize=256)
 def _named_path(room: str, name: str) -> Path | None:
     path = profiles_root() / room / f"{name}.yaml"

@@ -4,6 +4,7 @@ to."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -16,6 +17,7 @@ from .files import find_config, read_json
 from .keys import is_vision
 from .others import OTHERS
 from .reader import Reader
+from .values import check_values, left_out
 
 SAME_AS = {
     "kimi_k2": "deepseek_v3",
@@ -58,11 +60,13 @@ def read_config(config: Mapping[str, Any], *, name: str = "", ignore: Iterable[s
         As :meth:`~llmsim.architecture.Architecture.from_config`.
     """
     r = _language_model(Reader(config, ignore=(ignore,) if isinstance(ignore, str) else ignore))
+    check_values(r.values, r.path)
     family = SAME_AS.get(r.model_type, r.model_type)
     blueprint = OTHERS[family](r) if family in OTHERS else read_decoder(r, DECODERS[family])
     r.finish()
     own = config.get("_model")
-    return build(blueprint, name or (own if isinstance(own, str) else r.model_type), r.model_type)
+    title = name or (own if isinstance(own, str) else r.model_type)
+    return replace(build(blueprint, title, r.model_type), left_out=left_out(config))
 
 
 def known_model_types() -> list[str]:

@@ -30,6 +30,8 @@ def own_report(found: OwnFit, path: str) -> Group:
     for name, (before, after) in sorted(found.moved.items(), key=lambda item: -abs(item[1][1] / item[1][0] - 1)):
         moved.add_row(name, f"{before:.4g}", f"{after:.4g}", f"{100 * (after / before - 1):+.1f} %")
     parts: list[RenderableType] = [section("Runs", table)]
+    if found.fit.doubtful:
+        parts.append(section("Times that look wrong, fitted on as they stand", grid(list(found.fit.doubtful.items()))))
     parts.append(section("Constants that moved by a hundredth or more", moved if found.moved else Text("none")))
     parts.append(Text(f"\nwritten to {path}: use it with --calibrate-with {path}"))
     return Group(*parts)

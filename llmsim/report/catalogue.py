@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,10 +14,14 @@ from rich.text import Text
 
 from ..architecture import Architecture
 from ..core.errors import unknown_name
-from ..core.units import GIB, TERA, large
+from ..core.quantities import readable
+from ..core.units import GIB, TERA
 from ..hardware.devices import Device, device_names, get_device
-from ..hardware.network import fabric_names, get_fabric
+from ..hardware.network import Fabric, fabric_names, get_fabric
+from ..hardware.own_profiles import describes_fabric
+from ..hardware.profiles import names_file
 from ..hardware.software import get_software, software_names
+from ..hardware.templates import template
 from ..models import bundled_models
 from ..training.conventions import published_flops
 
@@ -57,6 +63,7 @@ def model_report(name: str) -> Answer:
         "tied": model.tied,
         "max_positions": model.max_positions,
         "no_cost_model": model.unsupported,
+        "assumed": dict(model.left_out),
     }
     rows = [
         ("family", model.model_type),
@@ -71,6 +78,7 @@ def model_report(name: str) -> Answer:
         rows.append(
             (f"sizes of {label}", ", ".join(f"{k} {v}" for k, v in kind.sizes.items() if k not in ("hidden", "one")))
         )
+    rows += [(key, text) for key, text in model.left_out.items()]
     if model.unsupported:
         rows.append(("not costed", model.unsupported))
     else:
@@ -103,7 +111,10 @@ def hardware_list() -> Answer:
             device.network,
             f"{device.price.value:.2f}",
         )
-    names = Text(f"\nfabrics: {', '.join(fabric_names())}\nsoftware: {', '.join(software_names())}")
+    names = Text(
+        f"\nfabrics: {', '.join(fabric_names())}\nsoftware: {', '.join(software_names())}\n"
+        "one of your own: llmsim hardware --template NAME prints a file to change; its path then works as a name"
+    )
     data = {
         "schema": "llmsim.hardware/1",
         "devices": [d.name for d in devices],
@@ -115,15 +126,49 @@ def hardware_list() -> Answer:
 
 def hardware_report(name: str) -> Answer:
     """One profile with every number's origin."""
+    if names_file(name):
+        own = get_fabric(name) if describes_fabric(Path(name)) else get_device(name)
+        return _own_profile(own)
     if name in fabric_names():
-        return _profile(get_fabric(name).model_dump(), "network")
+        return _profile(_without_file(get_fabric(name).model_dump()), "network")
     if name in software_names():
         return _profile(get_software(name).model_dump(), "software")
     try:
         device = get_device(name)
     except Exception:
         raise unknown_name("profile", name, [*device_names(), *fabric_names(), *software_names()]) from None
-    return _profile(_device_data(device), "device")
+    return _profile(_without_file(_device_data(device)), "device")
+
+
+def hardware_template(name: str) -> Answer:
+    """A device or a fabric as a file to be changed."""
+    text = template(name)
+    return Answer({"schema": "llmsim.template/1", "template": text}, Text(text.rstrip("\n")))
+
+
+_OF_FILES = ("file", "inherits", "taken", "same_as")
+
+
+def _without_file(data: dict[str, Any]) -> dict[str, Any]:
+    """A bundled profile without what only files of one's own have."""
+    return {key: value for key, value in data.items() if key not in (*_OF_FILES, "per_node")}
+
+
+def _own_profile(own: Device | Fabric) -> Answer:
+    """A file of one's own as it was read, with what it does not state marked."""
+    data = _device_data(own) if isinstance(own, Device) else own.model_dump()
+    shown = {key: value for key, value in data.items() if key not in ("taken", "same_as")}
+    shown["file"] = Path(own.file).name
+    if isinstance(own, Device):
+        shown["network"] = get_fabric(own.network).name
+    elif not own.per_node:
+        del shown["per_node"]
+    answer = _profile(shown, "device" if isinstance(own, Device) else "network", own.taken)
+    notes = Table.grid(padding=(0, 2))
+    for key, text in own.assumed().items():
+        notes.add_row(key, text)
+    heading = Text("\nAssumed (the file does not say otherwise)", style="bold")
+    return Answer({**answer.data, **data, "assumed": own.assumed()}, Group(answer.text, heading, notes))
 
 
 def _device_data(device: Device) -> dict[str, Any]:
@@ -132,16 +177,19 @@ def _device_data(device: Device) -> dict[str, Any]:
     return data
 
 
-def _profile(data: dict[str, Any], kind: str) -> Answer:
+def _profile(data: dict[str, Any], kind: str, taken: Mapping[str, str] | None = None) -> Answer:
     table = Table(box=None, pad_edge=False)
     for column in (kind, "value", "unit", "origin", "source"):
         table.add_column(column, overflow="fold")
     for path, value in _leaves(data):
+        mark = (taken or {}).get(path, "")
         if isinstance(value, dict):
             dated = f"{value['source']} {value['date']}".strip()
-            table.add_row(path, _number(value["value"]), value["unit"], value["provenance"], dated)
+            origin = ", ".join(part for part in (mark, value["provenance"]) if part)
+            table.add_row(path, *readable(value["value"], value["unit"]), origin, dated)
         else:
-            table.add_row(path, str(value), "", "", "")
+            shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            table.add_row(path, shown, "", mark, "")
     return Answer({"schema": f"llmsim.{kind}/1", **data}, Group(Text(str(data["name"]), style="bold"), table))
 
 
@@ -154,7 +202,3 @@ def _leaves(data: dict[str, Any], path: str = "") -> list[tuple[str, Any]]:
         elif value not in ("", (), {}, None):
             found.append((where, value))
     return found
-
-
-def _number(value: float) -> str:
-    return large(value) if abs(value) >= 1e6 else f"{value:.6g}"

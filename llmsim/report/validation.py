@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -37,8 +38,10 @@ def validation_report(report: ValidationReport) -> RenderableType:
         for row, why in report.implausible.items():
             own.add_row(row, why)
         parts += [_title("measured times that look wrong, scored as they stand"), own]
+    if report.without_profile:
+        parts += [_title("frameworks and releases without a profile of their own"), _without_profile(report)]
     if report.skipped:
-        parts += [_title("not simulated, counted as 100 % off"), _skipped(report)]
+        parts += [_title("not simulated, counted as 100 % off"), _listed(report.skipped)]
     return Group(*parts)
 
 
@@ -157,9 +160,28 @@ def _worst(groups: Iterable[GroupScore]) -> Table:
     return found
 
 
-def _skipped(report: ValidationReport) -> Table:
+_SHOWN_RELEASES = 6
+
+
+def _without_profile(report: ValidationReport) -> Table:
+    """Frameworks one by one; releases of one framework in one line."""
+    found, releases = Table.grid(padding=(0, 2)), defaultdict[str, dict[str, int]](dict)
+    for text, rows in report.without_profile.items():
+        column, _, what = text.partition(": ")
+        if column == "framework":
+            found.add_row(str(len(rows)), f"framework {what}")
+        else:
+            release, _, newest = what.partition(" like the newest ")
+            releases[newest.partition(" (")[0]][release] = len(rows)
+    for name, own in releases.items():
+        shown = ", ".join(list(own)[:_SHOWN_RELEASES]) + (" ..." if len(own) > _SHOWN_RELEASES else "")
+        found.add_row(str(sum(own.values())), f"releases like the newest {name}: {shown}")
+    return found
+
+
+def _listed(reasons: Mapping[str, Sequence[str]]) -> Table:
     found = Table.grid(padding=(0, 2))
-    for reason, rows in sorted(report.skipped.items(), key=lambda item: -len(item[1])):
+    for reason, rows in sorted(reasons.items(), key=lambda item: -len(item[1])):
         shown = ", ".join(rows[:4]) + (" ..." if len(rows) > 4 else "")
         found.add_row(str(len(rows)), Text(f"{reason} ({shown})"))
     return found

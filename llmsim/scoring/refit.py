@@ -141,7 +141,7 @@ def _memory_left_out(rated: Rated, found: Predictions, folds: np.ndarray, bar: B
 
 def _cross_widths(items: list[RunPlan], folds: np.ndarray, log_ratio: np.ndarray) -> list[float | None]:
     """Widths of the intervals of each run, from the residuals of the other folds."""
-    hardware = tuple(sorted({item.cluster.device for item in items}))
+    hardware = tuple(sorted({item.cluster.profile.fitted_as for item in items}))
     frameworks = tuple(sorted({item.plan.framework for item in items}))
     widths: list[float | None] = [None] * len(items)
     for fold in range(int(folds.max()) + 1):

@@ -225,6 +225,20 @@ class ValidationReport:
                 found[entry.skipped].append(entry.id)
         return found
 
+    @property
+    def without_profile(self) -> dict[str, list[str]]:
+        """Framework or release that no profile knows, and what it was simulated as -> ids of its rows."""
+        found: dict[str, list[str]] = {}
+        for entry in self.rows:
+            texts = [f"framework: {entry.assumed['framework']}"] if "framework" in entry.assumed else []
+            release = entry.assumed.get("framework_release", "")
+            texts += [f"release: {release}"] if " like the newest " in release else []
+            for text in texts:
+                if entry.id not in found.setdefault(text, []):
+                    found[text].append(entry.id)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON wants it, with a schema version."""
-        return {"schema": SCHEMA, "version": __version__, **asdict(self), "skipped": self.skipped}
+        own = {"skipped": self.skipped, "without_profile": self.without_profile}
+        return {"schema": SCHEMA, "version": __version__, **asdict(self), **own}

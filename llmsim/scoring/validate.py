@@ -141,7 +141,9 @@ def _description(run: MeasuredRun, outcome: Outcome | None, path: Path) -> dict[
     """What an entry says of its row; the names of profiles where they are known."""
     if outcome is not None:
         item = outcome.item
-        kind, hardware, framework = model_class(item.architecture), item.cluster.device, item.plan.framework
+        kind, hardware, framework = model_class(item.architecture), item.cluster.profile.name, item.plan.framework
+        if "framework" in item.assumed:  # what is taken for a profile is not that profile's accuracy
+            framework = f"{run['framework']} (simulated as {framework})"
     else:
         kind = _known(lambda: model_class(architecture_of(run["model"], search_paths(path))), "unknown")
         hardware = _known(lambda: get_device(run["hardware"]).name, run["hardware"])

@@ -155,10 +155,11 @@ def plan_training(
         raise InputError("epochs", epochs, "a number above 0 and up to 1e6", 1)
     if tokens is None and epochs != 1:
         raise InputError("epochs", epochs, "with tokens only: the size of the data set", why="says nothing alone")
-    assumed = {**machine.assumed(), **architecture.assumed(sequence)}
+    assumed = {**machine.assumed(), **architecture.assumed(sequence), **(fit.assumed() if fit else {})}
     if tokens and machine.price_usd_per_device_hour is None:
         usd, _, date = device_price(machine)
-        assumed["price"] = f"{usd:.2f} USD per device-hour ({machine.device} profile, {date})"
+        of = f"{machine.profile.name} profile, {date}".removesuffix(", ")
+        assumed["price"] = f"{usd:.2f} USD per device-hour ({of})"
     chosen = space or SearchSpace()
     if precision is None:
         precision = (chosen.precision or (default_precision(machine.profile),))[0]

@@ -15,7 +15,7 @@ from ..architecture import Architecture
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number, total
 from ..hardware.cluster import Cluster
-from ..hardware.devices import get_device
+from ..hardware.devices import get_device, is_abbreviated
 from ..plans.training import TrainingPlan
 from ..training.columns import Columns
 from ..training.constants import step_constants
@@ -154,14 +154,18 @@ def compare(
     _check(found, sequences, devices, batch)
     assumed: dict[str, str] = {"cache": "bf16, states of recurrences fp32", "weights": "bf16"}
     assumed["memory"] = f"{USABLE:.0%} of a device"
+    assumed |= {f"{m.name}: {key}": text for m in found for key, text in m.left_out.items()}
     if device is None:
         device = assumed["device"] = "h100-sxm-80gb"
     profile = get_device(device)
+    assumed |= profile.assumed()
+    if is_abbreviated(device):
+        assumed["device"] = f"{profile.name} ({device})"
     if devices is None:
         largest = max(m.parameters for m in found)
         devices = 2 ** max(0, math.ceil(math.log2(2 * largest / (USABLE * profile.memory_bytes.value))))
         assumed["devices"] = f"{devices} (the least power of two that holds the largest model's weights)"
-    curves = [_curve(m, list(sequences), profile.name, devices, batch) for m in found]
+    curves = [_curve(m, list(sequences), device, devices, batch) for m in found]
     return Comparison(
         list(sequences),
         profile.name,

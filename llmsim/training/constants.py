@@ -125,9 +125,10 @@ def overlaid_constants(cluster: Cluster, structure: Structure, overlay: Overlay 
     if overlay is None:
         overlay = shipped_fit().overlay
     device, software, recipe = cluster.profile, structure.software, structure.recipe
+    fabric = cluster.fabric
     rates = device.kernel_rates()
     stack = Stack(software, device.generation, overlay)
-    own = overlay.get(f"devices/{device.name}/in_situ", device.in_situ.value) * stack.rate
+    own = overlay.get(f"devices/{device.fitted_as}/in_situ", device.in_situ.value) * stack.rate
     family = f"generations/{device.generation}/in_situ"
     in_situ: dict[str, Number] = {
         work: overlay.get(f"{family}/{work}", quantity.value) * own for work, quantity in rates.in_situ.items()
@@ -147,8 +148,10 @@ def overlaid_constants(cluster: Cluster, structure: Structure, overlay: Overlay 
         tiers=cluster.tiers(),
         host_bandwidth=device.host_bandwidth.value,
         host_memory_bandwidth=device.host_memory_bandwidth.value,
-        inner_efficiency=overlay.get(f"devices/{device.name}/scale_up/efficiency", device.scale_up.efficiency.value),
-        outer_efficiency=overlay.get(f"networks/{cluster.fabric.name}/efficiency", cluster.fabric.efficiency.value),
+        inner_efficiency=overlay.get(
+            f"devices/{device.fitted_as}/scale_up/efficiency", device.scale_up.efficiency.value
+        ),
+        outer_efficiency=overlay.get(f"networks/{fabric.fitted_as}/efficiency", fabric.efficiency.value),
         overlap=_overlap(structure.overlap, stack),
         contention=host("contention", software.contention.value),
         launch_s=host("host/launch_s", software.host.launch_s.value),

@@ -114,7 +114,8 @@ class Doubt:
         Gives the logarithm of the step under each draw over the step, see :func:`log_draws`.
     counted
         Whether the widths that measured runs give hold it already: those for hardware or frameworks that a fit had not
-        seen come from refits with these very constants at their priors.
+        seen come from refits with these very constants at their priors. For a device of one's own they do not: it may
+        differ from any that was left out.
     """
 
     def __init__(self, log_ratios: Callable[[], np.ndarray], *, counted: bool = False):

@@ -59,7 +59,7 @@ def log_width(
     known = shipped_fit() if fit is None else fit
     kind = model_class(architecture)
     regimes = [known.intervals.get(f"{kind}/{software.lineage}") or known.intervals.get(kind)]
-    if cluster.device not in known.hardware:
+    if cluster.profile.fitted_as not in known.hardware:
         regimes.append(known.intervals.get(f"{NEW_HARDWARE}/{kind}"))
     if adapters or software.name not in known.frameworks:
         regimes.append(known.intervals.get(f"{NEW_FRAMEWORK}/{kind}"))
@@ -70,7 +70,7 @@ def log_width(
 def unseen(cluster: Cluster, software: Software, fit: Fit | None = None) -> bool:
     """Whether a fit has no run on these devices, or none of this framework."""
     known = shipped_fit() if fit is None else fit
-    return cluster.device not in known.hardware or software.name not in known.frameworks
+    return cluster.profile.fitted_as not in known.hardware or software.name not in known.frameworks
 
 
 def around(value: float, width: float) -> tuple[float, float]:

@@ -33,7 +33,9 @@ def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None)
     generation, stack = f"generations/{device.generation}/in_situ", f"software/{software.name}"
 
     def origin(path: str, otherwise: str) -> str:
-        return origin_of_fit if path in known.values else otherwise
+        """A profile of one's own brings what is fitted of its parent."""
+        elsewhere = "extrapolated" if otherwise == "fitted" else otherwise
+        return origin_of_fit if path in known.values else elsewhere
 
     product = product_class(structure.recipe.matmul)
     found = {
@@ -43,8 +45,8 @@ def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None)
             "permute": "permute", "convert": "convert", "recompute": product, "bubble": product, "optimizer": "memory",
         }.items()
     }  # fmt: skip
-    inner = origin(f"devices/{device.name}/scale_up/efficiency", device.scale_up.efficiency.provenance)
-    outer = origin(f"networks/{cluster.fabric.name}/efficiency", cluster.fabric.efficiency.provenance)
+    inner = origin(f"devices/{device.fitted_as}/scale_up/efficiency", device.scale_up.efficiency.provenance)
+    outer = origin(f"networks/{cluster.fabric.fitted_as}/efficiency", cluster.fabric.efficiency.provenance)
     wide = outer if cluster.n_devices > cluster.domain else inner
 
     def hidden(wire: str, overlap: str) -> str:

@@ -92,7 +92,8 @@ def simulate_training(
     if model_class(model) == "moe":
         software |= assumed_dispatcher(plan.dispatcher, plan.software, machine)
     taken |= {**machine.assumed(), **model.assumed(plan.sequence_length), **software, **margin}
-    return _report(plan, problem, prepared, constants, {**(assumed or {}), **taken}, fit)
+    doubts = {} if fit is None else fit.assumed()
+    return _report(plan, problem, prepared, constants, {**(assumed or {}), **doubts, **taken}, fit)
 
 
 def _report(
@@ -183,7 +184,8 @@ def _offload_report(
 def _doubt(problem: Problem, prepared: Prepared, time: StepTime, fit: Fit | None, *, adapters: bool) -> Doubt:
     known, cluster, structure = shipped_fit() if fit is None else fit, problem.cluster, problem.structure
     draws = partial(log_draws, prepared.load, float(time.seconds), cluster, structure, known)
-    return Doubt(draws, counted=adapters or unseen(cluster, structure.software, known))
+    own = bool(cluster.profile.file) and not cluster.profile.same_as  # no refit left out such a device
+    return Doubt(draws, counted=(adapters or unseen(cluster, structure.software, known)) and not own)
 
 
 @lru_cache(maxsize=256)
