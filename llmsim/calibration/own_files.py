@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..architecture import Architecture
+from ..core.arguments import of_kind
 from ..core.errors import InputError, LlmsimError
 from ..core.units import GIB
 from ..hardware.cluster import Cluster
@@ -54,7 +56,10 @@ def calibrate_with(path: str | Path) -> Fit:
     InputError
         For a file that is none of these, or whose runs cannot be simulated.
     """
-    path = Path(path)
+    path = Path(of_kind(path, (str, Path), "calibration", "the path of a file"))
+    if not os.path.exists(path):
+        allowed = "what `llmsim calibrate` wrote, a .csv table of own runs, or a .yaml file of one run"
+        raise InputError("calibration", str(path), allowed, why="does not exist")
     if path.suffix.lower() in (".yaml", ".yml", ".json") and read_yaml(path, "calibration").get("schema") == SCHEMA:
         return read_fit(path)
     return calibrated(path).fit

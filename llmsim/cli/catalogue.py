@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Json, print_json, reports_errors
+from .options import Json, print_json
 
 
-@reports_errors
 def models(
     name: Annotated[str | None, typer.Argument(help="Bundled name, hub id or path; all names by default.")] = None,
     as_json: Json = False,
@@ -21,7 +20,6 @@ def models(
     _catalogue(name, as_json, model_list, model_report)
 
 
-@reports_errors
 def hardware(
     name: Annotated[
         str | None, typer.Argument(help="Device, fabric or software profile; all names by default.")

@@ -7,12 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..core.errors import InputError
-from ..core.units import parse_length
-from .options import Json, print_json, reports_errors
+from .options import Json, print_json
 
 
-@reports_errors
 def compare(
     models: Annotated[str, typer.Option("--models", "-m", help="Names or config.json paths, joined by commas.")],
     sequence: Annotated[str, typer.Option("--sequence", "-s", help="Lengths: 4k:1M doubles, 4k,32k,1M are those.")],
@@ -28,24 +25,10 @@ def compare(
     from ..serving.compare import compare as compare_models
 
     names = [name.strip() for name in models.split(",") if name.strip()]
-    found = compare_models(names, _lengths(sequence), device=device, devices=devices, batch=batch)
+    found = compare_models(names, sequence, device=device, devices=devices, batch=batch)
     if figure is not None:
         write_figure(found, figure)
     if as_json:
         print_json(found.to_dict())
     else:
         show(comparison_report(found))
-
-
-def _lengths(text: str) -> list[int]:
-    """``4k:1M`` doubles from the first to the last; commas list lengths."""
-    first, mark, last = text.partition(":")
-    if not mark:
-        return [parse_length(part, "sequence") for part in text.split(",")]
-    low, high = parse_length(first, "sequence"), parse_length(last, "sequence")
-    if low > high:
-        raise InputError("sequence", text, "FIRST:LAST with the smaller first", f"{last}:{first}")
-    found = [low]
-    while found[-1] * 2 <= high:
-        found.append(found[-1] * 2)
-    return found

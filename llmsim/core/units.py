@@ -26,7 +26,7 @@ def parse_count(text: str | int | float, field: str, example: str = "15T") -> fl
         For text that is not a number, and for zero, negative, NaN and infinite values.
     """
     if isinstance(text, (int, float)) and not isinstance(text, bool):
-        value = float(text)
+        value = float(text) if abs(text) < 1e300 else math.inf
     else:
         match = _COUNT.match(str(text))
         if match is None:
@@ -54,6 +54,20 @@ def parse_length(text: str | int, field: str) -> int:
     return int(value)
 
 
+def parse_batch(text: str | int, field: str) -> int:
+    """A whole number of sequences; ``1k`` is 1,000.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
+    value = parse_count(text, field, "256")
+    if value != int(value):
+        raise InputError(field, text, "a whole number of sequences", max(1, round(value)))
+    return int(value)
+
+
 def gib(value_bytes: float, digits: int = 2) -> str:
     """Bytes as text in GiB."""
     return f"{value_bytes / GIB:,.{digits}f} GiB"
@@ -72,6 +86,23 @@ def seconds(value_s: float) -> str:
         if abs(value_s) < limit:
             return f"{value_s * factor:.4g} {unit}"
     return f"{value_s / DAY_S:,.1f} days"
+
+
+def days(value: float) -> str:
+    """Days as text: hours, minutes or seconds below two of them."""
+    return seconds(value * DAY_S)
+
+
+def money(value_usd: float) -> str:
+    """US dollars as text, with cents where these say something."""
+    if 0 < value_usd < 0.01:
+        return "below 0.01 USD"
+    return f"{value_usd:,.{0 if value_usd >= 100 or value_usd == 0 else 2}f} USD"
+
+
+def counted(number: float, thing: str) -> str:
+    """So many things: ``1 device``, ``2,048 devices``."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def large(value: float) -> str:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from ..core.arguments import of_kind
 from ..core.errors import InputError
 from .devices import Device, get_device
 from .network import Fabric, Tier, compile_tiers, get_fabric
-from .profiles import Real, Whole, build, read_yaml
+from .profiles import Checked, Real, Whole, build, read_yaml
 
 _SPELLING = re.compile(r"^\s*(?:(\d{1,30})\s*[xX]\s*)?(\d{1,30})\s*[xX]\s*(\S+)\s*$")
 _NODES, _PER_NODE = 10_000_000, 1024
 
 
-class Cluster(BaseModel):
+class Cluster(Checked):
     """Nodes of one kind of device, joined by a fabric.
 
     Attributes
@@ -93,15 +95,20 @@ class Cluster(BaseModel):
         return found
 
     @classmethod
-    def parse(cls, text: str | Path | Cluster, *, network: str | None = None) -> Cluster:
+    def parse(cls, text: str | Path | Mapping[str, Any] | Cluster, *, network: str | None = None) -> Cluster:
         """A cluster from ``64x8xh100-sxm-80gb`` (nodes x devices per node x device; ``8xh100`` is one node), or from a
-        YAML or JSON file with the fields of this class.
+        YAML or JSON file, or a mapping, with the fields of this class.
 
         Raises
         ------
         InputError
             For text of another form, zero nodes, an unknown device or fabric, with the nearest valid choice.
         """
+        if network is not None:
+            network = of_kind(network, str, "network", "the name of a fabric profile")
+        if isinstance(text, Mapping):
+            return cls._from_fields(dict(text), network, "cluster")
+        text = of_kind(text, (str, Path, Cluster), "cluster", "a text such as 64x8xh100-sxm-80gb, a path or a Cluster")
         if isinstance(text, Cluster):
             return text if network is None else text.model_copy(update={"network": get_fabric(network).name})
         match = _SPELLING.match(str(text))
@@ -124,8 +131,11 @@ class Cluster(BaseModel):
 
     @classmethod
     def _from_file(cls, path: Path, network: str | None) -> Cluster:
-        data = read_yaml(path, "cluster")
-        found = build(cls, data, f"cluster {path}")
+        return cls._from_fields(read_yaml(path, "cluster"), network, f"cluster {path}")
+
+    @classmethod
+    def _from_fields(cls, data: dict[str, Any], network: str | None, where: str) -> Cluster:
+        found = build(cls, data, where)
         update: dict[str, Any] = {"device": get_device(found.device).name}
         wanted = found.network if network is None else network
         if wanted is not None:

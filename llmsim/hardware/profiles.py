@@ -6,7 +6,7 @@ import re
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
@@ -77,6 +77,31 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
                     raise InputError("key", key.value)
                 seen.add(key.value)
         return dict(super().construct_mapping(node, deep))
+
+
+class Checked(BaseModel):
+    """A pydantic model whose constructor raises our kind of error."""
+
+    if not TYPE_CHECKING:  # type checkers know the fields from the class
+
+        def __init__(self, /, **data: Any) -> None:
+            try:
+                super().__init__(**data)
+            except ValidationError as error:
+                raise as_input_error(error, type(self), "") from None
+
+        # Validation from within, as of a nested field, goes past it and keeps the path of the field.
+        __init__.__pydantic_base_init__ = True
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with other fields.
+
+        Raises
+        ------
+        InputError
+            As the constructor.
+        """
+        return type(self)(**{**self.model_dump(), **changes})
 
 
 def build(model: type[Model], data: dict[str, Any], where: str) -> Model:

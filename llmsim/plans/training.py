@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from ..core.arguments import of_kind
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError, unknown_name
 from ..core.pipelines import SCHEDULES, ScheduleName, schedule_facts
 from ..core.sharding import ContextKind, RankOrder
-from ..hardware.profiles import Real, Whole, build, read_yaml
+from ..core.units import parse_batch, parse_length
+from ..hardware.profiles import Checked, Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
 from .adapters import parse_adapter
 from .optimizer import get_optimizer
@@ -29,7 +32,7 @@ Layers = Annotated[Whole, Field(ge=0, le=1_000_000)]
 Dispatcher: TypeAlias = Literal["profile", "deepep", "hybridep"]
 
 
-class TrainingPlan(BaseModel):
+class TrainingPlan(Checked):
     """How a training step runs.
 
     Degrees multiply to the number of devices: ``tensor_parallel x context_parallel x data_parallel x
@@ -126,6 +129,17 @@ class TrainingPlan(BaseModel):
     pad_to_capacity: bool = False
     framework: str = "megatron-core"
     release: str = ""
+
+    @field_validator("sequence_length", "document_length", mode="before")
+    @classmethod
+    def _length(cls, value: Any) -> Any:
+        """``8k``, as a command line has it."""
+        return _own_error(parse_length, value, "length") if isinstance(value, str) and "," not in value else value
+
+    @field_validator("global_batch_size", mode="before")
+    @classmethod
+    def _batch(cls, value: Any) -> Any:
+        return _own_error(parse_batch, value, "global_batch_size") if isinstance(value, str) else value
 
     @field_validator("layers_per_stage", "recompute_layers", "document_length", mode="before")
     @classmethod
@@ -235,9 +249,20 @@ class TrainingPlan(BaseModel):
         """The profile of its framework."""
         return get_software(self.framework, self.release)
 
-    def replace(self, **changes: Any) -> TrainingPlan:
-        """A validated copy with other fields."""
-        return type(self).model_validate({**self.model_dump(), **changes})
+    @classmethod
+    def parse(cls, plan: TrainingPlan | Mapping[str, Any] | str | Path) -> TrainingPlan:
+        """A plan from itself, from a mapping of its fields, or from the path of a YAML or JSON file.
+
+        Raises
+        ------
+        InputError
+            For anything else, naming the field that is wrong or unknown.
+        """
+        if isinstance(plan, Mapping):
+            return build(cls, dict(plan), "plan")
+        allowed = "a TrainingPlan, a mapping of its fields, or the path of a file"
+        plan = of_kind(plan, (TrainingPlan, str, Path), "plan", allowed)
+        return plan if isinstance(plan, TrainingPlan) else cls.from_file(plan)
 
     @classmethod
     def from_file(cls, path: str | Path) -> TrainingPlan:
@@ -341,7 +366,7 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     InputError
         For a file of another form.
     """
-    data = read_yaml(Path(path), "plan")
+    data = read_yaml(Path(of_kind(path, (str, Path), "plan", "the path of a file")), "plan")
     if "plan" not in data:
         return data
     for key in data:
@@ -353,8 +378,8 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     return fields
 
 
-def _own_error(check: Any, value: Any) -> Any:
+def _own_error(check: Any, value: Any, *more: Any) -> Any:
     try:
-        return check(value)
+        return check(value, *more)
     except InputError as error:
         raise ValueError(str(error)) from error

@@ -10,12 +10,13 @@ from time import perf_counter
 from typing import Any
 
 from ..architecture import Architecture
+from ..core.arguments import text, whole
 from ..core.errors import InfeasibleError, InputError, UnsupportedError
 from ..core.progress import Bar
-from ..core.units import gib
+from ..core.units import gib, parse_batch, parse_count, parse_length
 from ..economics.job import device_price, job_cost
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import Fit
+from ..hardware.fitted import Fit, checked_fit
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.training import TrainingPlan
@@ -29,6 +30,7 @@ from .choose import candidate_plan, differences, kind_of, pareto, smallest_memor
 from .evaluate import space_evaluators
 from .finalists import Simulate, best_by_kind, settled, settled_spreads, spread_plans
 from .pool import SLACK, Candidates
+from .question import check_counts, check_numbers, check_texts, chosen_space
 from .risk import by_percentile, chance_faster, check_percentile, percentile_s
 from .space import SearchSpace, enumerate_plans
 from .spreads import other_spreads
@@ -41,24 +43,24 @@ DEFAULT_FRAMEWORK = {"NVIDIA": "megatron-core", "AMD": "megatron-core", "Google"
 
 def plan_training(
     model: Architecture | str | Path,
-    cluster: Cluster | str | Path,
+    cluster: Cluster | Mapping[str, Any] | str | Path,
     *,
-    sequence: int,
-    global_batch: int,
-    tokens: float | None = None,
+    sequence: int | str,
+    global_batch: int | str,
+    tokens: float | str | None = None,
     epochs: float = 1.0,
-    precision: str | None = None,
+    precision: str | Sequence[str] | None = None,
     framework: str | None = None,
     release: str = "",
     network: str | None = None,
     optimizer: str | None = None,
     adapter: str = "none",
-    document_length: int | tuple[int, ...] | None = None,
+    document_length: int | str | tuple[int, ...] | None = None,
     capacity_factor: float | None = None,
     pad_to_capacity: bool = False,
     price: float | None = None,
     imbalance: float | None = None,
-    space: SearchSpace | None = None,
+    space: SearchSpace | Mapping[str, Any] | None = None,
     headroom: float | None = None,
     oom_risk: float | None = None,
     percentile: float | None = None,
@@ -76,11 +78,11 @@ def plan_training(
     cluster
         A cluster, text such as ``64x8xh100-sxm-80gb`` or the path of a YAML file.
     sequence, global_batch
-        Tokens of a sequence, sequences of a step.
+        Tokens of a sequence, sequences of a step; ``8k`` is 8,192 tokens.
     tokens, epochs
-        Training tokens and how often the job goes through them, for days and cost.
+        Training tokens (``15T`` is 15e12) and how often the job goes through them, for days and cost.
     precision, framework, release, network
-        Recipe, software profile and fabric; blank ones are taken from profiles and listed.
+        Recipe (of several the best), software profile and fabric; blank ones are taken from profiles and listed.
     optimizer
         Its name; None takes AdamW. All take equal tokens: how many reach equal loss is another question.
     adapter
@@ -120,6 +122,13 @@ def plan_training(
         Where no plan fits, with the nearest miss and the memory it lacks.
     """
     started = perf_counter()
+    chosen, precision = chosen_space(space, precision)
+    check_texts(framework=framework, optimizer=optimizer, adapter=adapter, release=text(release, "release"))
+    check_numbers(epochs=epochs, oom_risk=oom_risk, percentile=percentile)
+    check_counts(top=top, cores=cores)
+    sequence, global_batch = parse_length(sequence, "sequence"), parse_batch(global_batch, "global_batch")
+    tokens = None if tokens is None else parse_count(tokens, "tokens")
+    fit = checked_fit(fit)
     architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
     machine = Cluster.parse(cluster, network=network)
     if oom_risk is not None:
@@ -132,11 +141,8 @@ def plan_training(
         machine = build(Cluster, {**machine.model_dump(), **given}, "cluster")
     if architecture.unsupported:
         raise UnsupportedError(f"{architecture.name}: training has no cost model for {architecture.unsupported}")
-    for name, value in (("top", top), ("cores", 1 if cores is None else cores)):
-        if value < 1:
-            raise InputError(name, value, "a whole number from 1", 1)
     _check_batch(sequence, global_batch)
-    if tokens is not None and not 0 < tokens <= 1e18:  # so that NaN is refused
+    if tokens is not None and tokens > 1e18:
         raise InputError("tokens", tokens, "a number above 0 and up to 1e18", "15T")
     if not 0 < epochs <= 1e6:
         raise InputError("epochs", epochs, "a number above 0 and up to 1e6", 1)
@@ -162,7 +168,6 @@ def plan_training(
     template = _template(
         sequence, global_batch, precision, optimizer, software, release, imbalance, assumed, architecture, job
     )
-    chosen = space or SearchSpace()
     assumed.update(software.assumed(*(chosen.schedule or ())))
     if model_class(architecture) == "moe":
         assumed.update(assumed_dispatcher(template.dispatcher, software, machine))
@@ -272,9 +277,7 @@ def _planned(
 
 def _check_batch(sequence: int, global_batch: int) -> None:
     for name, value in (("sequence", sequence), ("global_batch", global_batch)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
-            near = min(max(value, 1), 10**9) if isinstance(value, int) else None
-            raise InputError(name, value, "a whole number from 1 to 1,000,000,000", near)
+        whole(value, name, 1, 10**9)
 
 
 def _software(framework: str | None, release: str, cluster: Cluster, assumed: dict[str, str]) -> Software:

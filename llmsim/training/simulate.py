@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +14,7 @@ from ..architecture import Architecture
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import Fit, shipped_fit
+from ..hardware.fitted import Fit, checked_fit, shipped_fit
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .balance import balanced_layout
@@ -36,9 +38,9 @@ from .structure import Documents
 
 
 def simulate_training(
-    plan: TrainingPlan,
-    architecture: Architecture | str,
-    cluster: Cluster | str,
+    plan: TrainingPlan | Mapping[str, Any] | str | Path,
+    architecture: Architecture | str | Path,
+    cluster: Cluster | Mapping[str, Any] | str | Path,
     *,
     fit: Fit | None = None,
     assumed: dict[str, str] | None = None,
@@ -48,7 +50,8 @@ def simulate_training(
     Parameters
     ----------
     plan
-        How the step runs; its degrees multiply to the devices of the cluster. Balanced layers and fitted recomputation
+        How the step runs, as an object, its fields or the path of a file; its degrees multiply to the devices of the
+        cluster. Balanced layers and fitted recomputation
         are written out in the plan of the answer.
     architecture, cluster
         Objects, or what :meth:`Architecture.from_config` and :meth:`Cluster.parse` take.
@@ -64,6 +67,7 @@ def simulate_training(
     UnsupportedError
         For a model without a cost model.
     """
+    plan, fit = TrainingPlan.parse(plan), checked_fit(fit)
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
     machine = Cluster.parse(cluster)
     if model.unsupported:
