@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+
+def _names_of_models(incomplete: str) -> list[str]:
+    from ..models import bundled_models
+
+    return [name for name in bundled_models() if name.startswith(incomplete.lower())]
+
+
 Model = Annotated[
     str,
     typer.Option(
         "--model",
         "-m",
         help="Bundled name, hub id, or path of a config.json.",
-        autocompletion=lambda incomplete: _names_of_models(incomplete),
+        autocompletion=_names_of_models,
     ),
 ]
 ClusterText = Annotated[
@@ -144,12 +151,6 @@ def with_options(command: Callable[..., R]) -> Callable[..., R]:
     run.__signature__ = Signature(listed)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in listed}
     return run
-
-
-def _names_of_models(incomplete: str) -> list[str]:
-    from ..models import bundled_models
-
-    return [name for name in bundled_models() if name.startswith(incomplete.lower())]
 
 
 def print_json(data: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -25,7 +26,7 @@ UsageError: Any = typer.BadParameter.__base__
 
 
 class Commands(TyperGroup):
-    """The commands, run so that every failure is one line on the error stream, and with ``--json`` an object besides."""
+    """The commands; every failure is one line on the error stream, and with ``--json`` an object besides."""
 
     def main(
         self,
@@ -124,7 +125,7 @@ def _settle_streams() -> None:
         print("llmsim: standard output is closed", file=sys.stderr)
         sys.exit(NO_OUTPUT)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError):
+        if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="llmsim.ascii")
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from numbers import Integral, Real
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from .errors import InputError, unknown_name
 
@@ -24,25 +24,27 @@ def whole(value: Any, field: str, low: int = 1, high: int | None = None) -> int:
     allowed = f"a whole number from {low:,}" + ("" if high is None else f" to {high:,}")
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise InputError(field, value, allowed, low)
-    if value < low or (high is not None and value > high):
-        raise InputError(field, value, allowed, low if value < low else high)
-    return int(value)
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        raise InputError(field, value, allowed, low if number < low else high)
+    return number
 
 
-def real(value: Any, field: str, allowed: str = "a finite number", nearest: Any = None) -> float:
-    """A finite number.
+def real(value: Any, field: str) -> float:
+    """A number, which may still be out of bounds, infinite or none.
 
     Raises
     ------
     InputError
         For anything else.
     """
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(_float(value)):
-        raise InputError(field, value, allowed, nearest)
-    return float(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise InputError(field, value, "a number", why=f"is of type {type(value).__name__}")
+    return approximately(value)
 
 
-def _float(value: Any) -> float:
+def approximately(value: Real) -> float:
+    """A number as a float; infinite where it is too large for one."""
     try:
         return float(value)
     except OverflowError:
@@ -60,7 +62,15 @@ def text(value: Any, field: str, allowed: str = "a text") -> str:
     return of_kind(value, str, field, allowed)
 
 
-def of_kind(value: Any, kind: type[Kind] | tuple[type[Kind], ...], field: str, allowed: str) -> Kind:
+@overload
+def of_kind(value: Any, kind: type[Kind], field: str, allowed: str) -> Kind: ...
+
+
+@overload
+def of_kind(value: Any, kind: tuple[type, ...], field: str, allowed: str) -> Any: ...
+
+
+def of_kind(value: Any, kind: type[Kind] | tuple[type, ...], field: str, allowed: str) -> Any:
     """An object of a class.
 
     Raises

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from numbers import Real
 
+from .arguments import approximately
 from .errors import InputError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -25,8 +27,8 @@ def parse_count(text: str | int | float, field: str, example: str = "15T") -> fl
     InputError
         For text that is not a number, and for zero, negative, NaN and infinite values.
     """
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
-        value = float(text) if abs(text) < 1e300 else math.inf
+    if isinstance(text, Real) and not isinstance(text, bool):
+        value = approximately(text)
     else:
         match = _COUNT.match(str(text))
         if match is None:
@@ -46,10 +48,10 @@ def parse_length(text: str | int, field: str) -> int:
     InputError
         For anything but a whole number of at least one token.
     """
-    match = _COUNT.match(str(text))
+    match = None if isinstance(text, float) else _COUNT.match(str(text))
     factor = {"": 1, "k": KIB, "m": MIB}.get(match[2].lower()) if match else None
     value = float(match[1].replace(",", "").replace("_", "")) * factor if match and factor else math.nan
-    if not math.isfinite(value) or value != int(value) or value < 1:
+    if not 1 <= value <= 1e18 or value != int(value):  # so that NaN is refused
         raise InputError(field, text, "a whole number of tokens, 1 or more (8192 or 8k)", "8192")
     return int(value)
 
@@ -62,6 +64,8 @@ def parse_batch(text: str | int, field: str) -> int:
     InputError
         For anything else.
     """
+    if isinstance(text, float):
+        raise InputError(field, text, "a whole number of sequences")
     value = parse_count(text, field, "256")
     if value != int(value):
         raise InputError(field, text, "a whole number of sequences", max(1, round(value)))
@@ -102,7 +106,7 @@ def money(value_usd: float) -> str:
 
 def counted(number: float, thing: str) -> str:
     """So many things: ``1 device``, ``2,048 devices``."""
-    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+    return f"{number:,.10g} {thing}" + "s" * (number != 1)
 
 
 def large(value: float) -> str:

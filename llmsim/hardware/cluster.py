@@ -108,9 +108,10 @@ class Cluster(Checked):
             network = of_kind(network, str, "network", "the name of a fabric profile")
         if isinstance(text, Mapping):
             return cls._from_fields(dict(text), network, "cluster")
-        text = of_kind(text, (str, Path, Cluster), "cluster", "a text such as 64x8xh100-sxm-80gb, a path or a Cluster")
         if isinstance(text, Cluster):
             return text if network is None else text.model_copy(update={"network": get_fabric(network).name})
+        if not isinstance(text, (str, Path)):
+            raise InputError("cluster", text, "a text such as 64x8xh100-sxm-80gb, a path, a mapping or a Cluster")
         match = _SPELLING.match(str(text))
         if match is None:
             if Path(text).suffix.lower() in (".yaml", ".yml", ".json") or os.path.isfile(text):

@@ -260,9 +260,11 @@ class TrainingPlan(Checked):
         """
         if isinstance(plan, Mapping):
             return build(cls, dict(plan), "plan")
-        allowed = "a TrainingPlan, a mapping of its fields, or the path of a file"
-        plan = of_kind(plan, (TrainingPlan, str, Path), "plan", allowed)
-        return plan if isinstance(plan, TrainingPlan) else cls.from_file(plan)
+        if isinstance(plan, TrainingPlan):
+            return plan
+        if not isinstance(plan, (str, Path)):
+            raise InputError("plan", plan, "a TrainingPlan, a mapping of its fields, or the path of a file")
+        return cls.from_file(plan)
 
     @classmethod
     def from_file(cls, path: str | Path) -> TrainingPlan:

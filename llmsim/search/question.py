@@ -19,7 +19,7 @@ def check_texts(**texts: Any) -> None:
 
 
 def check_numbers(**numbers: Any) -> None:
-    """Refuse what is neither a finite number nor None."""
+    """Refuse what is neither a number nor None."""
     for name, value in numbers.items():
         if value is not None:
             real(value, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from math import gcd
 from typing import Annotated, Any, Literal
@@ -88,7 +89,8 @@ class SearchSpace(Checked):
     def _several(cls, values: Any, info: ValidationInfo) -> Any:
         if isinstance(values, str):
             mark = ";" if ";" in values or info.field_name == "recompute" else ","
-            return tuple(part.strip() for part in values.split(mark))
+            parts = tuple(part.strip() for part in values.split(mark))
+            return _whole_numbers(values, parts) if info.field_name in _DEGREES else parts
         return (values,) if isinstance(values, (int, float)) else values
 
     @field_validator("schedule", mode="before")
@@ -114,6 +116,17 @@ class SearchSpace(Checked):
             return None if values is None else tuple(str(parse_recompute(v)) for v in values)
         except InputError as error:
             raise ValueError(str(error)) from error
+
+
+_DEGREES = {n for n in SearchSpace.model_fields if n.endswith("_parallel")} - {"sequence_parallel"}
+_DEGREES |= {"micro_batch_size"}
+
+
+def _whole_numbers(text: str, parts: tuple[str, ...]) -> tuple[int, ...]:
+    if all(re.fullmatch(r"[+-]?[0-9]{1,4000}", part) for part in parts):
+        return tuple(map(int, parts))
+    error = InputError("", text, "whole numbers joined by commas, such as 1,2,4", "1,2,4")
+    raise ValueError(str(error)) from error
 
 
 def divisors(value: int, limit: int | None = None) -> list[int]:

@@ -198,8 +198,9 @@ def simulate_traced(
     machine = Cluster.parse(cluster)
     for name, value in (("optimizer", optimizer), ("framework", framework), ("sharding", sharding)):
         text(value, name, "a name")
-    pp, m = whole(pipeline_parallel, "pipeline_parallel"), whole(micro_batches, "micro_batches", 1, 10**9)
-    _check(traced, machine, pp, sharding)
+    pp = whole(pipeline_parallel, "pipeline_parallel", 1, min(len(traced.blocks), machine.n_devices))
+    m = whole(micro_batches, "micro_batches", 1, 10**9)
+    _check(machine, pp, sharding)
     structure = Structure(framework, precision=traced.format)
     constants = step_constants(machine, structure)
     columns = Columns(sequence=1, micro_batch=1, micro_batches=m, dp=machine.n_devices // pp, pp=pp,
@@ -232,10 +233,7 @@ def simulate_traced(
     )
 
 
-def _check(traced: TracedModule, cluster: Cluster, pp: int, sharding: str) -> None:
-    most = min(len(traced.blocks), cluster.n_devices)
-    if pp < 1 or pp > most:
-        raise InputError("pipeline_parallel", pp, f"1 to {most} (blocks and devices)", max(1, min(pp, most)))
+def _check(cluster: Cluster, pp: int, sharding: str) -> None:
     if cluster.n_devices % pp:
         near = next(d for d in range(pp, 0, -1) if cluster.n_devices % d == 0)
         raise InputError("pipeline_parallel", pp, f"a divisor of {cluster.n_devices} devices", near)
