@@ -57,9 +57,9 @@ def calibrate_with(path: str | Path) -> Fit:
         For a file that is none of these, or whose runs cannot be simulated.
     """
     path = Path(of_kind(path, (str, Path), "calibration", "the path of a file"))
-    if not os.path.exists(path):
-        allowed = "what `llmsim calibrate` wrote, a .csv table of own runs, or a .yaml file of one run"
-        raise InputError("calibration", str(path), allowed, why="does not exist")
+    _check_exists(
+        path, "calibration", "what `llmsim calibrate` wrote, a .csv table of own runs, or a .yaml file of one"
+    )
     if path.suffix.lower() in (".yaml", ".yml", ".json") and read_yaml(path, "calibration").get("schema") == SCHEMA:
         return read_fit(path)
     return calibrated(path).fit
@@ -73,7 +73,13 @@ def calibrated(path: Path, job: Mapping[str, Any] | None = None) -> OwnFit:
     job
         ``model``, ``cluster`` and ``plan`` of a log, which says none of them.
     """
+    _check_exists(path, "runs", "a .csv table of runs, a .yaml file of one run, or a log")
     return own_fit(_runs(path, job), path.name)
+
+
+def _check_exists(path: Path, field: str, allowed: str) -> None:
+    if not os.path.exists(path):
+        raise InputError(field, str(path), allowed, why="does not exist")
 
 
 def _runs(path: Path, job: Mapping[str, Any] | None) -> list[RunPlan]:

@@ -20,10 +20,13 @@ def compare(
     figure: Annotated[Path | None, typer.Option(help="Write curves to this .html file.")] = None,
 ) -> None:
     """What long contexts cost: training, decoding and caches of models over sequence lengths."""
+    from ..core.files import check_writable
     from ..report.compare import comparison_report, write_figure
     from ..report.training import show
     from ..serving.compare import compare as compare_models
 
+    if figure is not None:
+        check_writable(figure, "figure")
     names = [name.strip() for name in models.split(",") if name.strip()]
     found = compare_models(names, sequence, device=device, devices=devices, batch=batch)
     if figure is not None:

@@ -142,6 +142,8 @@ def with_options(command: Callable[..., R]) -> Callable[..., R]:
             default = Parameter.empty if field.default is MISSING else field.default
             listed.append(Parameter(field.name, Parameter.KEYWORD_ONLY, default=default, annotation=own[field.name]))
 
+    listed.sort(key=lambda parameter: parameter.default is not Parameter.empty)  # what must be said comes first
+
     @wraps(command)
     def run(**values: Any) -> R:
         for name, group in groups.items():

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from ..core.arguments import of_kind
 from ..core.errors import InputError
+from ..core.units import counted
 from .devices import Device, get_device
 from .network import Fabric, Tier, compile_tiers, get_fabric
 from .profiles import Checked, Real, Whole, build, read_yaml
@@ -91,7 +92,7 @@ class Cluster(Checked):
         if self.network is None and self.n_devices > self.domain:
             found["network"] = f"{self.fabric.name} (the usual fabric of {self.profile.name})"
         if self.scale_up_domain is None:
-            found["scale-up domain"] = f"{self.domain} devices by {self.profile.scale_up.name}"
+            found["scale-up domain"] = f"{counted(self.domain, 'device')} by {self.profile.scale_up.name}"
         return found
 
     @classmethod

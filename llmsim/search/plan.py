@@ -355,7 +355,9 @@ def _nothing_fits(
     over = stage.device_bytes - result.memory_limit_bytes
     parts = sorted(stage.memory_bytes.items(), key=lambda item: -item[1])[:3]
     listing = ", ".join(f"{name} {gib(value)}" for name, value in parts)
-    looked = f"All {found.evaluated:,} plans that divide were checked"
+    looked = (
+        f"All {found.evaluated:,} plans that divide were checked" if found.evaluated > 1 else "No other plan divides"
+    )
     if spreads is not None and spreads.left:
         looked += f", {spreads.left:,} that spread layers or recomputation unevenly were not looked at"
     return InfeasibleError(

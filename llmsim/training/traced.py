@@ -18,6 +18,7 @@ from ..core.arguments import of_kind, text, whole
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
 from ..core.formats import Format, get_format
+from ..core.units import counted
 from ..hardware.cluster import Cluster
 from ..hardware.kernels import attention_seconds, gemm_seconds, memory_seconds
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
@@ -236,7 +237,7 @@ def simulate_traced(
 def _check(cluster: Cluster, pp: int, sharding: str) -> None:
     if cluster.n_devices % pp:
         near = next(d for d in range(pp, 0, -1) if cluster.n_devices % d == 0)
-        raise InputError("pipeline_parallel", pp, f"a divisor of {cluster.n_devices} devices", near)
+        raise InputError("pipeline_parallel", pp, f"a divisor of {counted(cluster.n_devices, 'device')}", near)
     if sharding not in ("ddp", "zero1", "zero2", "zero3"):
         raise InputError("sharding", sharding, "ddp, zero1, zero2, zero3", "zero3")
     if sharding == "zero3" and pp > 1:
