@@ -29,6 +29,10 @@ class InputError(LlmsimError):
             text += f"; nearest: {nearest if isinstance(nearest, str) else _shorten(nearest)}"
         super().__init__(text)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it was made, for other processes."""
+        return type(self), (self.field, self.value, self.allowed, self.nearest, self.why)
+
 
 class UnsupportedError(LlmsimError):
     """Something that exists in the world and not (yet) in the model, named so that nobody takes a wrong number."""
@@ -46,6 +50,13 @@ def _shorten(value: Any, limit: int = 90) -> str:
         text = f"a {type(value).__name__} too long to print"
     half = limit // 2
     return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
+
+
+def unread(error: OSError | ValueError) -> str:
+    """Why a text file cannot be read: it is not there, it is no text, or its name is none."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return "is not UTF-8 text" if isinstance(error, UnicodeError) else str(error)
 
 
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -17,7 +17,7 @@ from .devices import Device, get_device
 from .network import Fabric, Tier, compile_tiers, get_fabric
 from .profiles import Checked, Real, Whole, build, read_yaml
 
-_SPELLING = re.compile(r"^\s*(?:(\d{1,30})\s*[xX]\s*)?(\d{1,30})\s*[xX]\s*(\S+)\s*$")
+_SPELLING = re.compile(r"^\s*(?:([0-9]{1,30})\s*[xX]\s*)?([0-9]{1,30})\s*[xX]\s*(\S+)\s*$")
 _NODES, _PER_NODE = 10_000_000, 1024
 
 

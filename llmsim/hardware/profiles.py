@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from ..core.errors import InputError, nearest_names, unknown_name
+from ..core.errors import InputError, nearest_names, unknown_name, unread
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -48,9 +48,9 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise InputError(what, str(path), "a readable YAML or JSON file", why=f"cannot be read ({reason})") from None
+    except (OSError, ValueError) as error:
+        why = f"cannot be read ({unread(error)})"
+        raise InputError(what, str(path), "a readable YAML or JSON file", why=why) from None
     try:
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:

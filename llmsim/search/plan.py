@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any
 
 from ..architecture import Architecture
-from ..core.arguments import text, whole
+from ..core.arguments import real, text, whole
 from ..core.errors import InfeasibleError, InputError, UnsupportedError
 from ..core.progress import Bar
 from ..core.units import gib, parse_batch, parse_count, parse_length
@@ -124,7 +124,7 @@ def plan_training(
     started = perf_counter()
     chosen, precision = chosen_space(space, precision)
     check_texts(framework=framework, optimizer=optimizer, adapter=adapter, release=text(release, "release"))
-    check_numbers(epochs=epochs, oom_risk=oom_risk, percentile=percentile)
+    check_numbers(epochs=real(epochs, "epochs"), oom_risk=oom_risk, percentile=percentile)
     check_counts(top=top, cores=cores)
     sequence, global_batch = parse_length(sequence, "sequence"), parse_batch(global_batch, "global_batch")
     tokens = None if tokens is None else parse_count(tokens, "tokens")
@@ -282,7 +282,7 @@ def _check_batch(sequence: int, global_batch: int) -> None:
 
 def _software(framework: str | None, release: str, cluster: Cluster, assumed: dict[str, str]) -> Software:
     vendor = cluster.profile.vendor
-    name = framework or DEFAULT_FRAMEWORK.get(vendor, "torchtitan")
+    name = DEFAULT_FRAMEWORK.get(vendor, "torchtitan") if framework is None else framework
     if framework is None:
         assumed["framework"] = f"{name} (the usual choice on {vendor} devices)"
     software = get_software(name, release)
