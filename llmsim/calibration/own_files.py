@@ -78,8 +78,8 @@ def calibrated(path: Path, job: Mapping[str, Any] | None = None) -> OwnFit:
 
 
 def _check_exists(path: Path, field: str, allowed: str) -> None:
-    if not os.path.exists(path):
-        raise InputError(field, str(path), allowed, why="does not exist")
+    if os.path.isdir(path) or not os.path.exists(path):
+        raise InputError(field, str(path), allowed, why="is a directory" if os.path.isdir(path) else "does not exist")
 
 
 def _runs(path: Path, job: Mapping[str, Any] | None) -> list[RunPlan]:

@@ -180,6 +180,8 @@ def settings(pairs: list[str]) -> dict[str, Any]:
     """``FIELD=VALUE`` texts as a mapping."""
     import yaml
 
+    from ..hardware.profiles import is_endless
+
     found: dict[str, Any] = {}
     for pair in pairs:
         name, mark, value = (part.strip() for part in pair.partition("="))
@@ -192,4 +194,6 @@ def settings(pairs: list[str]) -> dict[str, Any]:
             found[name] = yaml.safe_load(value)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise InputError("set", pair, "FIELD=VALUE with a plain value") from None
+        if is_endless(found[name]):
+            raise InputError("set", pair, "FIELD=VALUE with a plain value", why="holds itself")
     return found

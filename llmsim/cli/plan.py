@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import InputError
 from ..core.pipelines import SCHEDULES
 from .options import ClusterText, Epochs, Job, Out, SequenceText, Tokens, print_json, with_options, write_yaml
 
@@ -88,6 +89,8 @@ def plan_train(
     for field, path in (("out", out), ("placement", placement)):
         if path is not None:
             check_writable(path, field)
+    if out is not None and placement is not None and out.resolve() == placement.resolve():
+        raise InputError("placement", str(placement), "another file than --out")
     choices = {
         "tensor_parallel": tensor_parallel,
         "pipeline_parallel": pipeline_parallel,

@@ -30,7 +30,7 @@ def write_whole(path: str | Path, text: str, field: str = "out") -> None:
             sys.stdout.write(text)
             sys.stdout.flush()
         elif _is_special(path):
-            with open(path, "w", encoding="utf-8") as file:
+            with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(text)
         else:
             _replace(Path(os.path.realpath(path)), text)
@@ -90,7 +90,7 @@ def _is_stream(path: str | Path) -> bool:
 def _replace(target: Path, text: str) -> None:
     part = target.with_name(f".llmsim-{os.getpid()}-{os.urandom(4).hex()}")
     try:
-        with open(part, "x", encoding="utf-8") as file:
+        with open(part, "x", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         if target.exists():
             part.chmod(stat.S_IMODE(target.stat().st_mode))

@@ -16,7 +16,8 @@ DAY_S = 86_400.0
 HOUR_S = 3_600.0
 
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12, "p": 10**15}
-_COUNT = re.compile(r"^\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([kKmMbBgGtTpP]?)\s*$")
+_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)"
+_COUNT = re.compile(rf"^\s*({_WHOLE}(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([kKmMbBgGtTpP]?)\s*$")
 
 
 def parse_count(text: str | int | float, field: str, example: str = "15T") -> float:

@@ -61,9 +61,22 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         raise InputError(what, str(path), "each key once", why=f"has the key {error.value!r} twice") from None
     except (ValueError, RecursionError) as error:  # dates that do not exist, numbers without end
         raise InputError(what, str(path), "well-formed YAML or JSON", why=f"is broken ({error})") from None
+    if is_endless(data):
+        raise InputError(what, str(path), "a mapping of fields", why="holds itself, or more than a million entries")
     if not isinstance(data, dict):
         raise InputError(what, str(path), "a mapping of fields", why=f"holds a {type(data).__name__}")
     return data
+
+
+def is_endless(data: Any, most: int = 1_000_000) -> bool:
+    """Whether YAML that refers to its own parts comes to more than so many entries, written out."""
+    left, entries = [data], 0
+    while left and entries <= most:
+        own = left.pop()
+        inside = [*own, *own.values()] if isinstance(own, dict) else own if isinstance(own, (list, tuple, set)) else ()
+        left.extend(inside)
+        entries += len(inside)
+    return entries > most
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
