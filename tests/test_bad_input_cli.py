@@ -250,6 +250,7 @@ def test_statuses_in_a_shell(arguments, status):
         if more:
             error = json.loads(done.stdout)["error"]
             assert error["kind"] == {2: "input", 3: "infeasible"}[status]
+            assert error["nearest"] or error["kind"] == "input"
         else:
             assert done.stdout == ""
 

@@ -259,6 +259,7 @@ def test_other_arguments():
     for fit in ("fit.yaml", 3, {}):
         named("fit", simulate_training, STEP, MODEL, CLUSTER, fit=fit)
         named("fit", explain_training, STEP, MODEL, CLUSTER, fit=fit)
+        named("assumed", simulate_training, STEP, MODEL, CLUSTER, assumed=[fit])
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,10 @@ def test_traces():
 
 
 def test_where_nothing_fits():
-    named("no plan fits", plan_training, "llama-3.1-405b", "1x1xh100-sxm-80gb", sequence="8k", global_batch=1)
+    with pytest.raises(InfeasibleError, match="no plan fits") as error:
+        plan_training("llama-3.1-405b", "1x1xh100-sxm-80gb", sequence="8k", global_batch=1)
+    assert error.value.lacking_bytes > 0
+    assert error.value.nearest in str(error.value)
     with pytest.raises(InfeasibleError):
         plan_cluster(MODEL, CLUSTER, **JOB, tokens="15T", deadline_days=1)
 

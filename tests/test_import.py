@@ -85,7 +85,8 @@ def test_all_names_are_imported_without_torch():
 from llmsim import *
 import llmsim
 assert {{name for name in llmsim.__all__ if name not in globals()}} == set()
-assert simulate_training({{"sequence_length": 2048, "global_batch_size": 8}}, "llama-3.2-1b", "1x1xh100").step_time_s > 0
+plan = {{"sequence_length": 2048, "global_batch_size": 8}}
+assert simulate_training(plan, "llama-3.2-1b", "1x1xh100").step_time_s > 0
 try:
     trace(None, None)
 except LlmsimError as error:

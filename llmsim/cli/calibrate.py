@@ -32,6 +32,8 @@ def calibrate(
     from ..report.calibration import own_report
     from ..report.training import show
 
+    if not profile.strip():
+        raise InputError("profile", profile, "a name", "calibration")
     path = Path(f"{profile}.yaml") if out is None else out
     check_writable(path)
     found = calibrated(runs, _job(model, cluster, plan_fields(plan, setting, {})))

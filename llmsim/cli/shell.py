@@ -77,6 +77,8 @@ def _failed(error: Any, *, as_json: bool) -> int:
 def _described(error: LlmsimError) -> dict[str, Any]:
     kinds = {InputError: "input", InfeasibleError: "infeasible", UnsupportedError: "unsupported"}
     found: dict[str, Any] = {"kind": kinds.get(type(error), "input"), "message": str(error)}
+    if isinstance(error, InfeasibleError):
+        found |= {"nearest": error.nearest, "lacking_bytes": error.lacking_bytes}
     if isinstance(error, InputError):
         found |= {"field": error.field, "value": _plain(error.value)}
         found |= {"allowed": error.allowed, "nearest": _plain(error.nearest)}

@@ -39,7 +39,21 @@ class UnsupportedError(LlmsimError):
 
 
 class InfeasibleError(LlmsimError):
-    """No plan fits; carries the limit that was broken and by how much, and the nearest miss."""
+    """No plan fits; names the limit that was broken and by how much, and the nearest miss.
+
+    Attributes
+    ----------
+    nearest, lacking_bytes
+        The nearest miss, as text, and the memory that it lacks; None where that is not what is missing.
+    """
+
+    def __init__(self, text: str, nearest: str | None = None, lacking_bytes: float | None = None):
+        self.text, self.nearest, self.lacking_bytes = text, nearest, lacking_bytes
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it was made, for other processes."""
+        return type(self), (self.text, self.nearest, self.lacking_bytes)
 
 
 def _shorten(value: Any, limit: int = 90) -> str:

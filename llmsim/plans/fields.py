@@ -52,10 +52,11 @@ def documented(text: str) -> dict[str, str]:
     for block in re.split(r"\n(?=\S)", body):
         head, _, prose = block.partition("\n")
         names = [name.strip() for name in head.split(",")]
-        plain = re.sub(r":\w+:`~?([\w.]+)`", r"\1", " ".join(prose.split()).replace("``", ""))
-        parts = [part.strip() for part in plain.rstrip(".").split(";")]
+        plain = re.sub(r":\w+:`~?([\w.]+)`", r"\1", " ".join(prose.split()).replace("``", "")).rstrip(".")
+        parts = [part.strip() for part in plain.split(";")]
         each = parts if len(parts) == len(names) else [plain] * len(names)
-        found |= {name: f"{part[0].upper()}{part[1:]}".rstrip(".") for name, part in zip(names, each, strict=True)}
+        found |= {name: part if "``" + part[:3] in prose else f"{part[0].upper()}{part[1:]}"
+                  for name, part in zip(names, each, strict=True)}  # fmt: skip
     return found
 
 

@@ -46,9 +46,10 @@ class TrainingPlan(Checked):
         Tokens of the documents that a sequence packs and that attention does not cross: one number for equal ones, of
         which the last may be cut short, or all of them; None where a sequence is one document.
     tensor_parallel, context_parallel, data_parallel, pipeline_parallel, virtual_pipeline
-        Degrees, and model chunks per pipeline stage.
+        Ranks that share the matrices of each layer; ranks that share a sequence; ranks that share the batch; ranks that
+        share the layers; model chunks per pipeline stage.
     expert_parallel, expert_tensor_parallel
-        Over the ranks of one pipeline stage.
+        Ranks of one pipeline stage that share the experts; ranks that share the matrices of each expert.
     sequence_parallel
         Shard the sequence over tensor-parallel ranks where tensors have no heads.
     context_kind, ulysses_parallel
@@ -72,7 +73,7 @@ class TrainingPlan(Checked):
         Layers of each stage that recompute, ``uniform`` (the share that ``recompute`` says), or ``fitted``: in every
         stage the fewest under which it fits.
     precision, optimizer
-        Recipe and optimizer.
+        Recipe of number formats; the optimizer by name.
     adapter
         ``none`` trains every parameter; ``lora:16`` or ``lora:16:q,v`` trains low-rank adapters of a frozen model, see
         :func:`llmsim.plans.adapters.parse_adapter`.
@@ -87,10 +88,10 @@ class TrainingPlan(Checked):
     imbalance
         Tokens of the busiest expert rank over the mean; None takes the software profile's.
     capacity_factor, pad_to_capacity
-        An expert takes at most this many times the mean and drops the rest (Fedus 2022, arXiv:2101.03961), or is filled
-        up to that; None drops nothing.
+        An expert takes at most this many times the mean and drops the rest, None drops nothing (Fedus 2022,
+        arXiv:2101.03961); whether it is filled up to that.
     framework, release
-        Software profile.
+        Software profile; its release, blank for the newest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -311,5 +311,6 @@ def _order(option: ClusterOption, objective: Objective) -> tuple[float, ...]:
 def _nothing_meets(architecture: Architecture, nearest: ClusterOption, objective: Objective) -> InfeasibleError:
     where = f"{architecture.name} on {nearest.cluster} with {counted(nearest.global_batch, 'sequence')} a step"
     return InfeasibleError(
-        f"no cluster meets the question. The nearest by {objective} is {where}: {'; '.join(nearest.broken)}"
+        f"no cluster meets the question. The nearest by {objective} is {where}: {'; '.join(nearest.broken)}",
+        where,
     )

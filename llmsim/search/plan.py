@@ -363,5 +363,7 @@ def _nothing_fits(
     return InfeasibleError(
         f"no plan fits: {result.model} on {result.cluster}. The nearest miss is {plan}: its fullest stage needs "
         f"{gib(stage.device_bytes)} ({listing}) and may use {gib(result.memory_limit_bytes)}, {gib(over)} too much. "
-        f"{looked}; more devices, or devices with more memory, would help"
+        f"{looked}; more devices, or devices with more memory, would help",
+        str(plan),
+        over,
     )

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..architecture import Architecture
+from ..core.arguments import of_kind
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
@@ -68,6 +69,8 @@ def simulate_training(
         For a model without a cost model.
     """
     plan, fit = TrainingPlan.parse(plan), checked_fit(fit)
+    if assumed is not None:
+        of_kind(assumed, (Mapping,), "assumed", "a mapping of names to texts, or None")
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
     machine = Cluster.parse(cluster)
     if model.unsupported:
