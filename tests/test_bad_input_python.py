@@ -19,6 +19,7 @@ from llmsim import (
     LlmsimError,
     SearchSpace,
     TrainingPlan,
+    UnsupportedError,
     calibrate_with,
     compare,
     explain_training,
@@ -27,6 +28,7 @@ from llmsim import (
     simulate_training,
     validate,
 )
+from llmsim.cli.shell import _described
 
 MODEL, CLUSTER = "llama-3.2-1b", "1x8xh100-sxm-80gb"
 STEP = {"sequence_length": 2048, "global_batch_size": 32, "data_parallel": 8}
@@ -356,3 +358,24 @@ def test_paths_are_texts_or_paths(tmp_path):
 def test_one_model_is_compared():
     assert compare("llama-3-8b", "4k:16k").sequences == [4096, 8192, 16384]
     assert compare("llama-3-8b", 4096).models == compare(["llama-3-8b"], [4096]).models
+
+
+def test_kinds_of_errors():
+    assert [_described(e)["kind"] for e in (InputError("a", 1), UnsupportedError("b"), InfeasibleError("c"))] == [
+        "input", "unsupported", "infeasible",
+    ]  # fmt: skip
+    torch = pytest.importorskip("torch")
+    with pytest.raises(UnsupportedError, match="has no FLOP formula"):
+        llmsim.trace(_product(torch), torch.zeros(4))
+
+
+def _product(torch):
+    class Product(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(4))
+
+        def forward(self, x):
+            return torch.dot(self.weight, x)
+
+    return Product()

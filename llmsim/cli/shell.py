@@ -75,8 +75,9 @@ def _failed(error: Any, *, as_json: bool) -> int:
 
 
 def _described(error: LlmsimError) -> dict[str, Any]:
-    kinds = {InputError: "input", InfeasibleError: "infeasible", UnsupportedError: "unsupported"}
-    found: dict[str, Any] = {"kind": kinds.get(type(error), "input"), "message": str(error)}
+    kinds = {InfeasibleError: "infeasible", UnsupportedError: "unsupported", LlmsimError: "input"}
+    kind = next(name for base, name in kinds.items() if isinstance(error, base))
+    found: dict[str, Any] = {"kind": kind, "message": str(error)}
     if isinstance(error, InfeasibleError):
         found |= {"nearest": error.nearest, "lacking_bytes": error.lacking_bytes}
     if isinstance(error, InputError):
