@@ -9,8 +9,9 @@ Names are loaded when they are first used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._version import __version__
 
@@ -89,9 +90,25 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    try:
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return _needs_torch(name)
     globals()[name] = value
     return value
+
+
+def _needs_torch(name: str) -> Callable[..., NoReturn]:
+    """What stands in for a function where torch is not installed, so that all names can be imported."""
+
+    def absent(*_: object, **__: object) -> NoReturn:
+        from .core.errors import InputError
+
+        raise InputError(name, "", "pip install 'llmsim[torch]'", why="needs torch, which is not installed")
+
+    return absent
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from llmsim.cli import app
@@ -32,14 +33,20 @@ def run(*arguments):
     return done.stdout
 
 
-def refused(*arguments):
-    """What a command says that ends with status 2: on the error stream, and no traceback."""
+def refused(*arguments, status=2):
+    """What a command says that ends with this status: a line on the error stream, with --json an object besides."""
     done = _run(tuple(map(str, arguments)))
     assert isinstance(done.exception, SystemExit), done.exception
-    assert done.exit_code == 2
-    assert done.stdout == ""
+    assert done.exit_code == status
     assert "Traceback" not in done.stderr
-    return " ".join(done.stderr.replace("│", " ").split())
+    assert done.stderr.startswith("llmsim: ")
+    if "--json" in arguments:
+        said = json.loads(done.stdout, parse_constant=pytest.fail)
+        assert said["schema"] == "llmsim.error/1"
+        assert said["error"]["message"] in " ".join(done.stderr.split())
+    else:
+        assert done.stdout == ""
+    return " ".join(done.stderr.split())
 
 
 def plan(*more, **changes):

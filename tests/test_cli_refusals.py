@@ -25,7 +25,6 @@ from command_line import (
         # model
         (plan(model="llama-3.2-1c"), ["model: 'llama-3.2-1c'", "llmsim models", "nearest: llama-3.2-1b"]),
         (plan(model="absent.json"), ["'absent.json' does not exist"]),
-        (plan(model="llama-3.1-405b"), ["no plan fits", "nearest miss is TP8", "GiB too much", "may use"]),
         # cluster
         (plan(cluster="0x8xh100-sxm-80gb"), ["cluster: nodes: 0", "nearest: 1"]),
         (plan(cluster="1x0xh100-sxm-80gb"), ["devices per node: 0", "1 or more", "nearest: 1"]),
@@ -51,7 +50,6 @@ from command_line import (
         *((plan(sequence=v), [f"sequence: '{v}'", "whole number", "nearest: 8192"])
           for v in ("nan", "inf", "-1", "0", "abc", "", "1.5", "1e999")),
         (plan(sequence=10**10), ["sequence: 10000000000", "1,000,000,000"]),
-        (plan(sequence=10**9), ["no plan fits", "GiB too much"]),
         *((plan(global_batch=v), [f"global_batch: '{v}'", "nearest: 256"]) for v in ("nan", "inf", "-1", "0", "abc")),
         (plan(global_batch="1.5"), ["global_batch: '1.5'", "whole number of sequences", "nearest: 2"]),
         (plan(global_batch="1e10"), ["global_batch: 10000000000", "nearest: 1000000000"]),
@@ -109,7 +107,7 @@ from command_line import (
         (simulate(schedule="interleaved"), ["virtual_pipeline: 1", "interleaved runs several chunks", "nearest: 2"]),
         (simulate(sharding="zero9"), ["sharding: 'zero9'", "nearest: zero"]),
         (simulate(shard_group=3), ["shard_group: 3", "only with hsdp"]),
-        (simulate(document_length="many"), ["document_length: 'many'", "a valid integer"]),
+        (simulate(document_length="many"), ["document_length: 'many'", "a whole number"]),
         (simulate(document_length="100,200"), ["document_length: (100, 200)", "sum to the sequence's"]),
         (simulate(recompute_layers="fited", recompute="full"), ["recompute_layers: 'fited'", "nearest: fitted"]),
         (simulate(adapter="lora:16:qv"), ["adapter: 'lora:16:qv'", "nearest: lora:16:q"]),
@@ -136,6 +134,13 @@ def test_wrong_arguments(arguments, words, tmp_path, monkeypatch):
     for word in words:
         assert word in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_where_nothing_fits_has_a_status_of_its_own():
+    message = refused(*plan(model="llama-3.1-405b"), status=3)
+    for word in ("no plan fits", "nearest miss is TP8", "GiB too much", "may use"):
+        assert word in message
+    assert "GiB too much" in refused(*plan(sequence=10**9), status=3)
 
 
 BROKEN_CONFIGS = {

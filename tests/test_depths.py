@@ -112,7 +112,7 @@ def test_search_tries_fitted_depths() -> None:
     ],
 )
 def test_what_no_plan_can_say(fields: dict[str, object], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(InputError, match=text):
         PLAN.replace(**fields)
 
 

@@ -172,9 +172,9 @@ def test_mfu_of_packed_sequences_counts_their_documents() -> None:
 
 def test_documents_that_do_not_fill_a_sequence() -> None:
     assert PLAN.replace(document_length=1500).documents == ((1500, 2), (1096, 1))
-    with pytest.raises(ValueError, match="nearest: 4096"):
+    with pytest.raises(InputError, match="nearest: 4096"):
         PLAN.replace(document_length=5000)
-    with pytest.raises(ValueError, match="sum to the sequence's 4096"):
+    with pytest.raises(InputError, match="sum to the sequence's 4096"):
         PLAN.replace(document_length=(1000, 2000))
     with pytest.raises(InputError, match="packed sequences of an encoder-decoder"):
         simulate_training(PLAN.replace(document_length=128, sequence_length=512, tensor_parallel=1, data_parallel=8),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import llmsim
 
@@ -62,3 +64,40 @@ def test_unknown_names_are_attribute_errors():
 
 def test_version_is_that_of_the_package():
     assert python("-m", "llmsim", "--version").strip() == f"llmsim {llmsim.__version__}"
+
+
+BLOCKED = """
+import sys
+import tomllib
+from pathlib import Path
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def test_all_names_are_imported_without_torch():
+    code = f"""{BLOCKED}
+from llmsim import *
+import llmsim
+assert {{name for name in llmsim.__all__ if name not in globals()}} == set()
+plan = {{"sequence_length": 2048, "global_batch_size": 8}}
+assert simulate_training(plan, "llama-3.2-1b", "1x1xh100").step_time_s > 0
+try:
+    trace(None, None)
+except LlmsimError as error:
+    print(error)
+"""
+    assert "pip install 'llmsim[torch]'" in python("-c", code)
+
+
+def test_types_ship():
+    root = Path(llmsim.__file__).parent
+    assert (root / "py.typed").read_text() == ""
+    built = tomllib.loads((root.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert built["wheel"]["packages"] == ["llmsim"]
+    assert "/llmsim" in built["sdist"]["include"]

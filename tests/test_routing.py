@@ -74,7 +74,7 @@ def test_capacity_bounds_the_busiest_rank() -> None:
 def test_padding_fills_every_expert() -> None:
     padded = run(capacity_factor=2.0, pad_to_capacity=True)
     assert padded.step_time_s == run(imbalance=2.0).step_time_s
-    with pytest.raises(ValueError, match="false without a capacity_factor"):
+    with pytest.raises(InputError, match="false without a capacity_factor"):
         PLAN.replace(pad_to_capacity=True)
 
 

@@ -264,9 +264,9 @@ def test_combined_context_parallelism_lies_between_its_parts() -> None:
         both = step("ulysses+ring", degree)
         assert both.breakdown_s["attention"] == pytest.approx(ring.breakdown_s["attention"], rel=0.05)
         assert sum(both.breakdown_s.values()) == pytest.approx(both.step_time_s, rel=1e-12)
-    with pytest.raises(ValueError, match="a degree with context_kind"):
+    with pytest.raises(InputError, match="a degree with context_kind"):
         step("ulysses+ring")
-    with pytest.raises(ValueError, match="only with context_kind"):
+    with pytest.raises(InputError, match="only with context_kind"):
         step("ring", 2)
     with pytest.raises(InputError, match="ulysses_parallel: 3 does not divide context_parallel 8"):
         step("ulysses+ring", 3)

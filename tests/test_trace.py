@@ -78,7 +78,7 @@ def test_a_pipeline_of_equal_blocks_has_the_textbook_bubble():
         ({"pipeline_parallel": 0}, "1 to 4"),
         ({"pipeline_parallel": 5}, "nearest: 4"),
         ({"pipeline_parallel": 3}, "divisor of 8"),
-        ({"micro_batches": 0}, "1 or more"),
+        ({"micro_batches": 0}, "from 1"),
         ({"sharding": "zero4"}, "zero3"),
         ({"sharding": "zero3", "pipeline_parallel": 2}, "zero1"),
         ({"optimizer": "adamv"}, "adamw"),

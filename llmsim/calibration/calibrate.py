@@ -14,6 +14,7 @@ from ..core.errors import InputError, LlmsimError
 from ..core.files import write_whole
 from ..core.progress import Bar
 from ..core.provenance import Quantity
+from ..core.units import counted
 from ..hardware.fitted import SCHEMA, Fit, Residual, Width, read_fit
 from ..hardware.shapes import shape_table, shape_texts
 from ..training.intervals import model_class
@@ -153,7 +154,7 @@ def _learned(runs: RunSet, full: FitResult, learned: np.ndarray, date: str) -> d
 def _provenance(data: Path, items: Sequence[RunPlan]) -> str:
     digest = hashlib.sha256(data.read_bytes().replace(b"\r\n", b"\n")).hexdigest()[:16]
     groups = len({item.run.group for item in items})
-    return f"{data.name}, sha256 {digest}, {len(items)} runs in {groups} groups"
+    return f"{data.name}, sha256 {digest}, {counted(len(items), 'run')} in {counted(groups, 'group')}"
 
 
 def _residuals(items: Sequence[RunPlan], ratios: Mapping[str, np.ndarray]) -> dict[str, Residual]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from .._version import __version__
 from ..architecture import Architecture
 from ..core.provenance import Quantity
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import Fit, shipped_fit
+from ..hardware.fitted import Fit, checked_fit, shipped_fit
 from ..plans.training import TrainingPlan
 from ..training.intervals import NORMAL_80, log_width
 from ..training.result import TrainingResult
@@ -107,9 +107,9 @@ class Diagnosis:
 
 
 def doctor(
-    plan: TrainingPlan,
+    plan: TrainingPlan | Mapping[str, Any] | str | Path,
     architecture: Architecture | str | Path,
-    cluster: Cluster | str | Path,
+    cluster: Cluster | Mapping[str, Any] | str | Path,
     *,
     fit: Fit | None = None,
 ) -> Diagnosis:
@@ -127,6 +127,7 @@ def doctor(
     InputError, UnsupportedError
         As there.
     """
+    plan, fit = TrainingPlan.parse(plan), checked_fit(fit)
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
     machine = Cluster.parse(cluster)
     known = shipped_fit() if fit is None else fit

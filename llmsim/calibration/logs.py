@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from ..core.errors import InputError
+from ..core.units import counted
 
 WARM_UP = 3
 """Logged steps at the start that do not count: compilation, autotuning, the caching allocator."""
@@ -171,6 +172,6 @@ def _warm(path: Path, steps: list[tuple[int, float]]) -> tuple[float, ...]:
             raise InputError(f"{path}, line {line}", value, "a number above 0", why="cannot be a step")
     kept = steps[WARM_UP:] if len(steps) >= WARM_UP + FEWEST else []
     if not kept:
-        why = f"has {len(steps)} steps, of which the first {WARM_UP} are warm-up"
+        why = f"has {counted(len(steps), 'step')}, of which the first {WARM_UP} are warm-up"
         raise InputError("log", str(path), f"at least {WARM_UP + FEWEST} logged steps", why=why)
     return tuple(value for _, value in kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..architecture import Architecture
+from ..core.arguments import of_kind
 from ..core.errors import InputError, LlmsimError
 from ..core.units import GIB
 from ..hardware.cluster import Cluster, in_folder
@@ -55,7 +57,10 @@ def calibrate_with(path: str | Path) -> Fit:
         For a file that is none of these, whose runs cannot be simulated, or whose times no machine can have taken or
         have another unit. Times that are far from their predictions are listed in ``doubtful`` of the fit.
     """
-    path = Path(path)
+    path = Path(of_kind(path, (str, Path), "calibration", "the path of a file"))
+    _check_exists(
+        path, "calibration", "what `llmsim calibrate` wrote, a .csv table of own runs, or a .yaml file of one"
+    )
     if path.suffix.lower() in (".yaml", ".yml", ".json") and read_yaml(path, "calibration").get("schema") == SCHEMA:
         return read_fit(path)
     return calibrated(path).fit
@@ -69,7 +74,13 @@ def calibrated(path: Path, job: Mapping[str, Any] | None = None) -> OwnFit:
     job
         ``model``, ``cluster`` and ``plan`` of a log, which says none of them.
     """
+    _check_exists(path, "runs", "a .csv table of runs, a .yaml file of one run, or a log")
     return own_fit(_runs(path, job), path.name)
+
+
+def _check_exists(path: Path, field: str, allowed: str) -> None:
+    if os.path.isdir(path) or not os.path.exists(path):
+        raise InputError(field, str(path), allowed, why="is a directory" if os.path.isdir(path) else "does not exist")
 
 
 def _runs(path: Path, job: Mapping[str, Any] | None) -> list[RunPlan]:

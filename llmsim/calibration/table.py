@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.errors import InputError
+from ..core.errors import InputError, unread
 
 COLUMNS = (
     "id", "group", "source", "model", "hardware", "n_devices", "devices_per_node", "interconnect", "framework",
@@ -138,9 +138,8 @@ def read_runs(path: str | Path, *, repeats: bool = False) -> list[MeasuredRun]:
 def _text(path: Path) -> str:
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise InputError("runs", str(path), "a readable CSV file", why=f"cannot be read ({reason})") from None
+    except (OSError, ValueError) as error:
+        raise InputError("runs", str(path), "a readable CSV file", why=f"cannot be read ({unread(error)})") from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise InputError(f"{path}, line {line}", "\0", "text", why="is binary data")

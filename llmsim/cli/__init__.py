@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -13,19 +12,23 @@ from .calibrate import calibrate, doctor
 from .catalogue import hardware, models
 from .cluster import cluster
 from .compare import compare
+from .settings import settings
+from .shell import Commands
 from .validate import validate
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Plan, simulate, explain and validate the training of Transformers on a cluster.",
+    epilog="Exit status: 0 an answer; 2 bad input; 3 nothing fits or meets the question; 1 no place to print.",
 )
 plan.app.command()(cluster)
 app.add_typer(plan.app, name="plan")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(explain.app, name="explain")
-for command in (models, hardware, compare, validate, calibrate, doctor):
+for command in (models, hardware, settings, compare, validate, calibrate, doctor):
     app.command()(command)
 
 
@@ -46,9 +49,4 @@ def _root(
 
 def main() -> None:
     """Entry point of the ``llmsim`` command."""
-    try:
-        app()
-    except BrokenPipeError:
-        sys.stderr.close()
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    app()

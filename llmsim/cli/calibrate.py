@@ -8,30 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from ..core.errors import InputError
-from .chosen import Batch, PlanFile, Sequence, Setting, chosen_plan
-from .options import (
-    CalibrateWith,
-    ClusterText,
-    IgnoreKeys,
-    Json,
-    Model,
-    Network,
-    check_writable,
-    own_constants,
-    plan_fields,
-    print_json,
-    reports_errors,
-)
+from .chosen import Batch, PlanFile, Sequence, Setting, chosen_plan, plan_fields
+from .options import ClusterText, Job, Json, print_json, with_options
 
 
-@reports_errors
 def calibrate(
     runs: Annotated[
         Path,
         typer.Argument(help="CSV in the columns of the run table, YAML of one run, or the log of a training stack."),
     ],
     profile: Annotated[str, typer.Option(help="Name of the calibration; it is written to NAME.yaml.")] = "calibration",
-    out: Annotated[Path | None, typer.Option(help="Write it to this file instead.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write it to this file instead.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Of a log: the model that ran.")] = None,
     cluster: Annotated[str | None, typer.Option("--cluster", "-c", help="Of a log: where it ran.")] = None,
     plan: PlanFile = None,
@@ -41,13 +28,15 @@ def calibrate(
     """Constants that one's own measured runs move, to be used with --calibrate-with."""
     from ..calibration.calibrate import fit_text
     from ..calibration.own_files import calibrated
-    from ..core.files import write_whole
+    from ..core.files import check_writable, write_whole
     from ..report.calibration import own_report
     from ..report.training import show
 
+    if not profile.strip():
+        raise InputError("profile", profile, "a name", "calibration")
     path = Path(f"{profile}.yaml") if out is None else out
     check_writable(path)
-    found = calibrated(runs, _job(model, cluster, plan_fields(plan, setting or [])))
+    found = calibrated(runs, _job(model, cluster, plan_fields(plan, setting, {})))
     write_whole(path, fit_text(found.fit, "llmsim calibrate"))
     if as_json:
         listed: list[dict[str, Any]] = [vars(run) for run in found.runs]
@@ -69,33 +58,29 @@ def _job(model: str | None, cluster: str | None, plan: dict[str, Any]) -> dict[s
     return given
 
 
-@reports_errors
+@with_options
 def doctor(
-    model: Model,
+    job: Job,
     cluster: ClusterText,
     plan: PlanFile = None,
     setting: Setting = None,
     sequence: Sequence = None,
     global_batch: Batch = None,
-    calibrate_with: CalibrateWith = None,
-    network: Network = None,
-    ignore_key: IgnoreKeys = None,
-    as_json: Json = False,
 ) -> None:
-    """What the time of a plan rests on, constant by constant, and what to measure next."""
-    from ..architecture import Architecture
+    """What the time of a plan rests on, constant by constant, and what to measure next.
+
+    Without --plan and --set, of the best plan that the search finds for --sequence and --global-batch.
+    """
     from ..calibration.doctor import doctor as diagnose
-    from ..hardware.cluster import Cluster
     from ..report.calibration import doctor_report
     from ..report.training import show
 
-    architecture = Architecture.from_config(model, ignore=ignore_key or ())
-    machine = Cluster.parse(cluster, network=network)
-    fit = own_constants(calibrate_with)
-    fields = plan_fields(plan, setting or [])
-    chosen = chosen_plan(fields, architecture, machine, sequence, global_batch, fit)
+    architecture, machine, fit = job.architecture(), job.machine(cluster), job.fit()
+    chosen = chosen_plan(
+        job, architecture, machine, fit, plan=plan, setting=setting, sequence=sequence, global_batch=global_batch
+    )
     found = diagnose(chosen, architecture, machine, fit=fit)
-    if as_json:
+    if job.as_json:
         print_json(found.to_dict())
     else:
         show(doctor_report(found))

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ..core.errors import InputError
-from .options import Json, print_json, reports_errors
+from .options import Json, print_json
 
 
-@reports_errors
 def models(
     name: Annotated[str | None, typer.Argument(help="Bundled name, hub id or path; all names by default.")] = None,
     as_json: Json = False,
@@ -22,7 +21,6 @@ def models(
     _catalogue(name, as_json, model_list, model_report)
 
 
-@reports_errors
 def hardware(
     name: Annotated[
         str | None,

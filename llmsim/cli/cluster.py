@@ -7,29 +7,12 @@ from typing import Annotated
 import typer
 
 from ..core.errors import InputError
-from ..core.units import parse_count, parse_length
-from .options import (
-    Epochs,
-    Framework,
-    Headroom,
-    IgnoreKeys,
-    Json,
-    Model,
-    Network,
-    Precision,
-    Release,
-    SequenceText,
-    Tokens,
-    batch_size,
-    names,
-    print_json,
-    reports_errors,
-)
+from .options import Epochs, Job, SequenceText, Tokens, print_json, with_options
 
 
-@reports_errors
+@with_options
 def cluster(
-    model: Model,
+    job: Job,
     clusters: Annotated[
         str,
         typer.Option(help="Joined by commas; 8:64x8xh100-sxm-80gb doubles the nodes from 8 to 64, 8:64:8x... adds 8."),
@@ -43,44 +26,29 @@ def cluster(
     objective: Annotated[str, typer.Option(help="What is made small: cost, days, devices or energy.")] = "cost",
     deadline_days: Annotated[float | None, typer.Option(help="Days that the job may take.")] = None,
     budget_usd: Annotated[str | None, typer.Option(help="USD that it may cost, such as 2M.")] = None,
-    network: Network = None,
-    precision: Precision = None,
-    framework: Framework = None,
-    release: Release = "",
-    optimizer: Annotated[str | None, typer.Option(help="adamw by default.")] = None,
-    headroom: Headroom = None,
-    ignore_key: IgnoreKeys = None,
-    as_json: Json = False,
 ) -> None:
     """The cluster that meets a deadline and a budget best, and the best plan on it."""
-    from ..architecture import Architecture
-    from ..hardware.profiles import build
     from ..report.clusters import cluster_report
     from ..report.training import show
     from ..search.clusters import plan_cluster
-    from ..search.space import SearchSpace
 
-    recipes = names(precision)
     answer = plan_cluster(
-        Architecture.from_config(model, ignore=ignore_key or ()),
+        job.architecture(),
         [name for part in clusters.split(",") for name in _spread(part.strip())],
-        sequence=parse_length(sequence, "sequence"),
-        global_batch=[batch_size(part, "global_batch") for part in global_batch.split(",")],
-        tokens=parse_count(tokens, "tokens"),
+        sequence=sequence,
+        global_batch=global_batch,
+        tokens=tokens,
         epochs=epochs,
         objective=objective,  # type: ignore[arg-type]  # checked there
         deadline_days=deadline_days,
-        budget_usd=None if budget_usd is None else parse_count(budget_usd, "budget_usd", "2M"),
-        network=network,
-        precision=recipes[0] if recipes else None,
-        space=build(SearchSpace, {"precision": recipes} if recipes and len(recipes) > 1 else {}, ""),
-        framework=framework,
-        release=release,
-        optimizer=optimizer,
-        headroom=headroom,
-        progress=not as_json,
+        budget_usd=budget_usd,
+        network=job.network,
+        headroom=job.headroom,
+        fit=job.fit(),
+        progress=not job.as_json,
+        **job.said(),
     )
-    if as_json:
+    if job.as_json:
         print_json(answer.to_dict())
     else:
         show(cluster_report(answer))

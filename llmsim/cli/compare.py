@@ -7,12 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..core.errors import InputError
-from ..core.units import parse_length
-from .options import Json, print_json, reports_errors
+from .options import Json, print_json
 
 
-@reports_errors
 def compare(
     models: Annotated[str, typer.Option("--models", "-m", help="Names or config.json paths, joined by commas.")],
     sequence: Annotated[str, typer.Option("--sequence", "-s", help="Lengths: 4k:1M doubles, 4k,32k,1M are those.")],
@@ -23,29 +20,18 @@ def compare(
     figure: Annotated[Path | None, typer.Option(help="Write curves to this .html file.")] = None,
 ) -> None:
     """What long contexts cost: training, decoding and caches of models over sequence lengths."""
+    from ..core.files import check_writable
     from ..report.compare import comparison_report, write_figure
     from ..report.training import show
     from ..serving.compare import compare as compare_models
 
+    if figure is not None:
+        check_writable(figure, "figure")
     names = [name.strip() for name in models.split(",") if name.strip()]
-    found = compare_models(names, _lengths(sequence), device=device, devices=devices, batch=batch)
+    found = compare_models(names, sequence, device=device, devices=devices, batch=batch)
     if figure is not None:
         write_figure(found, figure)
     if as_json:
         print_json(found.to_dict())
     else:
         show(comparison_report(found))
-
-
-def _lengths(text: str) -> list[int]:
-    """``4k:1M`` doubles from the first to the last; commas list lengths."""
-    first, mark, last = text.partition(":")
-    if not mark:
-        return [parse_length(part, "sequence") for part in text.split(",")]
-    low, high = parse_length(first, "sequence"), parse_length(last, "sequence")
-    if low > high:
-        raise InputError("sequence", text, "FIRST:LAST with the smaller first", f"{last}:{first}")
-    found = [low]
-    while found[-1] * 2 <= high:
-        found.append(found[-1] * 2)
-    return found

@@ -9,18 +9,7 @@ import typer
 
 from ..core.errors import InputError
 from .chosen import Batch, PlanFile, Sequence, Setting, chosen_plan
-from .options import (
-    CalibrateWith,
-    ClusterText,
-    IgnoreKeys,
-    Json,
-    Model,
-    Network,
-    own_constants,
-    plan_fields,
-    print_json,
-    reports_errors,
-)
+from .options import ClusterText, Job, print_json, with_options
 
 app = typer.Typer(no_args_is_help=True, help="Explain one plan: where its time goes, and what would change it.")
 
@@ -34,9 +23,9 @@ class Format(StrEnum):
 
 
 @app.command("train")
-@reports_errors
+@with_options
 def explain_train(
-    model: Model,
+    job: Job,
     cluster: ClusterText,
     plan: PlanFile = None,
     setting: Setting = None,
@@ -49,25 +38,21 @@ def explain_train(
     form: Annotated[Format, typer.Option("--format", help="How to print it; latex has the closed form only.")] = (
         Format.text
     ),
-    as_json: Json = False,
-    network: Network = None,
-    calibrate_with: CalibrateWith = None,
-    ignore_key: IgnoreKeys = None,
 ) -> None:
-    """Where the time of a plan goes from peak to achieved, its closed form, and what would change it."""
-    from ..architecture import Architecture
-    from ..explain.explain import explain_training
-    from ..hardware.cluster import Cluster
+    """Where the time of a plan goes from peak to achieved, its closed form, and what would change it.
 
-    if as_json and (form is not Format.text or depth is not None):
-        raise InputError("json", as_json, "without --format and --depth: it has every definition", why="stands alone")
-    architecture = Architecture.from_config(model, ignore=ignore_key or ())
-    machine = Cluster.parse(cluster, network=network)
-    fit = own_constants(calibrate_with)
-    fields = plan_fields(plan, setting or [])
-    chosen = chosen_plan(fields, architecture, machine, sequence, global_batch, fit)
+    Without --plan and --set, of the best plan that the search finds for --sequence and --global-batch.
+    """
+    from ..explain.explain import explain_training
+
+    if job.as_json and (form is not Format.text or depth is not None):
+        raise InputError("json", True, "without --format and --depth: it has every definition", why="stands alone")
+    architecture, machine, fit = job.architecture(), job.machine(cluster), job.fit()
+    chosen = chosen_plan(
+        job, architecture, machine, fit, plan=plan, setting=setting, sequence=sequence, global_batch=global_batch
+    )
     found = explain_training(chosen, architecture, machine, quantity=quantity, fit=fit)
-    if as_json:
+    if job.as_json:
         print_json(found.to_dict())
         return
     from ..report.explanation import DEPTH, explanation_latex, explanation_markdown, explanation_report

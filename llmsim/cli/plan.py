@@ -7,31 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import InputError
 from ..core.pipelines import SCHEDULES
-from ..core.units import parse_count, parse_length
-from .options import (
-    CalibrateWith,
-    ClusterText,
-    Epochs,
-    Framework,
-    Headroom,
-    IgnoreKeys,
-    Json,
-    Model,
-    Network,
-    Precision,
-    Release,
-    SequenceText,
-    Tokens,
-    batch_size,
-    check_writable,
-    names,
-    numbers,
-    own_constants,
-    print_json,
-    reports_errors,
-    write_yaml,
-)
+from .options import ClusterText, Epochs, Job, Out, SequenceText, Tokens, print_json, with_options, write_yaml
 
 app = typer.Typer(no_args_is_help=True, help="Search the best plan.")
 
@@ -41,36 +19,16 @@ Filter = Annotated[str | None, typer.Option(help="Allowed values, joined by comm
 
 
 @app.command("train")
-@reports_errors
+@with_options
 def plan_train(
-    model: Model,
+    job: Job,
     cluster: ClusterText,
     sequence: SequenceText,
     global_batch: Annotated[str, typer.Option("--global-batch", "-b", help="Sequences of a step.")],
     tokens: Annotated[str | None, Tokens] = None,
     epochs: Epochs = 1.0,
-    top: Annotated[int, typer.Option(help="Plans that differ in kind to show.")] = 5,
-    as_json: Json = False,
-    network: Network = None,
-    precision: Precision = None,
-    framework: Framework = None,
-    release: Release = "",
-    optimizer: Annotated[
-        str | None,
-        typer.Option(help="adamw (by default), sgd-momentum, lion, adam-8bit, adafactor, muon, shampoo, soap."),
-    ] = None,
-    adapter: Annotated[
-        str, typer.Option(help="Fine-tune adapters of a frozen model: lora:16, lora:64:attention, lora:8:q,v.")
-    ] = "none",
-    capacity_factor: Annotated[
-        float | None, typer.Option(help="Rows that an expert takes at most, over the mean; the rest is dropped.")
-    ] = None,
-    pad_to_capacity: Annotated[bool, typer.Option(help="Fill experts up to their capacity.")] = False,
-    document_length: Annotated[
-        str | None, typer.Option(help="Tokens of the documents packed into a sequence; by default it is one.")
-    ] = None,
     price: Annotated[float | None, typer.Option(help="USD per device-hour; by default the profile's.")] = None,
-    imbalance: Annotated[float | None, typer.Option(help="Tokens of the busiest expert rank over the mean.")] = None,
+    top: Annotated[int, typer.Option(help="Plans that differ in kind to show.")] = 5,
     tensor_parallel: Filter = None,
     pipeline_parallel: Filter = None,
     virtual_pipeline: Filter = None,
@@ -112,12 +70,9 @@ def plan_train(
     recompute_layers: Annotated[
         str | None, typer.Option(help="Allowed of uniform, fitted; by default uniform.", rich_help_panel=SEARCHED)
     ] = None,
-    ignore_key: IgnoreKeys = None,
     rank_order: Annotated[
         str | None, typer.Option(help="Allowed of tp-cp-dp-pp (the usual), tp-cp-pp-dp.", rich_help_panel=SEARCHED)
     ] = None,
-    calibrate_with: CalibrateWith = None,
-    headroom: Headroom = None,
     oom_risk: Annotated[
         float | None, typer.Option(help="Chance of running out of memory that a plan may have; by default 0.05.")
     ] = None,
@@ -131,68 +86,61 @@ def plan_train(
     cores: Annotated[
         int | None, typer.Option(help="Processes for a large space; by default all that there are.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the best plan to this YAML file.")] = None,
+    out: Out = None,
     placement: Annotated[Path | None, typer.Option(help="Write where each rank of it runs to this CSV file.")] = None,
 ) -> None:
     """The best way to train a model on a cluster."""
-    from ..architecture import Architecture
+    from ..core.files import check_writable
     from ..hardware.cluster import Cluster
     from ..hardware.profiles import build
     from ..plans.placement import write_placement
+    from ..report.training import planning_report, show
     from ..search.plan import plan_training
     from ..search.space import SearchSpace
 
     for field, path in (("out", out), ("placement", placement)):
         if path is not None:
             check_writable(path, field)
-    recipes = names(precision)
+    if out is not None and placement is not None and out.resolve() == placement.resolve():
+        raise InputError("placement", str(placement), "another file than --out")
     choices = {
-        "tensor_parallel": numbers(tensor_parallel, "tensor_parallel"),
-        "pipeline_parallel": numbers(pipeline_parallel, "pipeline_parallel"),
-        "virtual_pipeline": numbers(virtual_pipeline, "virtual_pipeline"),
-        "context_parallel": numbers(context_parallel, "context_parallel"),
-        "expert_parallel": numbers(expert_parallel, "expert_parallel"),
-        "expert_tensor_parallel": numbers(expert_tensor_parallel, "expert_tensor_parallel"),
-        "overlap": names(overlap),
-        "micro_batch_size": numbers(micro_batch_size, "micro_batch_size"),
-        "recompute": None if recompute is None else tuple(part.strip() for part in recompute.split(";")),
-        "sharding": names(sharding),
-        "context_kind": names(context_kind),
-        "rank_order": names(rank_order),
-        "precision": recipes if recipes and len(recipes) > 1 else None,
-        "schedule": names(schedule),
-        "offload_activations": names(offload_activations),
-        "offload_optimizer": names(offload_optimizer),
-        "layers_per_stage": names(layers_per_stage),
-        "recompute_layers": names(recompute_layers),
+        "tensor_parallel": tensor_parallel,
+        "pipeline_parallel": pipeline_parallel,
+        "virtual_pipeline": virtual_pipeline,
+        "context_parallel": context_parallel,
+        "expert_parallel": expert_parallel,
+        "expert_tensor_parallel": expert_tensor_parallel,
+        "overlap": overlap,
+        "micro_batch_size": micro_batch_size,
+        "recompute": recompute,
+        "sharding": sharding,
+        "context_kind": context_kind,
+        "rank_order": rank_order,
+        "schedule": schedule,
+        "offload_activations": offload_activations,
+        "offload_optimizer": offload_optimizer,
+        "layers_per_stage": layers_per_stage,
+        "recompute_layers": recompute_layers,
     }
     answer = plan_training(
-        Architecture.from_config(model, ignore=ignore_key or ()),
+        job.architecture(),
         cluster,
-        sequence=parse_length(sequence, "sequence"),
-        global_batch=batch_size(global_batch, "global_batch"),
-        tokens=None if tokens is None else parse_count(tokens, "tokens"),
+        sequence=sequence,
+        global_batch=global_batch,
+        tokens=tokens,
         epochs=epochs,
-        precision=recipes[0] if recipes else None,
-        framework=framework,
-        release=release,
-        network=network,
-        optimizer=optimizer,
-        adapter=adapter,
-        capacity_factor=capacity_factor,
-        pad_to_capacity=pad_to_capacity,
-        document_length=None if document_length is None else parse_length(document_length, "document_length"),
+        network=job.network,
         price=price,
-        imbalance=imbalance,
         space=build(SearchSpace, {k: v for k, v in choices.items() if v is not None}, ""),
-        headroom=headroom,
+        headroom=job.headroom,
         oom_risk=oom_risk,
         percentile=percentile,
         simpler_within=simpler_within,
-        fit=own_constants(calibrate_with),
+        fit=job.fit(),
         top=top,
         cores=cores,
-        progress=not as_json,
+        progress=not job.as_json,
+        **job.said(),
     )
     best = answer.best[0].result.plan
     if out is not None:
@@ -200,9 +148,7 @@ def plan_train(
     if placement is not None:
         machine = Cluster.parse(cluster)
         write_placement(placement, best, machine.devices_per_node, machine.domain)
-    if as_json:
+    if job.as_json:
         print_json(answer.to_dict())
-        return
-    from ..report.training import planning_report, show
-
-    show(planning_report(answer))
+    else:
+        show(planning_report(answer))

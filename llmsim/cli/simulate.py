@@ -2,61 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from ..core.errors import InputError
-from .options import (
-    CalibrateWith,
-    ClusterText,
-    IgnoreKeys,
-    Json,
-    Model,
-    Network,
-    own_constants,
-    plan_fields,
-    print_json,
-    reports_errors,
-)
+from .chosen import Batch, PlanFile, Sequence, Setting, given_plan
+from .options import ClusterText, Job, print_json, with_options
 
 app = typer.Typer(no_args_is_help=True, help="Simulate one given plan.")
 
 
 @app.command("train")
-@reports_errors
+@with_options
 def simulate_train(
-    model: Model,
+    job: Job,
     cluster: ClusterText,
-    plan: Annotated[Path | None, typer.Option(help="YAML or JSON file of a plan.")] = None,
-    setting: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE of the plan, such as tensor_parallel=8.")
-    ] = None,
-    network: Network = None,
-    calibrate_with: CalibrateWith = None,
-    as_json: Json = False,
-    ignore_key: IgnoreKeys = None,
+    plan: PlanFile = None,
+    setting: Setting = None,
+    sequence: Sequence = None,
+    global_batch: Batch = None,
 ) -> None:
     """One training step of a given plan: time, memory, FLOPs."""
-    from ..architecture import Architecture
-    from ..hardware.cluster import Cluster
-    from ..hardware.profiles import build
-    from ..plans.training import TrainingPlan
+    from ..report.training import result_report, show
     from ..training.simulate import simulate_training
 
-    data = plan_fields(plan, setting or [])
-    if not data:
+    given = given_plan(job, plan, setting, sequence, global_batch)
+    if given is None:
         raise InputError("plan", None, "--plan FILE, or --set FIELD=VALUE once for each field", why="is missing")
-    result = simulate_training(
-        build(TrainingPlan, data, "plan"),
-        Architecture.from_config(model, ignore=ignore_key or ()),
-        Cluster.parse(cluster, network=network),
-        fit=own_constants(calibrate_with),
-    )
-    if as_json:
+    result = simulate_training(given, job.architecture(), job.machine(cluster), fit=job.fit())
+    if job.as_json:
         print_json(result.to_dict())
-        return
-    from ..report.training import result_report, show
-
-    show(result_report(result))
+    else:
+        show(result_report(result))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, print_json, reports_errors
+from .options import Json, print_json
 
 
 class Split(StrEnum):
@@ -23,7 +23,6 @@ class Split(StrEnum):
     architecture = "architecture"
 
 
-@reports_errors
 def validate(
     file: Annotated[Path, typer.Argument(help="Measured runs, a CSV with the columns of the run table.")],
     as_json: Json = False,

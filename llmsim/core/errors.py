@@ -29,13 +29,31 @@ class InputError(LlmsimError):
             text += f"; nearest: {nearest if isinstance(nearest, str) else _shorten(nearest)}"
         super().__init__(text)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it was made, for other processes."""
+        return type(self), (self.field, self.value, self.allowed, self.nearest, self.why)
+
 
 class UnsupportedError(LlmsimError):
     """Something that exists in the world and not (yet) in the model, named so that nobody takes a wrong number."""
 
 
 class InfeasibleError(LlmsimError):
-    """No plan fits; carries the limit that was broken and by how much, and the nearest miss."""
+    """No plan fits; names the limit that was broken and by how much, and the nearest miss.
+
+    Attributes
+    ----------
+    nearest, lacking_bytes
+        The nearest miss, as text, and the memory that it lacks; None where that is not what is missing.
+    """
+
+    def __init__(self, text: str, nearest: str | None = None, lacking_bytes: float | None = None):
+        self.text, self.nearest, self.lacking_bytes = text, nearest, lacking_bytes
+        super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it was made, for other processes."""
+        return type(self), (self.text, self.nearest, self.lacking_bytes)
 
 
 def _shorten(value: Any, limit: int = 90) -> str:
@@ -46,6 +64,13 @@ def _shorten(value: Any, limit: int = 90) -> str:
         text = f"a {type(value).__name__} too long to print"
     half = limit // 2
     return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"
+
+
+def unread(error: OSError | ValueError) -> str:
+    """Why a text file cannot be read: it is not there, it is no text, or its name is none."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return "is not UTF-8 text" if isinstance(error, UnicodeError) else str(error)
 
 
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from numbers import Real
 
+from .arguments import approximately
 from .errors import InputError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
@@ -14,7 +16,8 @@ DAY_S = 86_400.0
 HOUR_S = 3_600.0
 
 _DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12, "p": 10**15}
-_COUNT = re.compile(r"^\s*([0-9][0-9_,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([kKmMbBgGtTpP]?)\s*$")
+_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)"
+_COUNT = re.compile(rf"^\s*({_WHOLE}(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+)\s*([kKmMbBgGtTpP]?)\s*$")
 
 
 def parse_count(text: str | int | float, field: str, example: str = "15T") -> float:
@@ -25,8 +28,8 @@ def parse_count(text: str | int | float, field: str, example: str = "15T") -> fl
     InputError
         For text that is not a number, and for zero, negative, NaN and infinite values.
     """
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
-        value = float(text)
+    if isinstance(text, Real) and not isinstance(text, bool):
+        value = approximately(text)
     else:
         match = _COUNT.match(str(text))
         if match is None:
@@ -46,11 +49,27 @@ def parse_length(text: str | int, field: str) -> int:
     InputError
         For anything but a whole number of at least one token.
     """
-    match = _COUNT.match(str(text))
+    match = None if isinstance(text, float) else _COUNT.match(str(text))
     factor = {"": 1, "k": KIB, "m": MIB}.get(match[2].lower()) if match else None
     value = float(match[1].replace(",", "").replace("_", "")) * factor if match and factor else math.nan
-    if not math.isfinite(value) or value != int(value) or value < 1:
+    if not 1 <= value <= 1e18 or value != int(value):  # so that NaN is refused
         raise InputError(field, text, "a whole number of tokens, 1 or more (8192 or 8k)", "8192")
+    return int(value)
+
+
+def parse_batch(text: str | int, field: str) -> int:
+    """A whole number of sequences; ``1k`` is 1,000.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
+    if isinstance(text, float):
+        raise InputError(field, text, "a whole number of sequences")
+    value = parse_count(text, field, "256")
+    if value != int(value):
+        raise InputError(field, text, "a whole number of sequences", max(1, round(value)))
     return int(value)
 
 
@@ -72,6 +91,23 @@ def seconds(value_s: float) -> str:
         if abs(value_s) < limit:
             return f"{value_s * factor:.4g} {unit}"
     return f"{value_s / DAY_S:,.1f} days"
+
+
+def days(value: float) -> str:
+    """Days as text: hours, minutes or seconds below two of them."""
+    return seconds(value * DAY_S)
+
+
+def money(value_usd: float) -> str:
+    """US dollars as text, with cents where these say something."""
+    if 0 < value_usd < 0.01:
+        return "below 0.01 USD"
+    return f"{value_usd:,.{0 if value_usd >= 100 or value_usd == 0 else 2}f} USD"
+
+
+def counted(number: float, thing: str) -> str:
+    """So many things: ``1 device``, ``2,048 devices``."""
+    return f"{number:,.10g} {thing}" + "s" * (number != 1)
 
 
 def large(value: float) -> str:

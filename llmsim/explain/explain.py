@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from ..architecture import Architecture
 from ..core.errors import InputError, unknown_name
 from ..core.symbolic import Symbolic
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import Fit
+from ..hardware.fitted import Fit, checked_fit
 from ..plans.training import TrainingPlan
 from ..training.constants import step_constants
 from ..training.problem import plan_columns, plan_problem
@@ -105,9 +106,9 @@ class TrainingExplanation:
 
 
 def explain_training(
-    plan: TrainingPlan,
-    architecture: Architecture | str,
-    cluster: Cluster | str,
+    plan: TrainingPlan | Mapping[str, Any] | str | Path,
+    architecture: Architecture | str | Path,
+    cluster: Cluster | Mapping[str, Any] | str | Path,
     *,
     quantity: str = "step",
     fit: Fit | None = None,
@@ -130,8 +131,9 @@ def explain_training(
     """
     if find_spec("sympy") is None:
         raise InputError("explain", "", "pip install sympy", why="needs sympy, which is not installed")
-    if quantity not in QUANTITIES:
+    if not isinstance(quantity, str) or quantity not in QUANTITIES:
         raise unknown_name("quantity", quantity, QUANTITIES)
+    plan, fit = TrainingPlan.parse(plan), checked_fit(fit)
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
     machine = Cluster.parse(cluster)
     result = simulate_training(plan, model, machine, fit=fit, assumed=assumed)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
@@ -18,16 +18,18 @@ from pydantic import (
     model_validator,
 )
 
+from ..core.arguments import of_kind
 from ..core.errors import InputError
+from ..core.units import counted
 from .devices import Device, get_device, is_abbreviated
 from .network import Fabric, Tier, compile_tiers, get_fabric
-from .profiles import Real, Whole, as_input_error, build, names_file, read_yaml
+from .profiles import Checked, Real, Whole, as_input_error, build, names_file, read_yaml
 
-_SPELLING = re.compile(r"^\s*(?:(\d{1,30})\s*[xX]\s*)?(\d{1,30})\s*[xX]\s*(\S.*?)\s*$")
+_SPELLING = re.compile(r"^\s*(?:([0-9]{1,30})\s*[xX]\s*)?([0-9]{1,30})\s*[xX]\s*(\S.*?)\s*$")
 _NODES, _PER_NODE = 10_000_000, 100_000
 
 
-class Cluster(BaseModel):
+class Cluster(Checked):
     """Nodes of one kind of device, joined by a fabric.
 
     Attributes
@@ -142,15 +144,20 @@ class Cluster(BaseModel):
         if self.network is None and self.n_devices > self.domain:
             found["network"] = f"{self.fabric.name} (the usual fabric of {self.profile.name})"
         if self.scale_up_domain is None:
-            found["scale-up domain"] = f"{self.domain} devices by {self.profile.scale_up.name}"
+            found["scale-up domain"] = f"{counted(self.domain, 'device')} by {self.profile.scale_up.name}"
         return found
 
     @classmethod
     def parse(
-        cls, text: str | Path | Cluster, *, network: str | Path | None = None, folder: Path | None = None
+        cls,
+        text: str | Path | Mapping[str, Any] | Cluster,
+        *,
+        network: str | Path | None = None,
+        folder: Path | None = None,
     ) -> Cluster:
         """A cluster from ``64x8xh100-sxm-80gb`` (nodes x devices per node x device; ``8xh100`` is one node), or from a
-        YAML or JSON file with the fields of this class. A device or a network may be the path of a file of its own.
+        YAML or JSON file, or a mapping, with the fields of this class. A device or a network may be the path of a file
+        of its own.
 
         Parameters
         ----------
@@ -165,10 +172,16 @@ class Cluster(BaseModel):
             For text of another form, zero nodes, an unknown device or fabric, a shape that no cluster has, with the
             nearest valid choice.
         """
+        if network is not None:
+            network = of_kind(network, (str, Path), "network", "the name or the path of a fabric profile")
         more = {} if network is None else {"network": str(network)}
+        if isinstance(text, Mapping):
+            return build(cls, {**dict(text), **more}, "cluster")
         if isinstance(text, Cluster):
             same = text.network == text.model_copy(update=more).network
-            return text if same else build(cls, {**text._said(), **more}, "cluster")
+            return text if same else text.replace(**more)
+        if not isinstance(text, (str, Path)):
+            raise InputError("cluster", text, "a text such as 64x8xh100-sxm-80gb, a path, a mapping or a Cluster")
         match = None if os.path.isfile(text) else _SPELLING.match(str(text))
         if match is None:
             if Path(text).suffix.lower() in (".yaml", ".yml", ".json") or os.path.isfile(text):
@@ -187,6 +200,16 @@ class Cluster(BaseModel):
             raise InputError("cluster: devices per node", per_node, "a whole number of 1 or more", 1)
         data = {"nodes": nodes, "devices_per_node": per_node, "device": name}
         return build(cls, {**(in_folder(data, folder) if folder else data), **more}, "cluster")
+
+    def replace(self, **changes: Any) -> Cluster:
+        """A validated copy with other fields.
+
+        Raises
+        ------
+        InputError
+            As the constructor.
+        """
+        return build(type(self), {**self._said(), **changes}, "cluster")
 
     def _said(self) -> dict[str, Any]:
         """The fields as they were said."""

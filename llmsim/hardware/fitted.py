@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..core.arguments import of_kind
 from ..core.provenance import Quantity
 from .profiles import build, profiles_root, read_yaml
 from .shapes import ShapeTable, shape_table
@@ -135,6 +136,18 @@ def read_fit(path: Path) -> Fit:
     data = read_yaml(path, "fitted constants")
     data.pop("schema", None)
     return build(Fit, data, "fitted constants")
+
+
+def checked_fit(fit: object) -> Fit | None:
+    """Fitted constants that a caller gives; None for those that ship.
+
+    Raises
+    ------
+    InputError
+        For anything else.
+    """
+    allowed = "what calibrate_with returns, or None for the constants that ship"
+    return None if fit is None else of_kind(fit, Fit, "fit", allowed)
 
 
 @lru_cache(maxsize=1)

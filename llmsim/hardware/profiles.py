@@ -6,12 +6,12 @@ import re
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from ..core.errors import InputError, nearest_names, unknown_name
+from ..core.errors import InputError, nearest_names, unknown_name, unread
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -48,9 +48,9 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise InputError(what, str(path), "a readable YAML or JSON file", why=f"cannot be read ({reason})") from None
+    except (OSError, ValueError) as error:
+        why = f"cannot be read ({unread(error)})"
+        raise InputError(what, str(path), "a readable YAML or JSON file", why=why) from None
     try:
         data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -61,9 +61,22 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         raise InputError(what, str(path), "each key once", why=f"has the key {error.value!r} twice") from None
     except (ValueError, RecursionError) as error:  # dates that do not exist, numbers without end
         raise InputError(what, str(path), "well-formed YAML or JSON", why=f"is broken ({error})") from None
+    if is_endless(data):
+        raise InputError(what, str(path), "a mapping of fields", why="holds itself, or more than a million entries")
     if not isinstance(data, dict):
         raise InputError(what, str(path), "a mapping of fields", why=f"holds a {type(data).__name__}")
     return data
+
+
+def is_endless(data: Any, most: int = 1_000_000) -> bool:
+    """Whether YAML that refers to its own parts comes to more than so many entries, written out."""
+    left, entries = [data], 0
+    while left and entries <= most:
+        own = left.pop()
+        inside = [*own, *own.values()] if isinstance(own, dict) else own if isinstance(own, (list, tuple, set)) else ()
+        left.extend(inside)
+        entries += len(inside)
+    return entries > most
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -77,6 +90,31 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
                     raise InputError("key", key.value)
                 seen.add(key.value)
         return dict(super().construct_mapping(node, deep))
+
+
+class Checked(BaseModel):
+    """A pydantic model whose constructor raises our kind of error."""
+
+    if not TYPE_CHECKING:  # type checkers know the fields from the class
+
+        def __init__(self, /, **data: Any) -> None:
+            try:
+                super().__init__(**data)
+            except ValidationError as error:
+                raise as_input_error(error, type(self), "") from None
+
+        # Validation from within, as of a nested field, goes past it and keeps the path of the field.
+        __init__.__pydantic_base_init__ = True
+
+    def replace(self, **changes: Any) -> Self:
+        """A validated copy with other fields; what was not set stays so.
+
+        Raises
+        ------
+        InputError
+            As the constructor.
+        """
+        return type(self)(**{**self.model_dump(exclude_unset=True), **changes})
 
 
 def build(model: type[Model], data: dict[str, Any], where: str) -> Model:

@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any
 
 from ..architecture import Architecture
+from ..core.arguments import listed
 from ..core.errors import InputError, nearest_names
 from .blueprint import build
 from .decoder import read_decoder
@@ -40,9 +41,10 @@ def load_architecture(
     ignore: Iterable[str] = (),
 ) -> Architecture:
     """See :meth:`llmsim.architecture.Architecture.from_config`."""
+    ignore = listed(ignore, "ignore", "keys of config.json", (str,))
     if isinstance(source, Mapping):
         return read_config(source, ignore=ignore)
-    path, name = find_config(source, search)
+    path, name = find_config(source, listed(search, "search", "directories"))
     values = read_json(path)
     try:
         return read_config(values, name=name, ignore=ignore)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -50,8 +51,18 @@ def find_config(
         return bundled, bundled.stem
     beside = [p.stem for d in folders for p in (*Path(d, "architectures").glob("*.json"), *Path(d).glob("*.json"))]
     near = ", ".join(nearest_names(text.removesuffix(".json").split("/")[-1], {*bundled_models(), *beside}))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.endswith(".json") and not os.path.isdir(text.split("/")[0]):
+        raise InputError("model", text, _of_the_hub(text), near, "is a hub id that is not bundled")
     why = "does not exist" if text.endswith(".json") else "is neither a file nor a known model"
     raise InputError("model", text, "a path, or a bundled name (bundled_models(), or llmsim models)", near, why)
+
+
+def _of_the_hub(name: str) -> str:
+    """Where the configuration of a model comes from that nobody bundled; nothing here uses a network."""
+    return (
+        f"the path of its config.json, which `hf download {name} config.json` fetches and prints (or take it from "
+        f"https://huggingface.co/{name}/resolve/main/config.json)"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

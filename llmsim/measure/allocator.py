@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 from torch.profiler import profile
@@ -11,9 +10,9 @@ from torch.profiler import profile
 def allocator_peak(profiled: profile, since: str = "") -> int:
     """The most that was allocated at once since the profiler started, above what there was.
 
-    What a product or an attention kernel allocates for itself and frees before it returns is left out: the scratch of a
-    library, which depends on its version and its threads, and which plans have as ``workspace``. Blocks older than the
-    profiler must not be freed while it runs: it does not see that.
+    What a product, a convolution or an attention kernel allocates for itself and frees before it returns is left out:
+    the scratch of a library, which depends on its version, its threads and the instructions of the processor, and which
+    plans have as ``workspace``. Blocks older than the profiler must not be freed while it runs: it does not see that.
 
     Parameters
     ----------
@@ -38,21 +37,29 @@ def _starts(event: Any, name: str) -> list[int]:
 
 
 KERNELS = frozenset({
-    "aten::mm", "aten::addmm", "aten::bmm", "aten::_grouped_mm", "aten::_scaled_dot_product_flash_attention_for_cpu",
-    "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+    "aten::mm", "aten::addmm", "aten::bmm", "aten::_grouped_mm", "aten::convolution", "aten::convolution_backward",
+    "aten::_scaled_dot_product_flash_attention_for_cpu", "aten::_scaled_dot_product_flash_attention_for_cpu_backward",
 })  # fmt: skip
 
 
 def _allocations(event: Any) -> list[tuple[int, int]]:
     """(time, bytes) of what an operator and those that it calls allocate and free."""
     if event.name in KERNELS:
-        blocks = _blocks(event)
-        freed = Counter(address for _, size, address in blocks if size < 0)
-        made = Counter(address for _, size, address in blocks if size > 0)
-        blocks = [b for b in blocks if not (freed[b[2]] and made[b[2]])]
-        return [(time, size) for time, size, _ in blocks]
+        return [(time, size) for time, size, _ in _outlasting(_blocks(event))]
     own = [(time, size) for time, size, _ in ([_block(event)] if event.name == "[memory]" else [])]
     return own + [pair for child in event.children for pair in _allocations(child)]
+
+
+def _outlasting(blocks: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Without those that are made and freed again; an address may be given to one block after another."""
+    scratch: set[int] = set()
+    made: dict[int, int] = {}
+    for i, (_, size, address) in enumerate(blocks):
+        if size > 0:
+            made[address] = i
+        elif address in made:
+            scratch |= {i, made.pop(address)}
+    return [block for i, block in enumerate(blocks) if i not in scratch]
 
 
 def _blocks(event: Any) -> list[tuple[int, int, int]]:

@@ -22,11 +22,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop, sdpa_flop
 
+from ..core.errors import UnsupportedError
+
 Phase = Literal["forward", "backward", "recompute", "update"]
 aten = torch.ops.aten
 
 
-class UncoveredOperator(RuntimeError):
+class UncoveredOperator(UnsupportedError):
     """An operator that no formula covers and that may not be free: without this error it would count zero."""
 
 

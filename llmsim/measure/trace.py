@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.module_tracker import ModuleTracker
 
+from ..core.arguments import listed, of_kind
 from ..core.errors import InputError
 from ..training.traced import TracedBlock, TracedKind, TracedModule, TracedOperator
 from .counters import (
@@ -48,6 +49,9 @@ def trace(
     UncoveredOperator
         For an operator that multiplies and that no formula covers.
     """
+    module = of_kind(module, torch.nn.Module, "module", "a torch.nn.Module")
+    if loss is not None and not callable(loss):
+        raise InputError("loss", loss, "a function of the output, or None")
     formats = {p.dtype for p in module.parameters() if p.is_floating_point()}
     if len(formats) != 1 or (own := next(iter(formats))) not in FORMAT_NAMES:
         names = ", ".join(sorted(str(f).removeprefix("torch.") for f in formats)) or "none"
@@ -63,6 +67,9 @@ def trace(
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             allowed = "operators whose shapes do not depend on values"
             raise InputError("module", type(module).__name__, allowed, why=f"runs {error.func}") from None
+        except (TypeError, RuntimeError, ValueError, IndexError) as error:
+            why = f"fails on the example inputs: {error}"
+            raise InputError("module", type(module).__name__, "inputs that it runs on", why=why) from error
     return TracedModule(type(module).__name__, FORMAT_NAMES[own], tuple(log.operators), log.blocks(module))
 
 
@@ -77,7 +84,7 @@ def _inputs(example: Any, mode: FakeTensorMode) -> tuple[tuple[Any, ...], dict[s
 
     if isinstance(example, Mapping):
         return (), {name: one(value) for name, value in example.items()}
-    values = (example,) if isinstance(example, torch.Tensor) else tuple(example)
+    values = listed(example, "example_inputs", "a tensor, several of them, or a mapping", (torch.Tensor,))
     return tuple(one(v) for v in values), {}
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from ..core.arguments import of_kind
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError, unknown_name
 from ..core.pipelines import SCHEDULES, ScheduleName, schedule_facts
 from ..core.sharding import ContextKind, RankOrder
-from ..hardware.profiles import Real, Whole, build, read_yaml
+from ..core.units import parse_batch, parse_length
+from ..hardware.profiles import Checked, Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
 from .adapters import parse_adapter
 from .optimizer import get_optimizer
@@ -30,7 +33,7 @@ Overlap: TypeAlias = Literal["profile", "none", "tensor", "expert"]
 Dispatcher: TypeAlias = Literal["profile", "deepep", "hybridep"]
 
 
-class TrainingPlan(BaseModel):
+class TrainingPlan(Checked):
     """How a training step runs.
 
     Degrees multiply to the number of devices: ``tensor_parallel x context_parallel x data_parallel x
@@ -44,10 +47,11 @@ class TrainingPlan(BaseModel):
         Tokens of the documents that a sequence packs and that attention does not cross: one number for equal ones, of
         which the last may be cut short, or all of them; None where a sequence is one document.
     tensor_parallel, context_parallel, data_parallel, pipeline_parallel, virtual_pipeline
-        Degrees, and model chunks per pipeline stage.
+        Ranks that share the matrices of each layer; ranks that share a sequence; ranks that share the batch; ranks that
+        share the layers; model chunks per pipeline stage.
     expert_parallel, expert_tensor_parallel
-        Over the ranks of one pipeline stage. Where the latter is not set, a simulation takes what the framework does:
-        the tensor-parallel degree in Megatron.
+        Ranks of one pipeline stage that share the experts; ranks that share the matrices of each expert. Where the
+        latter is not set, a simulation takes what the framework does: the tensor-parallel degree in Megatron.
     sequence_parallel
         Shard the sequence over tensor-parallel ranks where tensors have no heads.
     context_kind, ulysses_parallel
@@ -71,8 +75,8 @@ class TrainingPlan(BaseModel):
         Layers of each stage that recompute, ``uniform`` (the share that ``recompute`` says), or ``fitted``: in every
         stage the fewest under which it fits.
     precision, optimizer
-        Recipe and optimizer. Where no recipe is set, a simulation takes bf16 if the devices multiply it, else fp16 or
-        fp32.
+        Recipe of number formats; the optimizer by name. Where no recipe is set, a simulation takes bf16 if the devices
+        multiply it, else fp16 or fp32.
     adapter
         ``none`` trains every parameter; ``lora:16`` or ``lora:16:q,v`` trains low-rank adapters of a frozen model, see
         :func:`llmsim.plans.adapters.parse_adapter`.
@@ -87,10 +91,11 @@ class TrainingPlan(BaseModel):
     imbalance
         Tokens of the busiest expert rank over the mean; None takes the software profile's.
     capacity_factor, pad_to_capacity
-        An expert takes at most this many times the mean and drops the rest (Fedus 2022, arXiv:2101.03961), or is filled
-        up to that; None drops nothing.
+        An expert takes at most this many times the mean and drops the rest, None drops nothing (Fedus 2022,
+        arXiv:2101.03961); whether it is filled up to that.
     framework, release
-        Software profile. Where no framework is set, a simulation takes the usual one of the devices.
+        Software profile; its release, blank for the newest. Where no framework is set, a simulation takes the usual one
+        of the devices.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -129,6 +134,17 @@ class TrainingPlan(BaseModel):
     pad_to_capacity: bool = False
     framework: str = "megatron-core"
     release: str = ""
+
+    @field_validator("sequence_length", "document_length", mode="before")
+    @classmethod
+    def _length(cls, value: Any) -> Any:
+        """``8k``, as a command line has it."""
+        return _own_error(parse_length, value, "length") if isinstance(value, str) and "," not in value else value
+
+    @field_validator("global_batch_size", mode="before")
+    @classmethod
+    def _batch(cls, value: Any) -> Any:
+        return _own_error(parse_batch, value, "global_batch_size") if isinstance(value, str) else value
 
     @field_validator("layers_per_stage", "recompute_layers", "document_length", mode="before")
     @classmethod
@@ -238,9 +254,22 @@ class TrainingPlan(BaseModel):
         """The profile of its framework."""
         return get_software(self.framework, self.release)
 
-    def replace(self, **changes: Any) -> TrainingPlan:
-        """A validated copy with other fields; what was not set stays so."""
-        return type(self).model_validate({**self.model_dump(exclude_unset=True), **changes})
+    @classmethod
+    def parse(cls, plan: TrainingPlan | Mapping[str, Any] | str | Path) -> TrainingPlan:
+        """A plan from itself, from a mapping of its fields, or from the path of a YAML or JSON file.
+
+        Raises
+        ------
+        InputError
+            For anything else, naming the field that is wrong or unknown.
+        """
+        if isinstance(plan, Mapping):
+            return build(cls, dict(plan), "plan")
+        if isinstance(plan, TrainingPlan):
+            return plan
+        if not isinstance(plan, (str, Path)):
+            raise InputError("plan", plan, "a TrainingPlan, a mapping of its fields, or the path of a file")
+        return cls.from_file(plan)
 
     @classmethod
     def from_file(cls, path: str | Path) -> TrainingPlan:
@@ -346,7 +375,7 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     InputError
         For a file of another form.
     """
-    data = read_yaml(Path(path), "plan")
+    data = read_yaml(Path(of_kind(path, (str, Path), "plan", "the path of a file")), "plan")
     if "plan" not in data:
         return data
     for key in data:
@@ -358,8 +387,8 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     return fields
 
 
-def _own_error(check: Any, value: Any) -> Any:
+def _own_error(check: Any, value: Any, *more: Any) -> Any:
     try:
-        return check(value)
+        return check(value, *more)
     except InputError as error:
         raise ValueError(str(error)) from error

@@ -6,9 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ..core.units import large, seconds
+from ..core.units import counted, days, large, money, seconds
 from ..search.clusters import ClusterChoice, ClusterOption, Mix
-from .training import breakdown_table, grid, result_headline, section
+from .training import breakdown_table, energy, grid, result_headline, section
 
 
 def cluster_report(answer: ClusterChoice) -> Group:
@@ -16,12 +16,12 @@ def cluster_report(answer: ClusterChoice) -> Group:
     chosen = answer.chosen
     assert chosen.best is not None
     asked = [f"{large(answer.tokens)} tokens, least {answer.objective}"]
-    asked += [f"in {answer.deadline_days:g} days"] if answer.deadline_days is not None else []
-    asked += [f"for {large(answer.budget_usd)} USD"] if answer.budget_usd is not None else []
+    asked += [f"in {counted(answer.deadline_days, 'day')}"] if answer.deadline_days is not None else []
+    asked += [f"for {money(answer.budget_usd)}"] if answer.budget_usd is not None else []
     parts: list[RenderableType] = [
         Text(f"{answer.model}: {', '.join(asked)}", style="bold"),
         section(
-            f"Take {chosen.cluster} with {chosen.global_batch:,} sequences a step",
+            f"Take {chosen.cluster} with {counted(chosen.global_batch, 'sequence')} a step",
             result_headline(chosen.best.result, chosen.best.job),
         ),
         section("Where the time goes", breakdown_table(chosen.best.result)),
@@ -43,8 +43,8 @@ def _mix(answer: ClusterChoice, mix: Mix) -> str:
     alone = answer.chosen.job
     saved = "" if alone is None else f", {100 * (1 - mix.cost_usd / alone.cost_usd):.1f} % less"
     return (
-        f"{100 * mix.share:.0f} % of the tokens on {first}, the rest on {second}: {mix.days:,.1f} days, "
-        f"{mix.cost_usd:,.0f} USD{saved}; moving the checkpoint is not counted"
+        f"{100 * mix.share:.0f} % of the tokens on {first}, the rest on {second}: {days(mix.days)}, "
+        f"{money(mix.cost_usd)}{saved}; moving the checkpoint is not counted"
     )
 
 
@@ -54,7 +54,7 @@ def _name(option: ClusterOption) -> str:
 
 def _options(options: list[ClusterOption]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("", "cluster", "batch", "days", "cost", "energy", "step", "MFU", "plan"):
+    for name in ("", "cluster", "batch", "time", "cost", "energy", "step", "MFU", "plan"):
         table.add_column(name, justify="left" if name in ("", "cluster", "plan") else "right", overflow="fold")
     for option in options:
         if option.best is None or option.job is None:
@@ -65,9 +65,9 @@ def _options(options: list[ClusterOption]) -> Table:
             mark,
             option.cluster,
             f"{option.global_batch:,}",
-            f"{job.days:,.1f}",
-            f"{job.cost_usd:,.0f} USD",
-            f"{job.energy_kwh / 1000:,.0f} MWh",
+            days(job.days),
+            money(job.cost_usd),
+            energy(job.energy_kwh),
             seconds(result.step_time_s),
             f"{100 * result.mfu:.1f} %",
             str(result.plan),

@@ -106,7 +106,7 @@ def write_figure(found: Comparison, path: Path) -> None:
         For another kind of file, without plotly, or where it cannot be written.
     """
     if path.suffix.lower() != ".html":
-        raise InputError("figure", str(path), "a file that ends in .html", path.with_suffix(".html").name)
+        raise InputError("figure", str(path), "a file that ends in .html", f"{path.stem or 'curves'}.html")
     write_whole(
         path,
         _figure_page(found).to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False}),

@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..core.units import GIGA, TERA, gib, large, seconds
+from ..core.units import GIGA, TERA, counted, gib, large, seconds
 from ..explain.book import Definition
 from ..explain.explain import TrainingExplanation
 from ..explain.levers import Neighbour
@@ -101,7 +101,7 @@ def _head(found: TrainingExplanation) -> list[str]:
     over = "" if result.fits else f"  DOES NOT FIT: {gib(result.device_bytes)} of {gib(result.memory_limit_bytes)}"
     peak = f"{result.peak_flops_per_s / TERA:,.0f} TFLOP/s ({result.peak_format}, dense)"
     return [
-        f"{result.model} on {result.cluster} ({result.n_devices:,} devices){over}",
+        f"{result.model} on {result.cluster} ({counted(result.n_devices, 'device')}){over}",
         f"plan  {result.plan}",
         f"step  {seconds(result.step_time_s)} for {large(result.tokens_per_step)} tokens, "
         f"MFU {100 * result.mfu:.1f} % of {peak}, {result.mfu_convention} convention",

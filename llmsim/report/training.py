@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from io import StringIO
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from ..core.units import DAY_S, GIB, TERA, gib, large, seconds
+from ..core.units import GIB, TERA, counted, days, gib, large, money, seconds
 from ..economics.job import JobCost
 from ..search.answer import Counts, PlannedJob, SpreadCounts, TrainingPlanning
 from ..training.breakdown import PART_NAMES
@@ -50,14 +51,14 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
         rows += [
             (
                 "time",
-                f"{seconds(job.days * DAY_S)}{_days(job)} for {job.steps:,} steps, stops and restarts not counted",
+                f"{days(job.days)}{_days(job)} for {counted(job.steps, 'step')}, stops and restarts not counted",
             ),
             (
                 "cost",
-                f"{job.cost_usd:,.0f} USD = {job.device_hours:,.0f} device-hours at "
+                f"{money(job.cost_usd)} = {_number(job.device_hours)} device-hours at "
                 f"{job.price_usd_per_device_hour:.2f} USD ({price})",
             ),
-            ("energy", f"{_energy(job.energy_kwh)} ({job.energy_basis})"),
+            ("energy", f"{energy(job.energy_kwh)} ({job.energy_basis})"),
         ]
     return grid(rows)
 
@@ -87,10 +88,19 @@ def _risk(result: TrainingResult) -> str:
 
 
 def _days(job: JobCost) -> str:
-    return "" if job.days_interval is None else f" (80 %: {job.days_interval[0]:,.0f} to {job.days_interval[1]:,.0f})"
+    """In whole days, or in the units of :func:`seconds` where these say more."""
+    if job.days_interval is None:
+        return ""
+    low, high = job.days_interval
+    return f" (80 %: {low:,.0f} to {high:,.0f})" if low >= 10 else f" (80 %: {days(low)} to {days(high)})"
 
 
-def _energy(kwh: float) -> str:
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def energy(kwh: float) -> str:
+    """Energy as text."""
     return f"{kwh / 1000:,.0f} MWh" if kwh >= 10_000 else f"{kwh:,.3g} kWh"
 
 
@@ -167,7 +177,7 @@ def result_report(result: TrainingResult) -> Group:
         over["host"] = result.offload.host_bytes - result.offload.host_limit_bytes
     fit = "".join(f"  DOES NOT FIT the {where} by {gib(lacks)}" for where, lacks in over.items() if lacks > 0)
     return Group(
-        Text(f"{result.model} on {result.cluster} ({result.n_devices:,} devices){fit}", style="bold"),
+        Text(f"{result.model} on {result.cluster} ({counted(result.n_devices, 'device')}){fit}", style="bold"),
         result_headline(result),
         section("Where the time goes", breakdown_table(result)),
         section("Where the memory goes", memory_table(result), Text(_peak_text(result))),
@@ -189,7 +199,7 @@ def planning_report(answer: TrainingPlanning) -> Group:
     """A planning answer: the winner in full, the others beside it, and how the choice came about."""
     best = answer.best[0]
     parts: list[RenderableType] = [
-        Text(f"{answer.model} on {answer.cluster} ({best.result.n_devices:,} devices)", style="bold"),
+        Text(f"{answer.model} on {answer.cluster} ({counted(best.result.n_devices, 'device')})", style="bold"),
         section("Best plan", result_headline(best.result, best.job), *_preferred(answer)),
         section("Where the time goes", breakdown_table(best.result)),
         section("Where the memory goes", memory_table(best.result), Text(_peak_text(best.result))),
@@ -211,7 +221,7 @@ def planning_report(answer: TrainingPlanning) -> Group:
 
 def _ranking(jobs: list[PlannedJob]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("", "plan", "step", "vs best", "chance\nit wins", "MFU", "memory", "days", "cost"):
+    for name in ("", "plan", "step", "vs best", "chance\nit wins", "MFU", "memory", "time", "cost"):
         table.add_column(name, justify="left" if name in ("", "plan") else "right", overflow="fold")
     first = jobs[0].result.step_time_s
     for rank, planned in enumerate(jobs, 1):
@@ -224,8 +234,8 @@ def _ranking(jobs: list[PlannedJob]) -> Table:
             "" if planned.chance_it_wins is None else f"{100 * planned.chance_it_wins:.0f} %",
             f"{100 * result.mfu:.1f} %",
             gib(result.device_bytes, 1),
-            f"{job.days:,.1f}" if job else "",
-            f"{job.cost_usd:,.0f} USD" if job else "",
+            days(job.days) if job else "",
+            money(job.cost_usd) if job else "",
         )
     return table
 
@@ -349,8 +359,11 @@ def _spreads(counts: SpreadCounts | None) -> list[tuple[str, str]]:
 
 
 def show(report: RenderableType, *, width: int | None = None) -> None:
-    """Print a report to standard output."""
+    """Print a report to standard output; elsewhere than on a terminal without the spaces that fill its lines."""
     console = Console(width=width, highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(width=width or 160, highlight=False)
-    console.print(report)
+    if console.is_terminal:
+        console.print(report)
+        return
+    text = StringIO()
+    Console(file=text, width=width or 160, highlight=False).print(report)
+    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..core.units import counted
 from ..scoring.result import GroupScore, Ranking, Score, ValidationReport
 
 METRIC_NAMES = {
@@ -67,7 +68,9 @@ def _headline(report: ValidationReport) -> Text:
     skipped = sum(map(len, report.skipped.values()))
     text = Text()
     text.append(f"{report.file}", style="bold")
-    text.append(f" (sha256 {report.sha256[:16]}): {report.row_count:,} rows, {skipped} of them not simulated\n")
+    text.append(
+        f" (sha256 {report.sha256[:16]}): {counted(report.row_count, 'row')}, {skipped} of them not simulated\n"
+    )
     text.append(f"constants {report.constants}")
     return text
 
@@ -115,7 +118,7 @@ def _feasibility(report: ValidationReport) -> Text:
     if f.right + f.wrong:
         text.append(f"{f.right} of {f.right + f.wrong} statements about running out of memory predicted rightly\n")
     shown = ", ".join(f.ran_unpredicted[:6]) + (" ..." if len(f.ran_unpredicted) > 6 else "")
-    text.append(f"{len(f.ran_unpredicted)} of {f.ran:,} runs that ran are predicted not to fit")
+    text.append(f"{len(f.ran_unpredicted)} of {counted(f.ran, 'run')} that ran are predicted not to fit")
     return text.append(f" ({shown})") if f.ran_unpredicted else text
 
 

@@ -13,6 +13,7 @@ from ..calibration.folds import FOLD_KEYS
 from ..calibration.plausible import too_fast, too_slow
 from ..calibration.runs import architecture_of, reason
 from ..calibration.table import MeasuredRun, read_runs
+from ..core.arguments import of_kind
 from ..core.errors import InputError, LlmsimError
 from ..core.progress import Bar
 from ..hardware.devices import get_device
@@ -49,9 +50,9 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
     InputError
         For a table that cannot be read. A row that cannot be simulated is listed with the reason.
     """
-    if refit_without is not None and refit_without not in FOLD_KEYS:
+    if refit_without is not None and (not isinstance(refit_without, str) or refit_without not in FOLD_KEYS):
         raise InputError("refit_without", refit_without, ", ".join(FOLD_KEYS))
-    path = Path(path)
+    path = Path(of_kind(path, (str, Path), "file", "the path of a table"))
     with Bar(progress) as bar:
         done = bar.stage("reading")
         runs = read_runs(path, repeats=True)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from .._version import __version__
 from ..architecture import Architecture
+from ..core.arguments import known_arguments, listed, of_kind
 from ..core.errors import InfeasibleError, InputError, LlmsimError, unknown_name
 from ..core.progress import Bar
+from ..core.units import counted, days, money, parse_batch, parse_count
 from ..economics.job import JobCost
 from ..hardware.cluster import Cluster
 from .answer import PlannedJob
 from .plan import plan_training
+from .question import check_numbers
 
 SCHEMA = "llmsim.cluster-choice/1"
 
@@ -120,14 +124,14 @@ class ClusterChoice:
 
 def plan_cluster(
     model: Architecture | str | Path,
-    clusters: Sequence[Cluster | str | Path],
+    clusters: Sequence[Cluster | Mapping[str, Any] | str | Path] | Cluster | str | Path,
     *,
-    sequence: int,
-    global_batch: int | Sequence[int],
-    tokens: float,
+    sequence: int | str,
+    global_batch: int | str | Sequence[int | str],
+    tokens: float | str,
     objective: Objective = "cost",
     deadline_days: float | None = None,
-    budget_usd: float | None = None,
+    budget_usd: float | str | None = None,
     epochs: float = 1.0,
     progress: bool = False,
     **question: Any,
@@ -159,9 +163,16 @@ def plan_cluster(
     InfeasibleError
         Where no cluster meets the question: what the nearest one breaks, and by how much.
     """
-    architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
-    machines = [Cluster.parse(c) for c in clusters]
-    batches = list(dict.fromkeys([global_batch] if isinstance(global_batch, int) else global_batch))
+    known_arguments(question, _FURTHER, "plan_cluster")
+    if isinstance(model, str | Path | Mapping):
+        model = Architecture.from_config(model)
+    architecture = of_kind(model, Architecture, "model", "an Architecture, a name or a path")
+    each = listed(clusters, "clusters", "clusters, or texts such as 64x8xh100-sxm-80gb", (str, Path, Cluster))
+    machines = [Cluster.parse(c) for c in each]
+    batches = _batches(global_batch)
+    tokens = parse_count(tokens, "tokens")
+    budget_usd = None if budget_usd is None else parse_count(budget_usd, "budget_usd", "2M")
+    check_numbers(epochs=epochs, deadline_days=deadline_days)
     _check(machines, batches, objective, deadline_days, budget_usd)
     options: list[ClusterOption] = []
     assumed: dict[str, dict[str, str]] = {}
@@ -187,6 +198,12 @@ def plan_cluster(
     return ClusterChoice(
         architecture.name, tokens * epochs, objective, deadline_days, budget_usd, ordered, assumed, mix
     )
+
+
+def _batches(given: int | str | Sequence[int | str]) -> list[int]:
+    """Each number of sequences once."""
+    parts = given.split(",") if isinstance(given, str) else listed(given, "global_batch", "whole numbers", (int, float))
+    return list(dict.fromkeys(parse_batch(part, "global_batch") for part in parts))
 
 
 def cheapest_mix(options: Sequence[ClusterOption], deadline_days: float) -> Mix | None:
@@ -221,7 +238,7 @@ def _check(
         raise InputError("clusters", [], "at least one", "8x8xh100-sxm-80gb")
     if not batches:
         raise InputError("global_batch", [], "at least one number of sequences", 256)
-    if objective not in OBJECTIVES:
+    if not isinstance(objective, str) or objective not in OBJECTIVES:
         raise unknown_name("objective", objective, OBJECTIVES)
     for name, value in (("deadline_days", deadline), ("budget_usd", budget)):
         if value is not None and not 0 < value < float("inf"):
@@ -245,9 +262,9 @@ def _option(
         return ClusterOption(*shape, None, False, [str(error)]), {}
     best = answer.best[0]
     assert best.job is not None
-    limits = (("days", best.job.days, deadline, "{:,.1f} days"), ("cost", best.job.cost_usd, budget, "{:,.0f} USD"))
+    limits = (("days", best.job.days, deadline, days), ("cost", best.job.cost_usd, budget, money))
     broken = [
-        f"{what}: {form.format(value)}, {100 * (value / most - 1):.0f} % above {form.format(most)}"
+        f"{what}: {form(value)}, {100 * (value / most - 1):.0f} % above {form(most)}"
         for what, value, most, form in limits
         if most is not None and value > most
     ]
@@ -259,6 +276,10 @@ _OF_THE_CLUSTER = frozenset(
      "virtual_pipeline", "sharding", "precision"}
 )  # fmt: skip
 """Fields that may be wrong on one cluster and right on another."""
+
+
+_FURTHER = frozenset(signature(plan_training).parameters) - {"model", "cluster", "sequence", "top", "progress"}
+"""Arguments of a search that are the same for all clusters."""
 
 
 def _marked(options: Sequence[ClusterOption]) -> list[ClusterOption]:
@@ -288,7 +309,8 @@ def _order(option: ClusterOption, objective: Objective) -> tuple[float, ...]:
 
 
 def _nothing_meets(architecture: Architecture, nearest: ClusterOption, objective: Objective) -> InfeasibleError:
-    where = f"{architecture.name} on {nearest.cluster} with {nearest.global_batch} sequences a step"
+    where = f"{architecture.name} on {nearest.cluster} with {counted(nearest.global_batch, 'sequence')} a step"
     return InfeasibleError(
-        f"no cluster meets the question. The nearest by {objective} is {where}: {'; '.join(nearest.broken)}"
+        f"no cluster meets the question. The nearest by {objective} is {where}: {'; '.join(nearest.broken)}",
+        where,
     )

@@ -10,12 +10,13 @@ from time import perf_counter
 from typing import Any
 
 from ..architecture import Architecture
+from ..core.arguments import real, text, whole
 from ..core.errors import InfeasibleError, InputError, UnsupportedError
 from ..core.progress import Bar
-from ..core.units import gib
+from ..core.units import gib, parse_batch, parse_count, parse_length
 from ..economics.job import device_price, job_cost
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import Fit
+from ..hardware.fitted import Fit, checked_fit
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.defaults import default_framework, framework_assumed, precision_assumed
@@ -33,8 +34,9 @@ from .evaluate import space_evaluators
 from .finalists import Simulate, best_by_kind, settled, settled_spreads, spread_plans
 from .hints import batch_hints, memory_hints
 from .pool import SLACK, Candidates
-from .risk import by_percentile, chance_faster, check_percentile, percentile_s
-from .simplest import ORDER, SIMPLER_WITHIN, simplest
+from .question import check_choice, check_counts, check_numbers, check_texts, chosen_space
+from .risk import by_percentile, chance_faster, percentile_s
+from .simplest import ORDER, default_within, simplest
 from .space import SearchSpace, enumerate_plans
 from .spreads import other_spreads
 from .sweep import evaluate_space, usable_cores
@@ -45,24 +47,24 @@ REMEMBERED = 1024
 
 def plan_training(
     model: Architecture | str | Path,
-    cluster: Cluster | str | Path,
+    cluster: Cluster | Mapping[str, Any] | str | Path,
     *,
-    sequence: int,
-    global_batch: int,
-    tokens: float | None = None,
+    sequence: int | str,
+    global_batch: int | str,
+    tokens: float | str | None = None,
     epochs: float = 1.0,
-    precision: str | None = None,
+    precision: str | Sequence[str] | None = None,
     framework: str | None = None,
     release: str = "",
     network: str | None = None,
     optimizer: str | None = None,
     adapter: str = "none",
-    document_length: int | tuple[int, ...] | None = None,
+    document_length: int | str | tuple[int, ...] | None = None,
     capacity_factor: float | None = None,
     pad_to_capacity: bool = False,
     price: float | None = None,
     imbalance: float | None = None,
-    space: SearchSpace | None = None,
+    space: SearchSpace | Mapping[str, Any] | None = None,
     headroom: float | None = None,
     oom_risk: float | None = None,
     percentile: float | None = None,
@@ -81,11 +83,11 @@ def plan_training(
     cluster
         A cluster, text such as ``64x8xh100-sxm-80gb`` or the path of a YAML file.
     sequence, global_batch
-        Tokens of a sequence, sequences of a step.
+        Tokens of a sequence, sequences of a step; ``8k`` is 8,192 tokens.
     tokens, epochs
-        Training tokens and how often the job goes through them, for days and cost.
+        Training tokens (``15T`` is 15e12) and how often the job goes through them, for days and cost.
     precision, framework, release, network
-        Recipe, software profile and fabric; blank ones are taken from profiles and listed.
+        Recipe (of several the best), software profile and fabric; blank ones are taken from profiles and listed.
     optimizer
         Its name; None takes AdamW. All take equal tokens: how many reach equal loss is another question.
     adapter
@@ -129,27 +131,28 @@ def plan_training(
         Where no plan fits, with the nearest miss and the memory it lacks.
     """
     started = perf_counter()
+    chosen, precision = chosen_space(space, precision)
+    check_texts(framework=framework, optimizer=optimizer, adapter=adapter, release=text(release, "release"))
+    check_numbers(
+        epochs=real(epochs, "epochs"), oom_risk=oom_risk, percentile=percentile, simpler_within=simpler_within
+    )
+    check_counts(top=top, cores=cores)
+    sequence, global_batch = parse_length(sequence, "sequence"), parse_batch(global_batch, "global_batch")
+    tokens = None if tokens is None else parse_count(tokens, "tokens")
+    fit = checked_fit(fit)
     architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
     machine = Cluster.parse(cluster, network=network)
     if oom_risk is not None:
         headroom = _headroom_of(oom_risk, headroom, fit)
-    if percentile is not None:
-        check_percentile(percentile)
-        if simpler_within is not None:
-            raise InputError("simpler_within", simpler_within, "this or a percentile, one of the two")
-    if simpler_within is not None and not 0 <= simpler_within <= 1:
-        raise InputError("simpler_within", simpler_within, "a share of a step from 0 to 1", SIMPLER_WITHIN)
+    check_choice(percentile, simpler_within)
     given = {"price_usd_per_device_hour": price, "memory_headroom": headroom}
     if any(value is not None for value in given.values()):
         given = {name: value for name, value in given.items() if value is not None}
-        machine = build(Cluster, {**machine.model_dump(), **given}, "cluster")
+        machine = machine.replace(**given)
     if architecture.unsupported:
         raise UnsupportedError(f"{architecture.name}: training has no cost model for {architecture.unsupported}")
-    for name, value in (("top", top), ("cores", 1 if cores is None else cores)):
-        if value < 1:
-            raise InputError(name, value, "a whole number from 1", 1)
     _check_batch(sequence, global_batch)
-    if tokens is not None and not 0 < tokens <= 1e18:  # so that NaN is refused
+    if tokens is not None and tokens > 1e18:
         raise InputError("tokens", tokens, "a number above 0 and up to 1e18", "15T")
     if not 0 < epochs <= 1e6:
         raise InputError("epochs", epochs, "a number above 0 and up to 1e6", 1)
@@ -160,7 +163,6 @@ def plan_training(
         usd, _, date = device_price(machine)
         of = f"{machine.profile.name} profile, {date}".removesuffix(", ")
         assumed["price"] = f"{usd:.2f} USD per device-hour ({of})"
-    chosen = space or SearchSpace()
     if precision is None:
         precision = (chosen.precision or (default_precision(machine.profile),))[0]
         if chosen.precision is None:
@@ -192,7 +194,7 @@ def plan_training(
     exact = partial(simulate_training, architecture=architecture, cluster=machine, fit=fit)
     simulate: Simulate = lru_cache(maxsize=REMEMBERED)(exact)
     width = difference_width(architecture, software, fit)
-    within = simpler_within if simpler_within is not None else _simpler_within(width)
+    within = default_within(width) if simpler_within is None else simpler_within
     with Bar(progress) as bar:
 
         def evaluated(slack: float) -> Candidates:
@@ -267,11 +269,6 @@ def _proven(
     return found, results, _counts(found, even + schedules, gap, own)
 
 
-def _simpler_within(width: float | None) -> float:
-    """What a simpler plan may cost where nobody says: no more than a comparison of two plans may be off."""
-    return SIMPLER_WITHIN if width is None else min(SIMPLER_WITHIN, math.expm1(width))
-
-
 def _tradeoffs(
     found: Candidates, fastest: TrainingResult, template: TrainingPlan, simulate: Simulate
 ) -> list[Tradeoff]:
@@ -321,13 +318,11 @@ def _planned(
 
 def _check_batch(sequence: int, global_batch: int) -> None:
     for name, value in (("sequence", sequence), ("global_batch", global_batch)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9:
-            near = min(max(value, 1), 10**9) if isinstance(value, int) else None
-            raise InputError(name, value, "a whole number from 1 to 1,000,000,000", near)
+        whole(value, name, 1, 10**9)
 
 
 def _software(framework: str | None, release: str, cluster: Cluster, assumed: dict[str, str]) -> Software:
-    name = framework or default_framework(cluster.profile)
+    name = default_framework(cluster.profile) if framework is None else framework
     if framework is None:
         assumed["framework"] = framework_assumed(name, cluster.profile)
     software = get_software(name, release)
@@ -400,11 +395,15 @@ def _nothing_fits(
     over = stage.device_bytes - result.memory_limit_bytes
     parts = sorted(stage.memory_bytes.items(), key=lambda item: -item[1])[:3]
     listing = ", ".join(f"{name} {gib(value)}" for name, value in parts)
-    looked = f"All {found.evaluated:,} plans that divide were checked"
+    looked = (
+        f"All {found.evaluated:,} plans that divide were checked" if found.evaluated > 1 else "No other plan divides"
+    )
     if spreads is not None and spreads.left:
         looked += f", {spreads.left:,} that spread layers or recomputation unevenly were not looked at"
     return InfeasibleError(
         f"no plan fits: {result.model} on {result.cluster}. The nearest miss is {plan}: its fullest stage needs "
         f"{gib(stage.device_bytes)} ({listing}) and may use {gib(result.memory_limit_bytes)}, {gib(over)} too much. "
-        f"{looked}; more devices, or devices with more memory, would help"
+        f"{looked}; more devices, or devices with more memory, would help",
+        str(plan),
+        over,
     )

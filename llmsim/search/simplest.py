@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,6 +28,18 @@ ORDER = (
     "offloading, no converted precision, usual schedule, rank order and overlap"
 )
 """What counts as simpler, the first difference deciding."""
+
+
+def default_within(width: float | None) -> float:
+    """What a simpler plan may cost where nobody says: no more than a comparison of two plans may be off.
+
+    Parameters
+    ----------
+    width
+        Half the width of the 80 % interval of the ratio of two plans' times, as a logarithm; None if it is not known.
+    """
+    return SIMPLER_WITHIN if width is None else min(SIMPLER_WITHIN, math.expm1(width))
+
 
 Complexity = tuple[int, ...]
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from math import gcd
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, ValidationInfo, field_validator
 
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
 from ..core.pipelines import ScheduleName
 from ..core.sharding import ContextKind, RankOrder
+from ..hardware.profiles import Checked
 from ..plans.precision import get_precision
 from ..plans.recompute import parse_recompute
 from ..plans.rules import nearest_divisor
@@ -25,8 +27,9 @@ MICRO_BATCH_LIMIT = 64
 CONTEXT_LIMIT = 64
 
 
-class SearchSpace(BaseModel):
-    """What a search may choose from; None leaves a choice to the search.
+class SearchSpace(Checked):
+    """What a search may choose from; None leaves a choice to the search. A value alone is a choice of one, a text may
+    join several by commas (by semicolons where it has some, or commas of its own as ``recompute`` has).
 
     Attributes
     ----------
@@ -84,11 +87,20 @@ class SearchSpace(BaseModel):
         """Whether plans that spread both evenly are among them."""
         return "even" in self.layers_per_stage and "uniform" in self.recompute_layers
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _several(cls, values: Any, info: ValidationInfo) -> Any:
+        if isinstance(values, str):
+            mark = ";" if ";" in values or info.field_name == "recompute" else ","
+            parts = tuple(part.strip() for part in values.split(mark))
+            return _whole_numbers(values, parts) if info.field_name in _DEGREES else parts
+        return (values,) if isinstance(values, (int, float)) else values
+
     @field_validator("schedule", mode="before")
     @classmethod
     def _schedule(cls, values: Any) -> Any:
         try:
-            return None if values is None else tuple(schedule_name(v) for v in values)
+            return tuple(schedule_name(v) for v in values) if isinstance(values, (tuple, list)) else values
         except InputError as error:
             raise ValueError(str(error)) from error
 
@@ -107,6 +119,17 @@ class SearchSpace(BaseModel):
             return None if values is None else tuple(str(parse_recompute(v)) for v in values)
         except InputError as error:
             raise ValueError(str(error)) from error
+
+
+_DEGREES = {n for n in SearchSpace.model_fields if n.endswith("_parallel")} - {"sequence_parallel"}
+_DEGREES |= {"micro_batch_size"}
+
+
+def _whole_numbers(text: str, parts: tuple[str, ...]) -> tuple[int, ...]:
+    if all(re.fullmatch(r"[+-]?[0-9]{1,4000}", part) for part in parts):
+        return tuple(map(int, parts))
+    error = InputError("", text, "whole numbers joined by commas, such as 1,2,4", "1,2,4")
+    raise ValueError(str(error)) from error
 
 
 def divisors(value: int, limit: int | None = None) -> list[int]:

@@ -6,14 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._version import __version__
 from ..architecture import Architecture
+from ..core.arguments import listed, text, whole
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number, total
+from ..core.units import parse_length
 from ..hardware.cluster import Cluster
 from ..hardware.devices import get_device, is_abbreviated
 from ..plans.training import TrainingPlan
@@ -122,8 +125,8 @@ class Comparison:
 
 
 def compare(
-    models: Sequence[Architecture | str],
-    sequences: Sequence[int],
+    models: Sequence[Architecture | str | Path] | Architecture | str | Path,
+    sequences: Sequence[int | str] | int | str,
     *,
     device: str | None = None,
     devices: int | None = None,
@@ -134,9 +137,9 @@ def compare(
     Parameters
     ----------
     models
-        Architectures, names or paths of config.json; two or more to cross.
+        Architectures, names or paths of config.json, or one of them; two or more to cross.
     sequences
-        Tokens, increasing.
+        Tokens, increasing; ``4k:1M`` doubles from the first to the last.
     device, devices
         Where caches must fit and times refer to; by default an H100, and the least power of two of them that holds the
         weights of the largest model.
@@ -150,14 +153,16 @@ def compare(
     UnsupportedError
         For a model without a cost model.
     """
-    found = [m if isinstance(m, Architecture) else Architecture.from_config(m) for m in models]
-    _check(found, sequences, devices, batch)
+    each = listed(models, "models", "architectures, names or paths", (str, Path, Architecture))
+    found = [m if isinstance(m, Architecture) else Architecture.from_config(m) for m in each]
+    lengths = _lengths(sequences)
+    _check(found, lengths, devices, batch)
     assumed: dict[str, str] = {"cache": "bf16, states of recurrences fp32", "weights": "bf16"}
     assumed["memory"] = f"{USABLE:.0%} of a device"
     assumed |= {f"{m.name}: {key}": text for m in found for key, text in m.left_out.items()}
     if device is None:
         device = assumed["device"] = "h100-sxm-80gb"
-    profile = get_device(device)
+    profile = get_device(text(device, "device", "the name or the path of a device profile"))
     assumed |= profile.assumed()
     if is_abbreviated(device):
         assumed["device"] = f"{profile.name} ({device})"
@@ -165,16 +170,33 @@ def compare(
         largest = max(m.parameters for m in found)
         devices = 2 ** max(0, math.ceil(math.log2(2 * largest / (USABLE * profile.memory_bytes.value))))
         assumed["devices"] = f"{devices} (the least power of two that holds the largest model's weights)"
-    curves = [_curve(m, list(sequences), device, devices, batch) for m in found]
+    curves = [_curve(m, lengths, device, devices, batch) for m in found]
     return Comparison(
-        list(sequences),
+        lengths,
         profile.name,
         devices,
         batch,
         curves,
-        _crossovers(found, sequences, device, devices, batch),
+        _crossovers(found, lengths, device, devices, batch),
         assumed,
     )
+
+
+def _lengths(given: Sequence[int | str] | int | str) -> list[int]:
+    """Texts as a command line has them: ``4k:1M`` doubles from the first to the last; commas list lengths."""
+    if not isinstance(given, str):
+        each = listed(given, "sequence", "lengths, or a text such as 4k:1M", (int, float))
+        return [parse_length(part, "sequence") for part in each]
+    first, mark, last = given.partition(":")
+    if not mark:
+        return [parse_length(part, "sequence") for part in given.split(",")]
+    low, high = parse_length(first, "sequence"), parse_length(last, "sequence")
+    if low > high:
+        raise InputError("sequence", given, "FIRST:LAST with the smaller first", f"{last}:{first}")
+    found = [low]
+    while found[-1] * 2 <= high:
+        found.append(found[-1] * 2)
+    return found
 
 
 def _check(models: Sequence[Architecture], sequences: Sequence[int], devices: int | None, batch: int) -> None:
@@ -192,8 +214,8 @@ def _check(models: Sequence[Architecture], sequences: Sequence[int], devices: in
     if sequences[-1] > LONGEST:
         raise InputError("sequence", sequences[-1], f"at most {LONGEST:,} tokens", LONGEST)
     for name, value in (("devices", devices), ("batch", batch)):
-        if value is not None and value < 1:
-            raise InputError(name, value, "a whole number from 1", 1)
+        if value is not None:
+            whole(value, name)
 
 
 def _curve(model: Architecture, sequences: list[int], device: str, devices: int, batch: int) -> ModelCurve:

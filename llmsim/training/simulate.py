@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..architecture import Architecture
+from ..core.arguments import of_kind
 from ..core.errors import InputError, UnsupportedError
 from ..core.shim import Number
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import Fit, shipped_fit
+from ..hardware.fitted import Fit, checked_fit, shipped_fit
 from ..plans.defaults import resolve_plan
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
@@ -37,9 +40,9 @@ from .structure import Documents
 
 
 def simulate_training(
-    plan: TrainingPlan,
-    architecture: Architecture | str,
-    cluster: Cluster | str,
+    plan: TrainingPlan | Mapping[str, Any] | str | Path,
+    architecture: Architecture | str | Path,
+    cluster: Cluster | Mapping[str, Any] | str | Path,
     *,
     fit: Fit | None = None,
     assumed: dict[str, str] | None = None,
@@ -49,7 +52,8 @@ def simulate_training(
     Parameters
     ----------
     plan
-        How the step runs; its degrees multiply to the devices of the cluster. Balanced layers and fitted recomputation
+        How the step runs, as an object, its fields or the path of a file; its degrees multiply to the devices of the
+        cluster. Balanced layers and fitted recomputation
         are written out in the plan of the answer.
     architecture, cluster
         Objects, or what :meth:`Architecture.from_config` and :meth:`Cluster.parse` take.
@@ -65,6 +69,9 @@ def simulate_training(
     UnsupportedError
         For a model without a cost model.
     """
+    plan, fit = TrainingPlan.parse(plan), checked_fit(fit)
+    if assumed is not None:
+        of_kind(assumed, (Mapping,), "assumed", "a mapping of names to texts, or None")
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
     machine = Cluster.parse(cluster)
     if model.unsupported:

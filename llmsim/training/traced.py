@@ -7,15 +7,18 @@ matrices is not, since a trace does not know what its dimensions mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate, pairwise
 from math import prod
+from pathlib import Path
 from typing import Any, Literal
 
+from ..core.arguments import of_kind, text, whole
 from ..core.data_parallel import ShardingName
 from ..core.errors import InputError
 from ..core.formats import Format, get_format
+from ..core.units import counted
 from ..hardware.cluster import Cluster
 from ..hardware.kernels import attention_seconds, gemm_seconds, memory_seconds
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
@@ -167,7 +170,7 @@ class TracedResult:
 
 def simulate_traced(
     traced: TracedModule,
-    cluster: Cluster | str,
+    cluster: Cluster | Mapping[str, Any] | str | Path,
     *,
     micro_batches: int = 1,
     pipeline_parallel: int = 1,
@@ -192,9 +195,13 @@ def simulate_traced(
     InputError
         For more stages than blocks or devices, a number of devices that stages do not divide, or an unknown name.
     """
+    traced = of_kind(traced, TracedModule, "traced", "what trace returns")
     machine = Cluster.parse(cluster)
-    pp, m = pipeline_parallel, micro_batches
-    _check(traced, machine, pp, m, sharding)
+    for name, value in (("optimizer", optimizer), ("framework", framework), ("sharding", sharding)):
+        text(value, name, "a name")
+    pp = whole(pipeline_parallel, "pipeline_parallel", 1, min(len(traced.blocks), machine.n_devices))
+    m = whole(micro_batches, "micro_batches", 1, 10**9)
+    _check(machine, pp, sharding)
     structure = Structure(framework, precision=traced.format)
     constants = step_constants(machine, structure)
     columns = Columns(sequence=1, micro_batch=1, micro_batches=m, dp=machine.n_devices // pp, pp=pp,
@@ -227,15 +234,10 @@ def simulate_traced(
     )
 
 
-def _check(traced: TracedModule, cluster: Cluster, pp: int, micro_batches: int, sharding: str) -> None:
-    most = min(len(traced.blocks), cluster.n_devices)
-    if pp < 1 or pp > most:
-        raise InputError("pipeline_parallel", pp, f"1 to {most} (blocks and devices)", max(1, min(pp, most)))
+def _check(cluster: Cluster, pp: int, sharding: str) -> None:
     if cluster.n_devices % pp:
         near = next(d for d in range(pp, 0, -1) if cluster.n_devices % d == 0)
-        raise InputError("pipeline_parallel", pp, f"a divisor of {cluster.n_devices} devices", near)
-    if micro_batches < 1:
-        raise InputError("micro_batches", micro_batches, "1 or more", 1)
+        raise InputError("pipeline_parallel", pp, f"a divisor of {counted(cluster.n_devices, 'device')}", near)
     if sharding not in ("ddp", "zero1", "zero2", "zero3"):
         raise InputError("sharding", sharding, "ddp, zero1, zero2, zero3", "zero3")
     if sharding == "zero3" and pp > 1:
