@@ -37,7 +37,7 @@ WORDS = [
     # names
     *((plan(**{o: v}), o) for o in ("framework", "precision", "optimizer", "adapter", "sharding", "context_kind",
       "schedule", "rank_order", "layers_per_stage", "recompute_layers", "network")
-      for v in ("", SNOW, "../../etc/passwd", "a,,b")),
+      for v in ("", SNOW, "../../etc/passwd", "a,,b", "x" * 400)),
     (plan(release="x" * 5000, framework="nope"), "framework"),
     # models and clusters
     *((plan(model=v), "model") for v in ("", " ", ".", "/", "/dev/null", "..", SNOW, "a/b/c", "x" * 300, "-", "~")),
@@ -70,7 +70,7 @@ WORDS = [
       ("", ",", "8:4x8xh100", "1:9999999999x8xh100", "0:4x8xh100", "1:4:0x8xh100", "a:bx8xh100", "1:2:3:4x8xh100")),
     *(([*COMPARE, "-s", v], "sequence") for v in ("", "0", "8k:4k", "4k:", ":4k", "4k,4k", "1e30", "x", SNOW)),
     *(([*COMPARE, "-s", "4k", f"--{o}", v], o)
-      for o, v in (("device", "h101"), ("device", ""), ("devices", "0"), ("batch", "-1"))),
+      for o, v in (("device", "h101"), ("device", ""), ("devices", "0"), ("batch", "-1"), ("batch", HUGE[:400]))),
     *(([*COMPARE, "-s", "4k", "--figure", v], "figure")
       for v in ("", ".", "/", "curves.png", "absent/x.html", "/dev/full/x.html")),
     *((["compare", "-m", v, "-s", "4k"], "model") for v in ("", ",", "llama-3-8b,llama-3-8b", "nope")),
@@ -79,7 +79,7 @@ WORDS = [
     *((["calibrate", v], "") for v in ("absent.csv", "absent.log", "absent.yaml", "/dev/null", "/", "")),
     *((plan(calibrate_with=v), "calibration") for v in ("absent.yaml", "absent", "/", "")),
     (plan(calibrate_with="/dev/null"), "does not say what ran"),
-    *((["hardware", v], "profile") for v in ("", "..", "/", "kernels", SNOW)),
+    *((["hardware", v], "profile") for v in ("", "..", "/", "kernels", SNOW, "x" * 400)),
     *((["settings", v], "field") for v in ("", "tensor_paralel", "schema_version")),
     # what click refuses
     *((v, "") for v in (["plan"], ["plan", "training"], ["--jsn"], ["simulate", "train"], ["models", "a", "b"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from copy import deepcopy
 from functools import lru_cache
@@ -189,7 +190,7 @@ def names_file(name: object) -> bool:
 @lru_cache(maxsize=256)
 def _named_path(room: str, name: str) -> Path | None:
     path = profiles_root() / room / f"{name}.yaml"
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None
 
 
 def profile_names(room: str) -> list[str]:

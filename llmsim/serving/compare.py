@@ -215,7 +215,7 @@ def _check(models: Sequence[Architecture], sequences: Sequence[int], devices: in
         raise InputError("sequence", sequences[-1], f"at most {LONGEST:,} tokens", LONGEST)
     for name, value in (("devices", devices), ("batch", batch)):
         if value is not None:
-            whole(value, name)
+            whole(value, name, 1, 10**9)
 
 
 def _curve(model: Architecture, sequences: list[int], device: str, devices: int, batch: int) -> ModelCurve:
