@@ -9,6 +9,9 @@ from ..hardware.software import Software
 from .precision import check_recipe, default_precision
 from .training import TrainingPlan
 
+RESOLVED = ("precision", "framework", "expert_tensor_parallel")
+"""Fields of a plan whose default is not a value of their own."""
+
 _FRAMEWORKS = {"NVIDIA": "megatron-core", "AMD": "megatron-core", "Google": "maxtext"}
 
 

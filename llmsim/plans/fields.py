@@ -9,6 +9,7 @@ from inspect import cleandoc
 from typing import Any
 
 from ..core.errors import InputError
+from .defaults import RESOLVED
 from .training import TrainingPlan
 
 LEAST = {"sequence_length": 1, "global_batch_size": 1}
@@ -39,7 +40,13 @@ def plan_settings() -> list[PlanSetting]:
     meanings = documented(TrainingPlan.__doc__ or "")
     schemas: Mapping[str, Any] = TrainingPlan.model_json_schema()["properties"]
     return [
-        PlanSetting(name, _allowed(name, schemas[name]), _default(field.default), meanings[name], field.is_required())
+        PlanSetting(
+            name,
+            _allowed(name, schemas[name]),
+            None if name in RESOLVED else _default(field.default),
+            meanings[name],
+            field.is_required(),
+        )
         for name, field in TrainingPlan.model_fields.items()
         if name != "schema_version"
     ]

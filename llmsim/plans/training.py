@@ -49,9 +49,11 @@ class TrainingPlan(Checked):
     tensor_parallel, context_parallel, data_parallel, pipeline_parallel, virtual_pipeline
         Ranks that share the matrices of each layer; ranks that share a sequence; ranks that share the batch; ranks that
         share the layers; model chunks per pipeline stage.
-    expert_parallel, expert_tensor_parallel
-        Ranks of one pipeline stage that share the experts; ranks that share the matrices of each expert. Where the
-        latter is not set, a simulation takes what the framework does: the tensor-parallel degree in Megatron.
+    expert_parallel
+        Ranks of one pipeline stage that share the experts.
+    expert_tensor_parallel
+        Ranks that share the matrices of each expert; unless it is set, what the framework does: in Megatron the
+        tensor-parallel degree.
     sequence_parallel
         Shard the sequence over tensor-parallel ranks where tensors have no heads.
     context_kind, ulysses_parallel
@@ -74,9 +76,10 @@ class TrainingPlan(Checked):
     recompute_layers
         Layers of each stage that recompute, ``uniform`` (the share that ``recompute`` says), or ``fitted``: in every
         stage the fewest under which it fits.
-    precision, optimizer
-        Recipe of number formats; the optimizer by name. Where no recipe is set, a simulation takes bf16 if the devices
-        multiply it, else fp16 or fp32.
+    precision
+        Recipe of number formats; unless it is set, bf16 where the devices multiply it, else fp16 or fp32.
+    optimizer
+        By name.
     adapter
         ``none`` trains every parameter; ``lora:16`` or ``lora:16:q,v`` trains low-rank adapters of a frozen model, see
         :func:`llmsim.plans.adapters.parse_adapter`.
@@ -93,9 +96,10 @@ class TrainingPlan(Checked):
     capacity_factor, pad_to_capacity
         An expert takes at most this many times the mean and drops the rest, None drops nothing (Fedus 2022,
         arXiv:2101.03961); whether it is filled up to that.
-    framework, release
-        Software profile; its release, blank for the newest. Where no framework is set, a simulation takes the usual one
-        of the devices.
+    framework
+        Software profile; unless it is set, the usual one of the devices.
+    release
+        Of the framework, blank for the newest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
