@@ -44,6 +44,8 @@ from llmsim.search.sweep import evaluate_space
 SUBSPACES = Path(__file__).parent / "subspaces"
 SEED = 20260401
 BATCH = 4096
+HEADROOM = 0.04
+"""Share of a device that stays free, in the search and without it."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,15 @@ class Question:
     precision: str
     space: SearchSpace
 
+    def __post_init__(self) -> None:
+        if self.cluster.memory_headroom is None:
+            object.__setattr__(self, "cluster", self.cluster.replace(memory_headroom=HEADROOM))
+
     def arguments(self) -> dict[str, Any]:
         """Of the search."""
         return {
             "sequence": self.sequence, "global_batch": self.global_batch, "precision": self.precision,
-            "space": self.space, "cores": 1, "top": 1,
+            "space": self.space, "cores": 1, "top": 1, "simpler_within": 0,
         }  # fmt: skip
 
 
