@@ -34,10 +34,10 @@ from llmsim import (
     plan_training,
     simulate_training,
 )
-from llmsim.search.choose import candidate_plan
 from llmsim.search.evaluate import space_evaluators
 from llmsim.search.exact import exact_steps
 from llmsim.search.finalists import spread_plans
+from llmsim.search.select import candidate_plan
 from llmsim.search.space import enumerate_plans
 from llmsim.search.sweep import evaluate_space
 

@@ -21,15 +21,15 @@ from time import perf_counter
 import numpy as np
 
 from llmsim import Architecture, Cluster, SearchSpace, TrainingPlan, plan_training, simulate_training
-from llmsim.search.choose import candidate_plan
 from llmsim.search.evaluate import space_evaluators
-from llmsim.search.pool import Candidates
+from llmsim.search.retained import Candidates
+from llmsim.search.select import candidate_plan
 from llmsim.search.space import enumerate_plans
 from llmsim.search.sweep import evaluate_space
+from llmsim.timing.constants import step_constants
+from llmsim.training.build_load import build_load
 from llmsim.training.compose import compose_step
-from llmsim.training.constants import step_constants
 from llmsim.training.memory import stage_memory
-from llmsim.training.prepare import prepare
 from llmsim.training.problem import plan_columns, plan_problem
 
 SEED = 20260101
@@ -146,7 +146,7 @@ def measure(question: Question, sample: int, repeats: int) -> Speed:
     def formula(plan: TrainingPlan) -> tuple[object, object]:
         problem = plan_problem(architecture, cluster, plan)
         constants = step_constants(cluster, problem.structure)
-        prepared = prepare(problem, plan_columns(plan), constants)
+        prepared = build_load(problem, plan_columns(plan), constants)
         return compose_step(prepared.load, constants).seconds, stage_memory(problem, prepared, constants)
 
     return Speed(

@@ -160,3 +160,13 @@ class Architecture:
     def __repr__(self) -> str:
         kinds = ", ".join(f"{n} x {name}" for name, n in Counter(self.layers).items())
         return f"Architecture({self.name!r}, {self.model_type}, {kinds}, {self.parameters:,} parameters)"
+
+
+def model_kinds(architecture: Architecture) -> tuple[LayerKind, ...]:
+    """Layer kinds of the body, then embedding, head and each multi-token-prediction module."""
+    return (*architecture.kinds.values(), architecture.embedding, architecture.head, *architecture.mtp)
+
+
+def body_kinds(architecture: Architecture) -> int:
+    """How many of :func:`model_kinds` are body layers, the ones that recomputation applies to."""
+    return len(architecture.kinds)

@@ -10,9 +10,9 @@ from llmsim.explain.memory_form import add_memory
 from llmsim.explain.quantities import simulated
 from llmsim.hardware.cluster import Cluster
 from llmsim.plans.training import TrainingPlan
-from llmsim.training.columns import Columns
-from llmsim.training.constants import StepConstants, step_constants
-from llmsim.training.prepare import Problem
+from llmsim.timing.columns import Columns
+from llmsim.timing.constants import StepConstants, step_constants
+from llmsim.training.build_load import Problem
 from llmsim.training.problem import plan_columns, plan_problem
 from llmsim.training.result import TrainingResult
 from llmsim.training.simulate import simulate_training

@@ -3,7 +3,7 @@
 import pytest
 
 from llmsim.architecture import Architecture
-from llmsim.training.conventions import flops_per_token, published_flops
+from llmsim.timing.conventions import flops_per_token, published_flops
 
 GFLOP = 1e9
 

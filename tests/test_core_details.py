@@ -18,7 +18,7 @@ from llmsim.core.terms import Sizes, Term
 from llmsim.core.work import derive_work
 from llmsim.layers.base import layer_input
 from llmsim.plans.adapters import Adapters, adapted_operators
-from llmsim.training.structure import Structure, kind_terms
+from llmsim.timing.structure import Structure, layer_terms
 
 PLAIN = mesh_sharding(sequence_parallel=False)
 STREAM = 16 * 512 * 256 * 2
@@ -88,13 +88,13 @@ def test_every_visible_position_is_masked() -> None:
 def test_masks_and_low_precision_are_marked_where_they_apply() -> None:
     model = Architecture.from_config("deepseek-v3.2")
     for kind in model.kinds.values():
-        for work in kind_terms(kind, Structure("megatron-core", precision="fp8-block")).work:
+        for work in layer_terms(kind, Structure("megatron-core", precision="fp8-block")).work:
             assert not work.low_precision or work.kind in ("gemm", "grouped_gemm")
             if work.source in ("index_select", "attention") and work.flops:
                 assert work.masked_flops, work
     hybrid = Architecture.from_config("mamba2-2.7b")
     for kind in hybrid.kinds.values():
-        assert not any(w.masked_flops for w in kind_terms(kind, Structure("megatron-core")).work)
+        assert not any(w.masked_flops for w in layer_terms(kind, Structure("megatron-core")).work)
 
 
 def test_the_gradient_of_a_sum_is_one_storage_for_its_terms() -> None:

@@ -13,7 +13,18 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmsim.core.shim import ceil_div, is_symbolic, log2, maximum, minimum, product, soft_maximum, stack, total, where
+from llmsim.core.numeric import (
+    ceil_div,
+    is_symbolic,
+    log2,
+    maximum,
+    minimum,
+    product,
+    soft_maximum,
+    stack,
+    total,
+    where,
+)
 from llmsim.core.symbolic import Symbolic, recorded_switches, symbol
 
 numbers = st.integers(1, 40)

@@ -22,7 +22,7 @@ from llmsim.hardware.software import get_software, software_names
 from llmsim.layers.base import LayerKind
 from llmsim.models import bundled_models
 from llmsim.plans.recompute import MODULES
-from llmsim.training.structure import Structure
+from llmsim.timing.structure import Structure
 
 STRUCTURE = Structure("megatron-core")
 CLASSES = {name: format.name for name, format in STRUCTURE.formats().items()}

@@ -18,9 +18,9 @@ from llmsim.plans.rules import violations
 from llmsim.plans.training import TrainingPlan
 from llmsim.search.plan import plan_training
 from llmsim.search.space import SearchSpace
-from llmsim.training.conventions import Convention, flops_per_token, layer_flops
+from llmsim.timing.conventions import Convention, flops_per_token, layer_flops
+from llmsim.timing.structure import Structure
 from llmsim.training.simulate import simulate_training
-from llmsim.training.structure import Structure
 
 CLUSTER = Cluster.parse("2x8xh100-sxm-80gb")
 NANO, SUPER = (Architecture.from_config(f"nemotron-3-{size}") for size in ("nano", "super"))

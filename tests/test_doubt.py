@@ -25,13 +25,13 @@ from llmsim.hardware.priors import SPREADS, Spread, prior_spread
 from llmsim.plans.training import TrainingPlan
 from llmsim.report.training import planning_report
 from llmsim.search.risk import by_percentile, chance_faster, percentile_s
-from llmsim.training import doubt
-from llmsim.training.constants import overlaid_constants
-from llmsim.training.doubt import DRAWS, Doubt, Draws, deviates, drawn
-from llmsim.training.intervals import NORMAL_80
+from llmsim.timing.constants import overlaid_constants
+from llmsim.timing.intervals import NORMAL_80
+from llmsim.timing.structure import Structure
+from llmsim.training import prior_uncertainty as doubt
+from llmsim.training.prior_uncertainty import DRAWS, Draws, PriorUncertainty, deviates, drawn
 from llmsim.training.result import TrainingResult
 from llmsim.training.simulate import simulate_training
-from llmsim.training.structure import Structure
 
 NODE = "1x8xh100-sxm-80gb"
 PLAN = TrainingPlan(
@@ -112,11 +112,13 @@ def test_draws_follow_from_the_path_and_keep_to_their_prior() -> None:
 
 def test_nothing_is_drawn_where_everything_is_learned() -> None:
     result = simulate_training(PLAN, "llama-3-8b", NODE, fit=known())
-    assert np.array_equal(result.doubt.log_ratios, np.zeros(DRAWS))
+    assert np.array_equal(result.prior_uncertainty.log_ratios, np.zeros(DRAWS))
     assert result.step_width == result.residual_width
     beside = simulate_training(PLAN, "llama-3-8b", NODE)
-    assert beside.doubt.log_error > 0
-    assert beside.step_width == pytest.approx(math.hypot(beside.residual_width, NORMAL_80 * beside.doubt.log_error))
+    assert beside.prior_uncertainty.log_error > 0
+    assert beside.step_width == pytest.approx(
+        math.hypot(beside.residual_width, NORMAL_80 * beside.prior_uncertainty.log_error)
+    )
     low, high = beside.step_interval_s
     assert math.log(high / low) == pytest.approx(2 * beside.step_width)
 
@@ -132,13 +134,15 @@ def test_a_draw_is_the_step_with_the_constants_drawn() -> None:
             for path, v in paths.items()
         }
         one = simulate_training(PLAN, "llama-3-8b", NODE, fit=shipped_fit().model_copy(update={"values": values}))
-        assert math.log(one.step_time_s / result.step_time_s) == pytest.approx(result.doubt.log_ratios[n], abs=1e-9)
+        assert math.log(one.step_time_s / result.step_time_s) == pytest.approx(
+            result.prior_uncertainty.log_ratios[n], abs=1e-9
+        )
 
 
 def test_the_doubt_is_the_slope_times_the_spread_where_the_spread_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
     value = 0.5
     result = simulate_training(PLAN, "llama-3-8b", NODE, fit=known(**{OVERLAP: value}))
-    assert result.doubt.log_error > 0.01
+    assert result.prior_uncertainty.log_error > 0.01
     spread_by(monkeypatch, 1e-3)
     result = simulate_training(PLAN, "llama-3-8b", NODE, fit=known(**{OVERLAP: value}))
     steps = [
@@ -147,7 +151,7 @@ def test_the_doubt_is_the_slope_times_the_spread_where_the_spread_is_small(monke
     ]
     slope = math.log(steps[1] / steps[0]) / 2e-3
     assert abs(slope) > 0.01
-    assert result.doubt.log_error == pytest.approx(
+    assert result.prior_uncertainty.log_error == pytest.approx(
         abs(slope) * 1e-3 * SPREADS["software/*/overlap/parameter"].log, rel=1e-3
     )
 
@@ -172,25 +176,25 @@ def test_what_two_plans_share_cancels() -> None:
     other = one.replace(micro_batch_size=4, recompute="full")
     first, second = (simulate_training(p, "gpt-2", "1x1xh100-sxm-80gb", fit=fit) for p in (one, other))
     assert first.step_time_s != pytest.approx(second.step_time_s, rel=0.01)
-    assert first.doubt.log_error > 0.02
-    assert first.doubt.log_ratios == pytest.approx(second.doubt.log_ratios, abs=1e-12)
+    assert first.prior_uncertainty.log_error > 0.02
+    assert first.prior_uncertainty.log_ratios == pytest.approx(second.prior_uncertainty.log_ratios, abs=1e-12)
     again = simulate_training(one, "gpt-2", "1x1xh100-sxm-80gb", fit=fit)
-    assert np.array_equal(first.doubt.log_ratios, again.doubt.log_ratios)
+    assert np.array_equal(first.prior_uncertainty.log_ratios, again.prior_uncertainty.log_ratios)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_every_schedule_can_be_drawn(schedule: str) -> None:
     chunks = next(n for n in (1, 2) if schedule_facts(schedule).takes(n))
     result = simulate_training(PIPELINE.replace(schedule=schedule, virtual_pipeline=chunks), "llama-3-8b", NODE)
-    assert np.isfinite(result.doubt.log_ratios).all()
-    assert 0 < result.doubt.log_error < 0.3
+    assert np.isfinite(result.prior_uncertainty.log_ratios).all()
+    assert 0 < result.prior_uncertainty.log_error < 0.3
 
 
 @pytest.mark.parametrize(("framework", "cluster"), [("nanotron", NODE), ("megatron-core", "1x8xmi300x-192gb")])
 def test_widths_for_the_unseen_hold_their_doubt_already(framework: str, cluster: str) -> None:
     plan = PLAN.replace(framework=framework, sharding="zero1")
     result = simulate_training(plan, "llama-3-8b", cluster)
-    assert result.doubt.log_error > 0
+    assert result.prior_uncertainty.log_error > 0
     assert result.step_width == result.residual_width
 
 
@@ -203,7 +207,7 @@ def test_a_result_with_its_doubt_is_still_a_plain_record() -> None:
     assert len(pickle.dumps(result)) < 10_000
     data = result.to_dict()
     assert data["step_interval_s"] == result.step_interval_s
-    assert not {"doubt", "residual_width"} & set(data)
+    assert not {"prior_uncertainty", "residual_width"} & set(data)
     assert result != simulate_training(PLAN, "llama-3-8b", NODE, fit=known())
 
 
@@ -214,7 +218,7 @@ def test_the_interval_of_a_job_is_the_wider_one() -> None:
 
 
 def shifted(result: TrainingResult, step_time_s: float, log_ratios: np.ndarray) -> TrainingResult:
-    return replace(result, step_time_s=step_time_s, doubt=Doubt(lambda: log_ratios))
+    return replace(result, step_time_s=step_time_s, prior_uncertainty=PriorUncertainty(lambda: log_ratios))
 
 
 def test_a_plan_has_an_even_chance_against_itself() -> None:

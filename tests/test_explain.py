@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsim.core.errors import InputError
-from llmsim.core.shim import log2
+from llmsim.core.numeric import log2
 from llmsim.core.symbolic import Symbolic
 from llmsim.explain.critical_path import critical_path
 from llmsim.explain.explain import explain_training
@@ -60,14 +60,14 @@ def test_expressions_have_the_values_of_their_definitions(model, name):
     """From degrees, sizes and rates alone, through SymPy."""
     _, form, expected = explained(model, name)
     for quantity, symbol in (("step", "T_step"), ("memory", "M"), ("tokens_per_s", "tokens_per_s")):
-        found = form.book.evaluate(sympy.Symbol(symbol, positive=True))
+        found = form.table.evaluate(sympy.Symbol(symbol, positive=True))
         assert found == pytest.approx(expected[quantity], rel=1e-9), quantity
 
 
 def test_definitions_use_only_those_in_front_of_them():
     _, form, _ = explained("deepseek-v3", "interleaved")
     before: set[str] = set()
-    for definition in form.book.definitions.values():
+    for definition in form.table.definitions.values():
         assert set(definition.uses) <= before
         before.add(definition.name)
         assert (definition.tree is None) == (not definition.uses)
@@ -118,25 +118,25 @@ def test_derivatives_equal_finite_differences_of_the_simulation(model, name):
     result, problem, columns, constants = in_numbers(model, name)
     _, form, _ = explained(model, name)
     batch, step = result.plan.global_batch_size, 1e-5
-    adjoints = form.book.adjoints(form.quantities["step"])
+    adjoints = form.table.adjoints(form.quantities["step"])
     chosen = sorted(
-        (s for s in adjoints if s in RATES), key=lambda s: -abs(adjoints[s] * form.book.definitions[s].value)
+        (s for s in adjoints if s in RATES), key=lambda s: -abs(adjoints[s] * form.table.definitions[s].value)
     )
     for symbol in [*chosen[:5], "B_out", "tau_step"]:
         high, low = (
             simulated(problem, columns, scaled(constants, symbol, 1 + sign * step), batch)["step"] for sign in (1, -1)
         )
-        value = form.book.definitions[symbol].value
+        value = form.table.definitions[symbol].value
         assert adjoints[symbol] * value == pytest.approx((high - low) / (2 * step), rel=1e-5, abs=1e-7), symbol
 
 
 @pytest.mark.parametrize(("model", "name"), [("llama-3-8b", "1f1b"), ("mixtral-8x7b", "plain"), ("t5-base", "zero3")])
 def test_sympy_differentiates_alike(model, name):
     _, form, _ = explained(model, name)
-    adjoints = form.book.adjoints(form.quantities["step"])
+    adjoints = form.table.adjoints(form.quantities["step"])
     for symbol in ("B_mem", "B_out", "m", "s"):
-        expression = form.book.derivative("T_step", symbol)
-        assert form.book.evaluate(expression) == pytest.approx(adjoints[symbol], rel=1e-9)
+        expression = form.table.derivative("T_step", symbol)
+        assert form.table.evaluate(expression) == pytest.approx(adjoints[symbol], rel=1e-9)
 
 
 def test_micro_batches_lengthen_a_step_by_the_slowest_stage():
@@ -149,7 +149,7 @@ def test_micro_batches_lengthen_a_step_by_the_slowest_stage():
     difference = (
         simulated(problem, more, constants, 1)["pipeline"] - simulated(problem, columns, constants, 1)["pipeline"]
     )
-    assert form.book.adjoints(form.quantities["pipeline"])["m"] == pytest.approx(difference, rel=1e-9)
+    assert form.table.adjoints(form.quantities["pipeline"])["m"] == pytest.approx(difference, rel=1e-9)
 
 
 numbers = st.floats(0.1, 10)
@@ -233,7 +233,7 @@ def test_bars_sum_to_the_step_and_to_the_mfu(model, changes):
 
 
 def bars_of(plan, architecture, cluster):
-    from llmsim.training.constants import step_constants
+    from llmsim.timing.constants import step_constants
 
     problem = plan_problem(architecture, cluster, plan)
     constants = step_constants(cluster, problem.structure)

@@ -14,10 +14,10 @@ from llmsim.core.errors import InputError
 from llmsim.hardware.software import software_names
 from llmsim.plans.adapters import TARGETS, adapted, parse_adapter
 from llmsim.plans.training import TrainingPlan
-from llmsim.training.columns import Columns, kind_sizes, visible_sizes
-from llmsim.training.conventions import flops_per_token, published_flops
+from llmsim.timing.columns import Columns, kind_sizes, visible_sizes
+from llmsim.timing.conventions import flops_per_token, published_flops
+from llmsim.timing.structure import Structure, layer_terms
 from llmsim.training.result import TrainingResult
-from llmsim.training.structure import Structure, kind_terms
 
 LLAMA = Architecture.from_config("llama-3-8b")
 MACHINE = "1x8xh100-sxm-80gb"
@@ -91,12 +91,12 @@ def test_every_family_takes_adapters(model: str) -> None:
     for kind in frozen.kinds.values():
         names = [op.name for op in kind.operators]
         assert len(set(names)) == len(names)
-        assert all(not p.expert for p in kind_terms(kind, Structure("megatron-core")).parameters if not p.frozen)
+        assert all(not p.expert for p in layer_terms(kind, Structure("megatron-core")).parameters if not p.frozen)
 
 
 def test_adapters_travel_thinly_under_tensor_parallelism() -> None:
     kind = adapted(LLAMA, "lora:16:q").kinds["gqa+mlp"]
-    terms = kind_terms(kind, Structure("megatron-core"))
+    terms = layer_terms(kind, Structure("megatron-core"))
     extra = [m for m in terms.messages if m.tensor == "q.lora_a"]
     assert [(m.collective, m.axes, m.phase) for m in extra] == [
         ("all_gather", ("tp",), "forward"),
@@ -142,7 +142,7 @@ def test_packed_attention_is_that_of_its_documents(lengths: list[int], model: st
     structure = Structure("megatron-core")
     documents = tuple((length, 1) for length in lengths)
     for kind in Architecture.from_config(model).kinds.values():
-        works = [w for w in kind_terms(kind, structure).work if w.masked_flops and w.kind == "attention"]
+        works = [w for w in layer_terms(kind, structure).work if w.masked_flops and w.kind == "attention"]
         assert works
 
         def flops(length: int, packed: tuple[tuple[int, int], ...] = ()) -> float:

@@ -17,7 +17,7 @@ from llmsim.hardware.devices import get_device
 from llmsim.hardware.fitted import Width, shipped_fit
 from llmsim.hardware.software import get_software
 from llmsim.report.training import planning_report
-from llmsim.training.intervals import out_of_memory_chance, safe_headroom
+from llmsim.timing.intervals import out_of_memory_chance, safe_headroom
 
 QUESTION = {"sequence": 4096, "global_batch": 64, "tokens": 1e12}
 NODE = "1x8xh100-sxm-80gb"

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from llmsim import plan_training, simulate_training
-from llmsim.calibration.texts import offload_of
+from llmsim.calibration.normalise_columns import offload_of
 from llmsim.core.errors import InputError
 from llmsim.core.pipelines import SCHEDULES
 from llmsim.plans.training import TrainingPlan
 from llmsim.search.space import SearchSpace
-from llmsim.training.kept import KeptTransfers
 from llmsim.training.result import TrainingResult
+from llmsim.training.saved_activations import KeptTransfers
 
 MACHINE = "4x8xh100-sxm-80gb"
 PLAN = TrainingPlan(sequence_length=8192, global_batch_size=64, tensor_parallel=4, pipeline_parallel=2, data_parallel=4)

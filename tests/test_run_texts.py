@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmsim.calibration.texts import (
+from llmsim.calibration.normalise_columns import (
     PACKED_DOCUMENT,
     dispatcher_of,
     document_length_of,

@@ -23,16 +23,16 @@ from llmsim.hardware.cluster import Cluster
 from llmsim.hardware.profiles import build
 from llmsim.plans.rules import violations
 from llmsim.plans.training import TrainingPlan
-from llmsim.search.choose import candidate_plan
 from llmsim.search.evaluate import space_evaluators
 from llmsim.search.plan import plan_training
+from llmsim.search.select import candidate_plan
 from llmsim.search.space import SearchSpace, enumerate_plans
 from llmsim.search.sweep import evaluate_space
+from llmsim.timing.constants import step_constants
 from llmsim.training.balance import split_layers, spread_layers
+from llmsim.training.build_load import build_load
 from llmsim.training.compose import STEP_PARTS, compose_step
-from llmsim.training.constants import step_constants
 from llmsim.training.orders import routes
-from llmsim.training.prepare import prepare
 from llmsim.training.problem import plan_columns, plan_problem
 from llmsim.training.simulate import simulate_training
 
@@ -118,7 +118,7 @@ def test_one_formula_for_numbers_and_symbols(schedule):
     symbols = {name: symbol(name, getattr(numbers, name)) for name in ("sequence", "micro_batches", "tp", "dp")}
 
     def seconds(columns):
-        return compose_step(prepare(problem, columns, constants).load, constants).seconds
+        return compose_step(build_load(problem, columns, constants).load, constants).seconds
 
     single, closed = seconds(numbers), seconds(replace(numbers, **symbols))
     assert closed.value == pytest.approx(float(single), rel=1e-12)

@@ -22,11 +22,11 @@ from llmsim.plans.rules import violations
 from llmsim.plans.training import TrainingPlan
 from llmsim.report.training import planning_report
 from llmsim.search.answer import NearMiss
-from llmsim.search.choose import candidate_plan, kind_of, pareto
 from llmsim.search.evaluate import space_evaluators
 from llmsim.search.exact import exact_steps
 from llmsim.search.hints import batch_hints, memory_hints
 from llmsim.search.plan import plan_training
+from llmsim.search.select import candidate_plan, kind_of, pareto
 from llmsim.search.simplest import complexity
 from llmsim.search.space import SearchSpace, divisors, enumerate_plans
 from llmsim.search.sweep import evaluate_space

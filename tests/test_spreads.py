@@ -24,18 +24,18 @@ from llmsim.hardware.profiles import build
 from llmsim.plans.recompute import parse_recompute
 from llmsim.plans.training import TrainingPlan
 from llmsim.report.training import planning_report
-from llmsim.search.choose import candidate_plan
 from llmsim.search.evaluate import space_evaluators
 from llmsim.search.plan import plan_training
+from llmsim.search.select import candidate_plan
 from llmsim.search.space import SearchSpace, enumerate_plans
-from llmsim.search.spreads import Spreads, other_spreads
 from llmsim.search.sweep import evaluate_space
+from llmsim.search.uneven_partition import Spreads, other_spreads
 from llmsim.search.variants import space_variants
 from llmsim.training.closed_forms import StageTimes, closed_form
 from llmsim.training.longest_path import pipeline_seconds
 from llmsim.training.orders import held, routes
 from llmsim.training.simulate import simulate_training
-from llmsim.training.spreads import held_at_least, pipeline_at_least
+from llmsim.training.uneven_partition import held_at_least, pipeline_at_least
 
 EVERY = {"layers_per_stage": ("even", "balanced"), "recompute_layers": ("uniform", "fitted")}
 SMALL = {

@@ -13,11 +13,11 @@ from llmsim.core.symbolic import Symbolic, symbol
 from llmsim.hardware.cluster import Cluster
 from llmsim.plans.rules import nearest_divisor, violations
 from llmsim.plans.training import TrainingPlan
+from llmsim.timing.constants import step_constants
+from llmsim.timing.layer_time import exposed
+from llmsim.training.build_load import build_load
 from llmsim.training.compose import STEP_PARTS, compose_step
-from llmsim.training.constants import step_constants
 from llmsim.training.memory import stage_memory
-from llmsim.training.passes import exposed
-from llmsim.training.prepare import prepare
 from llmsim.training.problem import plan_columns, plan_problem, stack_columns
 from llmsim.training.simulate import simulate_training
 
@@ -44,7 +44,7 @@ def plan(**changes):
 def evaluated(model, plan_, columns=None, cluster=CLUSTER):
     problem = plan_problem(model, cluster, plan_)
     constants = step_constants(cluster, problem.structure)
-    prepared = prepare(problem, columns or plan_columns(plan_), constants)
+    prepared = build_load(problem, columns or plan_columns(plan_), constants)
     return compose_step(prepared.load, constants), stage_memory(problem, prepared, constants)
 
 

@@ -29,7 +29,7 @@ from llmsim.calibration.table import read_runs
 from llmsim.core.progress import Bar
 from llmsim.hardware.fitted import shipped_fit
 from llmsim.hardware.shapes import ShapeTable
-from llmsim.training.intervals import model_class
+from llmsim.timing.intervals import model_class
 
 RUNS = Path(__file__).parent / "training_runs.csv"
 LARGE = 0.09

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import LlmsimError
-from ..training.columns import Columns
-from ..training.constants import Overlay, overlaid_constants
-from ..training.prepare import Problem
+from ..timing.columns import Columns
+from ..timing.constants import Overlay, overlaid_constants
+from ..timing.structure import derivation
+from ..training.build_load import Problem
 from ..training.problem import plan_columns, plan_problem, stack_columns
 from ..training.recompute import lightest_recomputes
-from ..training.structure import derivation
 from .runs import RunPlan, plan_run, reason
 from .table import MeasuredRun
 
@@ -53,7 +53,7 @@ def _key(problem: Problem) -> Hashable:
     cluster, structure = problem.cluster, problem.structure
     software = structure.software
     return (
-        id(problem.architecture),
+        problem.architecture,
         cluster.device,
         cluster.tiers(),
         derivation(structure),

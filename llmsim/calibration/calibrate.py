@@ -17,7 +17,7 @@ from ..core.provenance import Quantity
 from ..core.units import counted
 from ..hardware.fitted import SCHEMA, Fit, Residual, Width, read_fit
 from ..hardware.shapes import shape_table, shape_texts
-from ..training.intervals import model_class
+from ..timing.intervals import model_class
 from .batches import plan_runs
 from .fit import FitResult, RunSet, fit_learned
 from .folds import fold_numbers, refit_without

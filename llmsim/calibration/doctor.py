@@ -15,7 +15,7 @@ from ..core.provenance import Quantity
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, checked_fit, shipped_fit
 from ..plans.training import TrainingPlan
-from ..training.intervals import NORMAL_80, log_width
+from ..timing.intervals import NORMAL_80, log_width
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
 from .parameters import FAMILIES, Family

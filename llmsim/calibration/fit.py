@@ -21,9 +21,9 @@ import numpy as np
 
 from ..hardware.priors import LEARNED
 from ..hardware.shapes import ShapeTable
+from ..timing.constants import StepConstants
+from ..timing.layer_time import KindTime, kind_time
 from ..training.compose import StepLoad, StepTime, compose_step
-from ..training.constants import StepConstants
-from ..training.passes import KindTime, kind_time
 from .load import prepare_runs, run_constants, side_by_side
 from .newton import Linearisation, minimise
 from .parameters import COMPUTE_CLASSES, FAMILIES, Family, Layout, layout

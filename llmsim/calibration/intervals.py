@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core.units import GIB
 from ..hardware.fitted import Residual, Width
-from ..training.intervals import DIFFERENCE, MEMORY, NEW_FRAMEWORK, NEW_HARDWARE, model_class
+from ..timing.intervals import DIFFERENCE, MEMORY, NEW_FRAMEWORK, NEW_HARDWARE, model_class
 from ..training.memory import seen_memory
 from .load import run_constants
 from .runs import RunPlan

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from ..core.shim import Number, maximum
+from ..core.numeric import Number, maximum
 from ..hardware.network import WireTime
+from ..timing.constants import Overlay, StepConstants, overlaid_constants
+from ..timing.kernel_times import PHASES, KindSeconds, PhaseSeconds
+from ..timing.layer_time import UnitTraffic
+from ..training.build_load import Prepared, build_load
 from ..training.compose import StageLoad, StepLoad
-from ..training.constants import Overlay, StepConstants, overlaid_constants
-from ..training.kept import KeptTransfers
 from ..training.memory import stage_memory
-from ..training.passes import UnitTraffic
-from ..training.prepare import Prepared, prepare
 from ..training.problem import plan_problem
-from ..training.seconds import PHASES, KindSeconds, PhaseSeconds
+from ..training.saved_activations import KeptTransfers
 from .batches import Batch, batches
 from .runs import RunPlan
 
@@ -32,7 +32,7 @@ def prepare_runs(items: Sequence[RunPlan]) -> list[tuple[Batch, Prepared]]:
     for batch in batches(items):
         # Kernels and wires alone do not depend on what is fitted.
         constants = overlaid_constants(batch.problem.cluster, batch.problem.structure, {})
-        found.append((batch, prepare(batch.problem, batch.columns, constants)))
+        found.append((batch, build_load(batch.problem, batch.columns, constants)))
     return found
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import InputError
 from ..core.provenance import Quantity
 from ..hardware.fitted import Fit, Residual, shipped_fit
-from ..training.intervals import NORMAL_80, log_width
+from ..timing.intervals import NORMAL_80, log_width
 from .fit import FitResult, RunSet, fit
 from .memory import fit_memory
 from .parameters import Layout

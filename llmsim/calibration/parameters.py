@@ -15,7 +15,7 @@ import numpy as np
 from ..hardware.devices import Device
 from ..hardware.priors import SPREADS
 from ..hardware.software import Software
-from ..training.constants import moe_layer_path
+from ..timing.constants import moe_layer_path
 from .runs import RunPlan
 
 COMPUTE_CLASSES = (

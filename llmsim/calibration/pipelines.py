@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..core.numeric import Number
 from ..core.pipelines import ScheduleName
-from ..core.shim import Number
+from ..timing.layer_time import KindTime
 from ..training.compose import StepLoad, StepTime
-from ..training.kept import KeptTransfers
 from ..training.longest_path import longest_path
-from ..training.passes import KindTime
+from ..training.saved_activations import KeptTransfers
 from ..training.stages import chunk_counts
 from .runs import RunPlan
 

@@ -11,7 +11,7 @@ from ..architecture import Architecture
 from ..core.errors import InputError
 from ..plans.adapters import adapted
 from ..plans.precision import get_precision
-from ..training.conventions import flops_per_token
+from ..timing.conventions import flops_per_token
 
 if TYPE_CHECKING:
     from .runs import RunPlan

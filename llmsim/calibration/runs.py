@@ -21,8 +21,7 @@ from ..plans.optimizer import OPTIMIZERS
 from ..plans.precision import PRECISIONS
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
-from .table import MeasuredRun
-from .texts import (
+from .normalise_columns import (
     dispatcher_of,
     document_length_of,
     domain_of,
@@ -35,6 +34,7 @@ from .texts import (
     schedule_of,
     setting_of,
 )
+from .table import MeasuredRun
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ..core.errors import InputError
-from .chosen import Batch, PlanFile, Sequence, Setting, chosen_plan, plan_fields
 from .options import ClusterText, Job, Json, print_json, with_options
+from .resolve_plan import Batch, PlanFile, Sequence, Setting, chosen_plan, plan_fields
 
 
 def calibrate(

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ..core.errors import InputError
-from .chosen import Batch, PlanFile, Sequence, Setting, chosen_plan
 from .options import ClusterText, Job, print_json, with_options
+from .resolve_plan import Batch, PlanFile, Sequence, Setting, chosen_plan
 
 app = typer.Typer(no_args_is_help=True, help="Explain one plan: where its time goes, and what would change it.")
 

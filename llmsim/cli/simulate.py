@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 
 from ..core.errors import InputError
-from .chosen import Batch, PlanFile, Sequence, Setting, given_plan
 from .options import ClusterText, Job, print_json, with_options
+from .resolve_plan import Batch, PlanFile, Sequence, Setting, given_plan
 
 app = typer.Typer(no_args_is_help=True, help="Simulate one given plan.")
 

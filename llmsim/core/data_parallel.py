@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from .formats import Format
-from .shim import Number, ceil_div, total
+from .numeric import Number, ceil_div, total
 
 ShardingName: TypeAlias = Literal["ddp", "zero1", "zero2", "zero3", "hsdp"]
 """What a training plan can ask for."""

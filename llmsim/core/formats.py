@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .errors import unknown_name
-from .shim import Number, ceil_div
+from .numeric import Number, ceil_div
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,9 +149,9 @@ def parse_row(data: Mapping[str, Any]) -> KernelRow:
     return KernelRow(**values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Inventory:
-    """The kernels that a software stack uses.
+    """The kernels that a software stack uses; one object a stack, compared by identity.
 
     Attributes
     ----------

@@ -13,9 +13,9 @@ from typing import Literal
 
 from .inventory import Inventory
 from .layout import home_term, local_term, read_view, view
+from .numeric import Number, where
 from .operators import Operator
 from .sharding import Sharding
-from .shim import Number, where
 from .terms import Term
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send_recv"]

@@ -14,8 +14,8 @@ from typing import TypeAlias
 import numpy as np
 
 from .formats import FORMATS, Format
+from .numeric import Number, ceil_div, is_symbolic
 from .operators import EXPECTED_DIMS
-from .shim import Number, ceil_div, is_symbolic
 
 Factor: TypeAlias = tuple[str, tuple[str, ...]]
 """(dimension, mesh axes that shard it)."""

@@ -14,34 +14,27 @@ from fractions import Fraction
 
 import numpy as np
 
-from ..core.shim import Number, maximum, total
+from ..architecture import model_kinds
+from ..core.numeric import Number, maximum, total
 from ..core.symbolic import Switch, recorded_switches
 from ..core.work import Work
 from ..hardware.network import NO_TRAFFIC, WireTime
-from ..training.columns import Columns
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants
+from ..timing.kernel_times import KindRates, KindSeconds, PhaseSeconds
+from ..timing.layer_time import KindTime, LayerTime, UnitTraffic, kind_time
+from ..timing.model_rates import keyed, shape_factor
+from ..training.build_load import Problem, kind_parameters, model_seconds, offloading, recomputed_layers, step_load
 from ..training.compose import StageLoad, StepLoad, StepTime, compose_step
-from ..training.constants import StepConstants
-from ..training.kept import model_memory
 from ..training.orders import paired_passes
-from ..training.passes import KindTime, LayerTime, UnitTraffic, kind_time
-from ..training.prepare import (
-    Problem,
-    keyed,
-    kind_parameters,
-    model_seconds,
-    offloading,
-    recomputed_layers,
-    shape_factor,
-    step_load,
-)
-from ..training.seconds import KindRates, KindSeconds, PhaseSeconds
+from ..training.saved_activations import model_memory
 from ..training.sharding import LocalParameters
 from ..training.split import pair_share, pass_seconds
-from ..training.stages import Stage, chunk_counts, model_kinds, stage_shares
-from .book import Book
+from ..training.stages import Stage, chunk_counts, stage_shares
 from .critical_path import critical_path
 from .quantities import busiest_stage
 from .rates import CLASSES
+from .symbol_table import SymbolTable
 from .symbols import (
     counted,
     kind_labels,
@@ -67,7 +60,7 @@ class Form:
 
     Attributes
     ----------
-    book
+    table
         All named quantities.
     quantities
         Name that a user asks for -> quantity.
@@ -83,7 +76,7 @@ class Form:
         Symbol of both passes of the slowest stage.
     """
 
-    book: Book
+    table: SymbolTable
     quantities: dict[str, Number]
     switches: list[tuple[str, Switch]]
     columns: Columns
@@ -112,13 +105,21 @@ def step_form(problem: Problem, columns: Columns, constants: StepConstants, glob
     global_batch
         Sequences of a step.
     """
-    book = Book()
-    symbolic = replace(problem, architecture=symbolic_architecture(book, problem.architecture))
-    own = Form(book, {}, [], symbolic_columns(book, columns), symbolic_rates(book, constants), symbolic, global_batch)
+    table = SymbolTable()
+    symbolic = replace(problem, architecture=symbolic_architecture(table, problem.architecture))
+    own = Form(
+        table,
+        {},
+        [],
+        symbolic_columns(table, columns),
+        symbolic_rates(table, constants),
+        symbolic,
+        global_batch,
+    )
     labels = kind_labels(problem.architecture)
     own.parameters = [_parameters(own, p, *labels[i]) for i, p in enumerate(kind_parameters(symbolic, own.columns))]
     own.runs = problem.stages(columns)
-    slower = symbolic_shape(book, shape_factor(problem.architecture, columns, constants))
+    slower = symbolic_shape(table, shape_factor(problem.architecture, columns, constants))
     seconds = _seconds(own, labels, slower)
     load = step_load(symbolic, own.columns, own.runs, own.parameters, seconds, own.constants)
     load = offloading(symbolic, load, model_memory(symbolic, own.columns), own.constants)
@@ -135,7 +136,7 @@ def step_form(problem: Problem, columns: Columns, constants: StepConstants, glob
     time = _composed(own, load, times)
     pipeline = _pipeline(own, load, times, time)
     _step(own, load, time, pipeline)
-    book.share()
+    table.share()
     return own
 
 
@@ -144,7 +145,7 @@ def _parameters(own: Form, p: LocalParameters, label: str, words: str) -> LocalP
              "expert_shard": "parameters kept of experts"}  # fmt: skip
     symbols = {"dense": "P", "expert": "P_exp", "dense_shard": "S", "expert_shard": "S_exp"}
     named = {
-        part: own.book.define(f"{symbols[part]}_{label}", getattr(p, part), f"{text}, {words}, one rank", "elements")
+        part: own.table.define(f"{symbols[part]}_{label}", getattr(p, part), f"{text}, {words}, one rank", "elements")
         for part, text in names.items()
     }
     return replace(p, **named)
@@ -178,7 +179,7 @@ def _kernel_names(own: Form, label: str, words: str) -> Callable[[str, Sequence[
             elif group in ("convert", "grouped"):
                 tail = f"_{group}"
             name = f"k_{short}_{label}_{_plain(work.name)}{tail}"
-            result[i] = own.book.define(name, seconds[i], f"{text}: {phase}, {words}")
+            result[i] = own.table.define(name, seconds[i], f"{text}: {phase}, {words}")
         return result
 
     return named
@@ -193,7 +194,7 @@ def _phase(own: Form, phase: PhaseSeconds, passes: str, label: str, words: str) 
     classes: dict[str, Number] = {}
     for work, seconds in phase.classes.items():
         name = f"t_{short}_{label}_{work.replace('_', '')}"
-        classes[work] = own.book.define(name, seconds, f"{CLASSES[work]} alone: {what}, {words}")
+        classes[work] = own.table.define(name, seconds, f"{CLASSES[work]} alone: {what}, {words}")
     wires = {
         axis: _wire(own, wire, f"X_{short}_{label}_{axis}", f"{AXES[axis]} transfers alone: {what}, {words}")
         for axis, wire in phase.wires.items()
@@ -204,7 +205,7 @@ def _phase(own: Form, phase: PhaseSeconds, passes: str, label: str, words: str) 
 def _wire(own: Form, wire: WireTime, name: str, meaning: str) -> WireTime:
     if wire is NO_TRAFFIC:
         return wire
-    define = own.book.define
+    define = own.table.define
     return WireTime(
         define(f"{name}_lat", wire.latency_s, f"{meaning}: latencies"),
         define(f"{name}_up", wire.inner_s, f"{meaning}: bytes over scale-up bandwidth"),
@@ -222,7 +223,7 @@ def _unit(own: Form, unit: UnitTraffic, label: str, words: str) -> UnitTraffic:
 def _stage(own: Form, stage: StageLoad, index: int) -> StageLoad:
     run = own.runs[index]
     words, label = stage_words(run), str(run.first)
-    define = own.book.define
+    define = own.table.define
     return replace(
         stage,
         gather=_wire(own, stage.gather, f"X_param_{label}", f"parameter gathering alone, {words}"),
@@ -247,15 +248,15 @@ def _kind_time(own: Form, kind: KindSeconds, unit: UnitTraffic, label: tuple[str
     def named(layer: LayerTime, phase: str) -> LayerTime:
         short, what = _PHASES[phase]
         parts = {
-            name: own.book.define(f"T_{short}_{label[0]}_{name}", seconds, f"{PARTS[name]}: {what}, {label[1]}")
+            name: own.table.define(f"T_{short}_{label[0]}_{name}", seconds, f"{PARTS[name]}: {what}, {label[1]}")
             for name, seconds in layer.parts.items()
         }
         apart = {"ep": parts.pop("ep")} if own.problem.facts.paired and "ep" in parts else {}
         meaning = f"{what}, one {label[1]}" if not label[1].startswith("the ") else f"{what}, {label[1]}"
-        return LayerTime({"layer": own.book.define(f"T_{short}_{label[0]}", total(parts.values()), meaning), **apart})
+        return LayerTime({"layer": own.table.define(f"T_{short}_{label[0]}", total(parts.values()), meaning), **apart})
 
     passes = named(time.forward, "forward"), named(time.backward, "backward"), named(time.recompute, "recompute")
-    return KindTime(*passes, own.book.define(f"T_dw_{label[0]}", time.weight_s, f"gradients of weights, {label[1]}"))
+    return KindTime(*passes, own.table.define(f"T_dw_{label[0]}", time.weight_s, f"gradients of weights, {label[1]}"))
 
 
 PARTS = {
@@ -270,7 +271,7 @@ def _composed(own: Form, load: StepLoad, times: Sequence[KindTime]) -> StepTime:
     """What a step has beside its pipeline, stage by stage; the bound of the pipeline that comes with it is not used."""
     with own.choices("once a step"):
         time = compose_step(replace(load, pp=int(load.pp), chunks=int(load.chunks)), own.constants, times)
-    define = own.book.define
+    define = own.table.define
     stages = []
     for run, stage in zip(own.runs, time.stages, strict=True):
         label, words = str(run.first), stage_words(run)
@@ -307,7 +308,7 @@ def _pipeline(own: Form, load: StepLoad, times: Sequence[KindTime], time: StepTi
         key = on.slope, on.count - on.slope * int(load.micro_batches)
         together[key] = together.get(key, 0) + on.time
     seconds = total((_whole(slope) * load.micro_batches + _whole(rest)) * t for (slope, rest), t in together.items())
-    return own.book.define("T_pipeline", seconds, "passes and hops on the critical path of the pipeline")
+    return own.table.define("T_pipeline", seconds, "passes and hops on the critical path of the pipeline")
 
 
 def _whole(count: Fraction) -> Number:
@@ -329,17 +330,17 @@ def _passes(
     place = counted({labels[i][1]: n for i, n in enumerate(counts)})
     if share:
         place += f", of which {share:.0%} recompute"
-    forward = own.book.define(f"F_{letter}", forward, f"forward pass of {place}")
+    forward = own.table.define(f"F_{letter}", forward, f"forward pass of {place}")
     if not own.problem.facts.split:
-        return forward, own.book.define(f"B_{letter}", inputs + weights, f"backward pass of {place}"), 0.0
-    inputs = own.book.define(f"I_{letter}", inputs, f"gradients of inputs of {place}")
-    return forward, inputs, own.book.define(f"W_{letter}", weights, f"gradients of weights of {place}")
+        return forward, own.table.define(f"B_{letter}", inputs + weights, f"backward pass of {place}"), 0.0
+    inputs = own.table.define(f"I_{letter}", inputs, f"gradients of inputs of {place}")
+    return forward, inputs, own.table.define(f"W_{letter}", weights, f"gradients of weights of {place}")
 
 
 def _stage_passes(own: Form, time: StepTime) -> list[Number]:
     """Seconds of both passes of one micro-batch on each run of stages."""
     return [
-        own.book.define(
+        own.table.define(
             f"T_stage_{run.first}", s.forward_s + s.backward_s, f"both passes of one micro-batch, {stage_words(run)}"
         )
         for run, s in zip(own.runs, time.stages, strict=True)
@@ -348,7 +349,7 @@ def _stage_passes(own: Form, time: StepTime) -> list[Number]:
 
 def _step(own: Form, load: StepLoad, time: StepTime, pipeline: Number) -> None:
     """The step, and what else can be asked for."""
-    define, m = own.book.define, load.micro_batches
+    define, m = own.table.define, load.micro_batches
     with own.choices("slowest exchange and update"):
         once = maximum(*(s.once_s for s in time.stages))
     last = max(time.stages, key=lambda s: float(s.once_s))
@@ -366,7 +367,7 @@ def _step(own: Form, load: StepLoad, time: StepTime, pipeline: Number) -> None:
     bubble = define("T_bubble", idle, "pipeline bubble and hops")
     step = define("T_step", pipeline + once + fixed, "one step")
     devices = define("N", own.columns.devices, "devices", "")
-    tokens = own.book.base("G", own.global_batch, "sequences of a step") * own.columns.sequence
+    tokens = own.table.base("G", own.global_batch, "sequences of a step") * own.columns.sequence
     own.quantities |= {
         "step": step,
         "pipeline": pipeline,

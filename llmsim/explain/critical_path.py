@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeAlias
 
+from ..core.numeric import Number
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.shim import Number
 from ..training.longest_path import pipeline_seconds
 
 _LANE = 64

@@ -14,16 +14,16 @@ from ..core.symbolic import Symbolic
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, checked_fit
 from ..plans.training import TrainingPlan
-from ..training.constants import step_constants
+from ..timing.constants import step_constants
 from ..training.problem import plan_columns, plan_problem
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
-from .book import Definition
 from .closed_form import Form, step_form
 from .levers import Neighbour, RateLever, neighbours, rate_levers, size_derivatives
 from .memory_form import add_memory
 from .quantities import QUANTITIES, simulated
 from .regimes import Decision, decisions
+from .symbol_table import Definition
 from .trees import symbols_of
 from .waterfall import Bar, waterfall
 
@@ -71,10 +71,10 @@ class TrainingExplanation:
 
     def derivative(self, symbol: str) -> Any:
         """The derivative of the quantity with respect to a symbol as a SymPy expression of named quantities."""
-        names = self.form.book.definitions
+        names = self.form.table.definitions
         if symbol not in names:
             raise unknown_name("symbol", symbol, [n for n, d in names.items() if d.tree is None])
-        return self.form.book.derivative(self.definitions[0].name, symbol)
+        return self.form.table.derivative(self.definitions[0].name, symbol)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON wants it, with a schema version."""
@@ -168,6 +168,6 @@ def levels(form: Form, name: str) -> list[Definition]:
     found: dict[str, Definition] = {}
     names: Sequence[str] = symbols_of(quantity.expr)
     while names:
-        found.update((n, form.book.definitions[n]) for n in names)
-        names = [u for n in names for u in form.book.definitions[n].uses if u not in found]
+        found.update((n, form.table.definitions[n]) for n in names)
+        names = [u for n in names for u in form.table.definitions[n].uses if u not in found]
     return list(found.values())

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..architecture import Architecture
-from ..core.shim import Number
+from ..core.numeric import Number
 from ..core.work import Work
 from ..layers.base import LayerKind
 from ..plans.training import TrainingPlan
-from ..training.columns import Columns, kind_sizes, visible_sizes
-from ..training.constants import StepConstants
-from ..training.conventions import Convention, flops_per_token
-from ..training.structure import Structure, kind_terms
+from ..timing.columns import Columns, kind_sizes, visible_sizes
+from ..timing.constants import StepConstants
+from ..timing.conventions import Convention, flops_per_token
+from ..timing.structure import Structure, layer_terms
 
 
 def executed_flops(
@@ -22,7 +22,7 @@ def executed_flops(
     sizes = kind_sizes(kind, columns, structure)
     seen = visible_sizes(kind, sizes, structure.documents)
     found: dict[str, float] = {}
-    for work in kind_terms(kind, structure, recomputes=False).work:
+    for work in layer_terms(kind, structure).work:
         flops = float((seen if work.masked_flops else sizes).count(work.flops))
         for name, share in _classes(work, sizes.count(work.groups), structure, constants).items():
             found[name] = found.get(name, 0.0) + flops * share

@@ -15,9 +15,9 @@ from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
-from ..training.columns import Columns
-from ..training.constants import StepConstants
-from ..training.prepare import Problem
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants
+from ..training.build_load import Problem
 from ..training.recompute import recompute_ladder
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
@@ -72,12 +72,12 @@ def rate_levers(form: Form, name: str, problem: Problem, columns: Columns, const
         The plan in numbers, simulated again with each rate a tenth better.
     """
     quantity = form.quantities[name]
-    adjoints, now = form.book.adjoints(quantity), float(quantity)
+    adjoints, now = form.table.adjoints(quantity), float(quantity)
     found = []
     for symbol, slope in adjoints.items():
         if symbol not in RATES or not slope:
             continue
-        rate, definition = RATES[symbol], form.book.definitions[symbol]
+        rate, definition = RATES[symbol], form.table.definitions[symbol]
         value = float(definition.value)
         factor = _better(rate, value)
         then = now
@@ -105,8 +105,8 @@ def size_derivatives(form: Form, name: str) -> dict[str, dict[str, float]]:
     if not isinstance(quantity, Symbolic):
         return {}
     found = {}
-    for symbol, slope in form.book.adjoints(quantity).items():
-        definition = form.book.definitions[symbol]
+    for symbol, slope in form.table.adjoints(quantity).items():
+        definition = form.table.definitions[symbol]
         if definition.tree is None and symbol not in RATES and symbol != SHAPE and slope:
             value = float(definition.value)
             found[symbol] = {"value": value, "derivative": slope, "elasticity": slope * value / float(quantity)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
-from ..core.shim import total
-from ..training.kept import KindMemory, model_memory
+from ..core.numeric import total
 from ..training.memory import MEMORY_NAMES, MEMORY_PARTS, StageMemory, memory_of_stage, seen_memory, stage_states
+from ..training.saved_activations import KindMemory, model_memory
 from .closed_form import Form, stage_words
 from .symbols import kind_labels
 
@@ -30,13 +30,13 @@ def add_memory(own: Form) -> None:
         memory = _memory(own, fullest, [_kind(own, k, *labels[i]) for i, k in enumerate(_kinds(own))])
         found = memory.parts
     words = stage_words(own.runs[fullest])
-    define = own.book.define
+    define = own.table.define
     parts = {n: define(f"M_{n}", v, f"{MEMORY_NAMES[n]}, {words}", "bytes") for n, v in found.items() if float(v)}
     allocated = define("M_allocated", total(parts.values()), f"allocated at the peak, {words}", "bytes")
     _, seen = seen_memory(allocated, own.constants)
     own.quantities["memory"] = define("M", seen, f"memory as the driver sees it, {words}", "bytes")
     own.quantities |= {f"memory_{name}": parts.get(name, 0.0) for name in MEMORY_PARTS}
-    own.book.share()
+    own.table.share()
 
 
 def _kinds(own: Form) -> list[KindMemory]:
@@ -51,7 +51,7 @@ def _memory(own: Form, index: int, kinds: list[KindMemory] | None = None) -> Sta
 
 def _kind(own: Form, kind: KindMemory, label: str, words: str) -> KindMemory:
     named = {
-        f.name: own.book.define(f"{_KEPT[f.name][0]}_{label}", getattr(kind, f.name), f"{_KEPT[f.name][1]}, {words}",
+        f.name: own.table.define(f"{_KEPT[f.name][0]}_{label}", getattr(kind, f.name), f"{_KEPT[f.name][1]}, {words}",
                                 "bytes")
         for f in fields(kind)
     }  # fmt: skip

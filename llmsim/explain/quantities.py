@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants
+from ..timing.layer_time import kind_time
 from ..training.breakdown import step_breakdown
-from ..training.columns import Columns
+from ..training.build_load import Problem, build_load
 from ..training.compose import StepTime, compose_step
-from ..training.constants import StepConstants
 from ..training.memory import MEMORY_PARTS, stage_memory
-from ..training.passes import kind_time
-from ..training.prepare import Problem, prepare
 from ..training.simulate import exact_seconds
 
 QUANTITIES: dict[str, str] = {
@@ -39,7 +39,7 @@ def simulated(problem: Problem, columns: Columns, constants: StepConstants, glob
     global_batch
         Sequences of a step.
     """
-    prepared = prepare(problem, columns, constants)
+    prepared = build_load(problem, columns, constants)
     times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
     time = compose_step(prepared.load, constants, times)
     pipeline = exact_seconds(problem, prepared, time, times)

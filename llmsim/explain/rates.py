@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from ..core.shim import Number
+from ..core.numeric import Number
 from ..hardware.kernels import KernelConstants
 from ..hardware.network import Tier
-from ..training.constants import StepConstants
+from ..timing.constants import StepConstants
 
 Change: TypeAlias = Callable[[str, Number], Number]
 """(symbol of a rate, its value) -> what to put in its place."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.symbolic import Switch, Symbolic
-from .book import Book, Definition
 from .closed_form import SLOWEST, Form
+from .symbol_table import Definition, SymbolTable
 from .trees import Operand, Tree, evaluate, nodes, symbols_of, to_sympy
 
 
@@ -62,10 +62,10 @@ def decisions(form: Form, quantity: Any) -> list[Decision]:
     """
     if not isinstance(quantity, Symbolic):
         return []
-    book = form.book
-    adjoints, now, values = book.adjoints(quantity), float(quantity), book.values
+    table = form.table
+    adjoints, now, values = table.adjoints(quantity), float(quantity), table.values
     home: dict[int, Definition] = {}
-    for d in book.below(symbols_of(quantity.expr)):
+    for d in table.below(symbols_of(quantity.expr)):
         if d.tree is not None:
             for node in nodes(d.tree):
                 home.setdefault(id(node), d)
@@ -78,7 +78,7 @@ def decisions(form: Form, quantity: Any) -> list[Decision]:
         if part is None or switch.ratio <= 0:
             continue
         share = abs(adjoints.get(through, 0.0) * values[through] / now)
-        own = _decision(book, where, switch, part, values, share)
+        own = _decision(table, where, switch, part, values, share)
         key = id(switch.taken), switch.function
         if share >= LEAST_SHARE and (key not in found or own.distance < found[key].distance):
             found[key] = own
@@ -88,14 +88,14 @@ def decisions(form: Form, quantity: Any) -> list[Decision]:
 def _pace(form: Form, switch: Switch) -> Definition | None:
     """The slowest stage, where it was chosen: it sets the pace of the pipeline, although its path has passes."""
     name = switch.taken.args[0]
-    return form.book.definitions[name] if name == form.slowest else None
+    return form.table.definitions[name] if name == form.slowest else None
 
 
 def _decision(
-    book: Book, where: str, switch: Switch, d: Definition, values: dict[str, float], share: float
+    table: SymbolTable, where: str, switch: Switch, d: Definition, values: dict[str, float], share: float
 ) -> Decision:
     taken, left = evaluate(switch.taken, values), evaluate(switch.left, values)
-    texts = _text(book, switch.taken, taken), _text(book, switch.left, left)
+    texts = _text(table, switch.taken, taken), _text(table, switch.left, left)
     return Decision(where, d.name, d.meaning, switch.function, *texts, taken, left, 1 / switch.ratio, share)
 
 
@@ -109,11 +109,11 @@ def _distinct(found: Iterable[Decision]) -> list[Decision]:
     return list(best.values())
 
 
-def _text(book: Book, tree: Operand, value: float) -> str:
+def _text(table: SymbolTable, tree: Operand, value: float) -> str:
     """A branch as text: the name of what has its value, else its expression."""
     if isinstance(tree, Tree) and tree.op != "symbol":
         same = [
-            d for d in book.definitions.values() if d.tree is not None and math.isclose(d.value, value, rel_tol=1e-12)
+            d for d in table.definitions.values() if d.tree is not None and math.isclose(d.value, value, rel_tol=1e-12)
         ]
         if same:
             return same[0].name

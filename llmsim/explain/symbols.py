@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..architecture import Architecture
-from ..core.shim import Number
+from ..core.numeric import Number
 from ..layers.base import LayerKind
-from ..training.columns import Columns
-from ..training.constants import StepConstants
-from .book import Book
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants
 from .rates import RATES, SHAPE, SHAPE_MEANING, change_rates, rate_meaning
+from .symbol_table import SymbolTable
 
 SIZES: dict[str, tuple[str, str]] = {
     "hidden": ("h", "width of the residual stream"),
@@ -57,37 +57,37 @@ DEGREES: dict[str, tuple[str, str]] = {
 _ALWAYS = frozenset({"sequence", "micro_batch", "micro_batches"})
 
 
-def symbolic_columns(book: Book, columns: Columns) -> Columns:
+def symbolic_columns(table: SymbolTable, columns: Columns) -> Columns:
     """A plan's values as symbols; degrees of 1 are left out of formulas, which vanish there."""
     own: dict[str, Number] = {}
     for field, (name, meaning) in DEGREES.items():
         value = getattr(columns, field)
-        own[field] = book.base(name, value, meaning) if field in _ALWAYS or value != 1 else value
+        own[field] = table.base(name, value, meaning) if field in _ALWAYS or value != 1 else value
     shard: Number = own["dp"] * own["cp"]
     if columns.shard != columns.dp * columns.cp:
-        shard = book.base("n_shard", columns.shard, "ranks that share a state")
+        shard = table.base("n_shard", columns.shard, "ranks that share a state")
     return Columns(**own, shard=shard)
 
 
-def symbolic_rates(book: Book, constants: StepConstants) -> StepConstants:
+def symbolic_rates(table: SymbolTable, constants: StepConstants) -> StepConstants:
     """A step's constants as symbols; what is nothing stays nothing."""
 
     def named(symbol: str, value: Number) -> Number:
-        return book.base(symbol, value, rate_meaning(symbol, constants), RATES[symbol].unit) if value else value
+        return table.base(symbol, value, rate_meaning(symbol, constants), RATES[symbol].unit) if value else value
 
     return change_rates(constants, named)
 
 
-def symbolic_shape(book: Book, slower: Number | None) -> Number | None:
+def symbolic_shape(table: SymbolTable, slower: Number | None) -> Number | None:
     """What measured runs say of layers of a shape as a symbol."""
-    return None if slower is None else book.base(SHAPE, slower, SHAPE_MEANING)
+    return None if slower is None else table.base(SHAPE, slower, SHAPE_MEANING)
 
 
-def symbolic_architecture(book: Book, architecture: Architecture) -> Architecture:
+def symbolic_architecture(table: SymbolTable, architecture: Architecture) -> Architecture:
     """A model whose sizes are symbols: kinds of layers that agree in a size share its symbol."""
 
     def kind(own: LayerKind) -> LayerKind:
-        return replace(own, sizes={dim: _size(book, dim, value) for dim, value in own.sizes.items()})
+        return replace(own, sizes={dim: _size(table, dim, value) for dim, value in own.sizes.items()})
 
     return replace(
         architecture,
@@ -95,15 +95,15 @@ def symbolic_architecture(book: Book, architecture: Architecture) -> Architectur
         embedding=kind(architecture.embedding),
         head=kind(architecture.head),
         mtp=tuple(kind(own) for own in architecture.mtp),
-        hidden=_size(book, "hidden", architecture.hidden),
+        hidden=_size(table, "hidden", architecture.hidden),
     )
 
 
-def _size(book: Book, dim: str, value: int) -> Number:
+def _size(table: SymbolTable, dim: str, value: int) -> Number:
     if dim in _STRUCTURAL:
         return value
     name, meaning = SIZES.get(dim, (dim, dim.replace("_", " ")))
-    return book.base(name, value, meaning)
+    return table.base(name, value, meaning)
 
 
 def kind_labels(architecture: Architecture) -> dict[int, tuple[str, str]]:

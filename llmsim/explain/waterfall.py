@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..architecture import model_kinds
 from ..plans.training import TrainingPlan
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants
 from ..training.breakdown import PART_NAMES
-from ..training.columns import Columns
+from ..training.build_load import Prepared, Problem, build_load
 from ..training.compose import STEP_PARTS, compose_step
-from ..training.constants import StepConstants
-from ..training.prepare import Prepared, Problem, prepare
 from ..training.result import TrainingResult
-from ..training.stages import model_kinds
 from .flops import class_peaks, counted_flops, executed_flops, families
 from .quantities import busiest_stage
 
@@ -60,7 +60,7 @@ def waterfall(
     The first is what the FLOPs that the MFU counts take at the dense peak. Classes of kernels are those of the busiest
     stage, as in the breakdown of the simulation, whose parts the bars split further.
     """
-    prepared = prepare(problem, columns, constants)
+    prepared = build_load(problem, columns, constants)
     time = compose_step(prepared.load, constants)
     peak, step = result.peak_flops_per_s, result.step_time_s
     executed = [executed_flops(k, problem.structure, columns, constants) for k in model_kinds(problem.architecture)]

@@ -265,19 +265,19 @@ def _assumed_of(device: Device) -> dict[str, str]:
     if device.same_as:
         return {"device": f"{said}, as {device.same_as} in all that step times rest on"}
     typical = generation_rates(device.generation).typical_device
-    rooms = {
+    groups = {
         "peak": [f"peak.{name}" for name in device.peak],
         "scale_up": [f"scale_up.{k}" for k, own in device.scale_up if k != "name" and own is not None],
     }
     return {
         "device": f"{said}: no measured runs",
-        **taken_in_words(device.taken, rooms, device.inherits, typical),
+        **taken_in_words(device.taken, groups, device.inherits, typical),
         "kernel rates": f"those of generation {device.generation}, fitted on other devices",
     }
 
 
 def taken_in_words(
-    taken: Mapping[str, str], rooms: Mapping[str, Sequence[str]], inherits: str, typical: str
+    taken: Mapping[str, str], groups: Mapping[str, Sequence[str]], inherits: str, typical: str
 ) -> dict[str, str]:
     """What a file of one's own does not state, by whence it is; fields that are all from there by their common name."""
     wording = {
@@ -289,9 +289,9 @@ def taken_in_words(
     found: dict[str, str] = {}
     for whence in dict.fromkeys(taken.values()):
         names = [name for name, own in taken.items() if own == whence]
-        for room, members in rooms.items():
+        for group, members in groups.items():
             if set(members) <= set(names):
-                names = [room, *(name for name in names if name not in members)]
+                names = [group, *(name for name in names if name not in members)]
         found[whence] = f"{', '.join(names)} ({wording[whence]})"
     return found
 

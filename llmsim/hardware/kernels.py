@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..core.shim import Number, maximum, minimum, soft_maximum
+from ..core.numeric import Number, maximum, minimum, soft_maximum
 from .devices import Device
 
 TILES = ((256, 256), (256, 128), (128, 128), (128, 64), (64, 64), (64, 32))

@@ -20,8 +20,8 @@ from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..core.numeric import Number, log2, maximum, minimum, product, where
 from ..core.provenance import Quantity
-from ..core.shim import Number, log2, maximum, minimum, product, where
 from .devices import Device, taken_in_words
 from .profiles import build, names_file, profile_names, read_profile
 

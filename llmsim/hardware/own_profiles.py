@@ -245,8 +245,8 @@ def _profile_values(device: Device) -> dict[str, Quantity]:
     """Path -> quantity of all that a device states."""
     found: dict[str, Quantity] = {}
     for name in DEVICE_FIELDS:
-        room, _, key = name.rpartition(".")
-        inside = device if not room else getattr(device, room)
+        group, _, key = name.rpartition(".")
+        inside = device if not group else getattr(device, group)
         value = inside.get(key) if isinstance(inside, dict) else getattr(inside, key)
         if value is not None:
             found[name] = value
@@ -380,6 +380,6 @@ def _name(path: Path, data: Mapping[str, Any], where: str, taken: list[str]) -> 
 def _nested(values: Mapping[str, Quantity]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, value in values.items():
-        room, _, key = path.rpartition(".")
-        (found.setdefault(room, {}) if room else found)[key] = value
+        group, _, key = path.rpartition(".")
+        (found.setdefault(group, {}) if group else found)[key] = value
     return found

@@ -188,17 +188,17 @@ def names_file(name: object) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _named_path(room: str, name: str) -> Path | None:
-    path = profiles_root() / room / f"{name}.yaml"
+def _named_path(folder: str, name: str) -> Path | None:
+    path = profiles_root() / folder / f"{name}.yaml"
     return path if os.path.isfile(path) else None
 
 
-def profile_names(room: str) -> list[str]:
-    """Names of all profiles of a room (``devices``, ``networks``, ``software``, ``generations``)."""
-    return sorted(p.stem for p in (profiles_root() / room).glob("*.yaml") if p.stem != "kernels")
+def profile_names(folder: str) -> list[str]:
+    """Names of all profiles of a folder (``devices``, ``networks``, ``software``, ``generations``)."""
+    return sorted(p.stem for p in (profiles_root() / folder).glob("*.yaml") if p.stem != "kernels")
 
 
-def read_profile(room: str, name: str, field: str) -> dict[str, Any]:
+def read_profile(folder: str, name: str, field: str) -> dict[str, Any]:
     """The mapping of a named profile, without its schema line.
 
     Raises
@@ -207,9 +207,9 @@ def read_profile(room: str, name: str, field: str) -> dict[str, Any]:
         For an unknown name, with the nearest ones.
     """
     plain = isinstance(name, str) and name == Path(name).name and name not in ("", ".", "..")
-    path = _named_path(room, name) if plain else None
+    path = _named_path(folder, name) if plain else None
     if path is None:
-        raise unknown_name(field, name, profile_names(room))
+        raise unknown_name(field, name, profile_names(folder))
     return deepcopy(_profile(path, field))
 
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..core.errors import InputError
-from ..core.shim import Number
+from ..core.numeric import Number
 
 COLUMNS = ("hidden", "tensor_parallel", "tokens", "sequence")
 """What makes a shape: width of the model, ranks that share a layer, tokens of a micro-batch on one rank, sequence."""

@@ -74,8 +74,8 @@ def stated_numbers(
     data: Mapping[str, Any], fields: Mapping[str, Field], where: str, file: str
 ) -> Iterator[tuple[str, Quantity]]:
     for name, field in fields.items():
-        room, _, key = name.rpartition(".")
-        inside = data.get(room) or {} if room else data
+        group, _, key = name.rpartition(".")
+        inside = data.get(group) or {} if group else data
         value = inside.get(key) if isinstance(inside, Mapping) else None
         if value is not None:
             yield name, stated_quantity(value, field, f"{where}: {name}", file)

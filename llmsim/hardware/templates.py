@@ -60,14 +60,14 @@ def _device(device: Device) -> str:
     fitted = {f"scale_up.{k}": f"devices/{device.name}/scale_up/{k}" for k in ("efficiency",)}
     fitted["in_situ"] = f"devices/{device.name}/in_situ"
     for path, field in DEVICE_FIELDS.items():
-        room, _, key = path.rpartition(".")
-        if room == "peak":
+        group, _, key = path.rpartition(".")
+        if group == "peak":
             continue
         if path == "scale_up.bandwidth":
             lines += ["scale_up:", f"  name: {device.scale_up.name}", f"  domain: {device.scale_up.domain}"]
-        quantity = getattr(device.scale_up if room else device, key)
+        quantity = getattr(device.scale_up if group else device, key)
         if quantity is not None:
-            lines.append("  " * bool(room) + _field(path, key, field, quantity, fitted))
+            lines.append("  " * bool(group) + _field(path, key, field, quantity, fitted))
     lines.append(f"network: {device.network} # the usual fabric: a profile, or the path of a file like this one")
     return head + "\n".join(lines) + "\n"
 

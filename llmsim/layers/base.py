@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
 
 from ..core.operators import LayerBuilder, Operator, Tensor, activation
 
@@ -51,6 +52,11 @@ class LayerKind:
     sizes: Mapping[str, int]
     window: int | None
     causal: bool
+
+    @cached_property
+    def derived(self) -> dict[Hashable, Any]:
+        """What has been derived from its operators, for as long as it lives: key -> terms."""
+        return {}
 
     def parameter_counts(self, *, active: bool = False, trained: bool = False) -> dict[str, int]:
         """Elements of each distinct parameter, by name; with ``active``, of ``top_k`` experts instead of all; with

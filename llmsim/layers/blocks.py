@@ -12,7 +12,7 @@ from typing import Literal
 
 from ..core.operators import LayerBuilder, Operator
 from .base import Arrangement, Mixer, Norm, layer_input, parallel_residual, residual
-from .ends import embedding, head, next_token_module
+from .embedding_and_head import embedding, head, next_token_module
 
 Parallel = Literal["no", "shared", "separate"]
 
@@ -53,17 +53,17 @@ def block_operators(block: Block) -> tuple[Operator, ...]:
 
 @cache
 def embedding_operators(positions: bool, types: bool, norm: Norm | None, projected: bool) -> tuple[Operator, ...]:
-    """The operators of :func:`~llmsim.layers.ends.embedding`."""
+    """The operators of :func:`~llmsim.layers.embedding_and_head.embedding`."""
     return tuple(embedding(positions=positions, types=types, norm=norm, projected=projected).operators)
 
 
 @cache
 def head_operators(tied: bool, norm: Norm | None, bias: bool, projected: bool) -> tuple[Operator, ...]:
-    """The operators of :func:`~llmsim.layers.ends.head`."""
+    """The operators of :func:`~llmsim.layers.embedding_and_head.head`."""
     return tuple(head(tied=tied, norm=norm, bias=bias, projected=projected).operators)
 
 
 @cache
 def next_token_operators(block: Block, tied: bool) -> tuple[Operator, ...]:
-    """The operators of :func:`~llmsim.layers.ends.next_token_module` around a layer."""
+    """The operators of :func:`~llmsim.layers.embedding_and_head.next_token_module` around a layer."""
     return tuple(next_token_module(dict(block.mixers), block.norm, tied=tied).operators)

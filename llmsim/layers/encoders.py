@@ -12,7 +12,7 @@ from functools import cache
 from ..core.operators import LayerBuilder, Operator, Read, Tensor, activation, index, renamed, weight
 from .attention import HEADS
 from .base import RESIDUAL, Norm, layer_input
-from .ends import TABLE, embedding, head, logits_and_loss
+from .embedding_and_head import TABLE, embedding, head, logits_and_loss
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Ground truth from real code: the only room that imports torch."""
+"""Ground truth from real code: the only package that imports torch."""

@@ -18,8 +18,8 @@ from ..core.terms import Sizes
 from ..hardware.software import kernel_rows
 from ..layers.attention import Attention
 from ..layers.base import Arrangement, Mixer, Norm, layer_input, residual
+from ..layers.embedding_and_head import embedding, head
 from ..layers.encoders import CrossAttention
-from ..layers.ends import embedding, head
 from ..layers.mla import LatentAttention
 from ..layers.mlp import Mlp
 from ..layers.moe import MixtureOfExperts

@@ -25,8 +25,8 @@ from ..core.work import Work, derive_work
 from ..hardware.software import get_software
 from ..huggingface.files import find_config, read_json
 from ..layers.base import LayerKind
-from ..training.columns import Columns, kind_sizes
-from ..training.structure import Structure
+from ..timing.columns import Columns, kind_sizes
+from ..timing.structure import Structure
 from .counters import WorkCounter
 
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_decoder_layers")

@@ -18,17 +18,17 @@ from torch.profiler import ProfilerActivity, profile
 
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
-from ..core.shim import Number
+from ..core.numeric import Number
 from ..hardware.cluster import Cluster
 from ..hardware.software import Software, get_software
 from ..layers.base import LayerKind
 from ..plans.recompute import parse_recompute
-from ..training.columns import Columns
-from ..training.constants import step_constants
-from ..training.kept import model_memory
+from ..timing.columns import Columns
+from ..timing.constants import step_constants
+from ..training.build_load import Problem, kind_parameters
 from ..training.memory import MEMORY_PARTS, memory_of_stage, stage_states
-from ..training.prepare import Problem, kind_parameters
-from ..training.structure import Structure
+from ..training.saved_activations import model_memory
+from ..training.structure import TrainingStructure
 from . import blocks
 from .allocator import allocator_peak
 from .pairs import BlockSpec, kernel_choices, layer_operators, model_module, model_parts, token_batch
@@ -88,7 +88,7 @@ class MemorySpec:
 
 
 @dataclass(frozen=True)
-class VariantStructure(Structure):
+class VariantStructure(TrainingStructure):
     """The structure of a plan on eager torch with other kernels, formats and updates.
 
     Attributes
@@ -108,7 +108,7 @@ class VariantStructure(Structure):
         )
 
     def __hash__(self) -> int:
-        return hash((self.framework, self.precision, self.recompute, id(self.software)))
+        return hash((self.framework, self.precision, self.recompute))
 
 
 def _kernels(spec: BlockSpec) -> tuple[tuple[str, str], ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.shim import Number
+from ..core.numeric import Number
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 
 from ..core.errors import unknown_name
 from ..core.formats import get_format
-from ..core.shim import Number, ceil_div, maximum, minimum, where
+from ..core.numeric import Number, ceil_div, maximum, minimum, where
 from ..hardware.software import Formats
 
 TensorClass: TypeAlias = Literal["matrix", "table", "vector"]

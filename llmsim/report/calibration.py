@@ -40,7 +40,7 @@ def own_report(found: OwnFit, path: str) -> Group:
 def doctor_report(found: Diagnosis) -> Group:
     """What a step rests on, the weakest first."""
     table = Table(box=None, pad_edge=False)
-    for name in ("constant", "value", "origin", "error", "step per 1 %", "share of the doubt"):
+    for name in ("constant", "value", "origin", "error", "step per 1 %", "share of the variance"):
         table.add_column(name, justify="left" if name in ("constant", "origin") else "right")
     for own in found.constants:
         if own.share >= 0.001:

@@ -23,7 +23,7 @@ from ..hardware.profiles import names_file
 from ..hardware.software import get_software, software_names
 from ..hardware.templates import template
 from ..models import bundled_models
-from ..training.conventions import published_flops
+from ..timing.conventions import published_flops
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.units import GIGA, TERA, counted, gib, large, seconds
-from ..explain.book import Definition
 from ..explain.explain import TrainingExplanation
 from ..explain.levers import Neighbour
+from ..explain.symbol_table import Definition
 from ..explain.waterfall import Bar, rounded
 from ..training.breakdown import PART_NAMES
 
@@ -150,8 +150,8 @@ def _closed_form(found: TrainingExplanation, depth: int) -> Grid:
 
 def _shown(found: TrainingExplanation, depth: int, least: float = LEAST_SHARE) -> list[Definition]:
     """Definitions down to a level that enough of the quantity goes through."""
-    book = found.form.book
-    adjoints = book.adjoints(found.form.quantities[found.quantity])
+    table = found.form.table
+    adjoints = table.adjoints(found.form.quantities[found.quantity])
     shown: list[Definition] = []
     level = found.definitions[:1]
     for _ in range(depth):
@@ -160,7 +160,7 @@ def _shown(found: TrainingExplanation, depth: int, least: float = LEAST_SHARE) -
         level = [
             d
             for u in uses
-            if (d := book.definitions[u]).tree is not None and d not in shown
+            if (d := table.definitions[u]).tree is not None and d not in shown
             and abs(adjoints.get(u, 0.0) * float(d.value)) >= least * abs(found.value)
         ]  # fmt: skip
     return shown
@@ -169,7 +169,7 @@ def _shown(found: TrainingExplanation, depth: int, least: float = LEAST_SHARE) -
 def _bases(found: TrainingExplanation, shown: Sequence[Definition]) -> list[Definition]:
     """Degrees, sizes and rates in the formulas shown."""
     used = dict.fromkeys(u for d in shown for u in d.uses)
-    return [d for u in used if (d := found.form.book.definitions[u]).tree is None]
+    return [d for u in used if (d := found.form.table.definitions[u]).tree is None]
 
 
 def _short(found: TrainingExplanation, definition: Definition) -> str:
@@ -179,7 +179,7 @@ def _short(found: TrainingExplanation, definition: Definition) -> str:
     whole = _simplest(sympy, definition.expression)
     if not isinstance(whole, sympy.Add):
         return str(whole)
-    values = found.form.book.values
+    values = found.form.table.values
     each = [(abs(_number(sympy, term, values)), term) for term in whole.args]
     most = max(size for size, _ in each)
     kept = [term for size, term in each if size >= LEAST_TERM * most]
@@ -253,7 +253,7 @@ def _decisions(found: TrainingExplanation) -> Grid:
         if not near or len(rows) == ROWS:
             continue
         sign = ">" if d.function == "max" else "<"
-        unit = "" if d.name not in found.form.book.definitions else found.form.book.definitions[d.name].unit
+        unit = "" if d.name not in found.form.table.definitions else found.form.table.definitions[d.name].unit
         values = (_value(Definition("", "", unit, v)) for v in (d.taken_value, d.left_value))
         taken, left = values
         rows.append((d.meaning, f"{d.taken} {sign} {d.left}", f"{taken} {sign} {left}", f"x {d.factor:.2f}"))

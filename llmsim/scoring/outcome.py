@@ -10,7 +10,7 @@ import numpy as np
 from ..calibration.runs import RunPlan
 from ..calibration.table import MEMORY_KINDS
 from ..hardware.fitted import shipped_fit
-from ..training.intervals import around, log_width
+from ..timing.intervals import around, log_width
 from .predict import Predictions, Rated, predict
 
 

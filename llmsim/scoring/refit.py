@@ -14,7 +14,7 @@ from ..calibration.memory import fit_memory
 from ..calibration.runs import RunPlan
 from ..core.progress import Bar
 from ..hardware.fitted import Fit
-from ..training.intervals import log_width
+from ..timing.intervals import log_width
 from .baselines import baseline_seconds
 from .outcome import Outcome, outcomes
 from .predict import Predictions, Rated, memory_views, predict

@@ -19,7 +19,7 @@ from ..core.progress import Bar
 from ..hardware.devices import get_device
 from ..hardware.fitted import shipped_fit
 from ..hardware.software import framework_name
-from ..training.intervals import model_class
+from ..timing.intervals import model_class
 from .outcome import Outcome, shipped_outcomes
 from .predict import rate
 from .ranking import ranked_sets

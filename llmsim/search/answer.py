@@ -9,7 +9,7 @@ from .._version import __version__
 from ..economics.job import JobCost
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
-from .choose import Difference
+from .select import Difference
 
 SCHEMA = "llmsim.training-planning/2"
 

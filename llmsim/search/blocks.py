@@ -14,14 +14,14 @@ from itertools import chain
 
 import numpy as np
 
-from ..core.shim import Number, maximum
+from ..core.numeric import Number, maximum
+from ..timing.columns import Columns
+from ..timing.layer_time import KindTime, LayerTime
 from ..training.breakdown import step_breakdown
-from ..training.columns import Columns
+from ..training.build_load import Problem, offloading, recomputed_layers, step_load
 from ..training.compose import StepLoad, StepTime, compose_step
-from ..training.kept import KindMemory
 from ..training.memory import memory_of_stage, stage_states
-from ..training.passes import KindTime, LayerTime
-from ..training.prepare import Problem, offloading, recomputed_layers, step_load
+from ..training.saved_activations import KindMemory
 from ..training.stages import Stage
 from .evaluate import Evaluator, Kinds, keyed_entries, some_rows
 from .variants import Settings, Variant

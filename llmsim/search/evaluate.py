@@ -14,31 +14,24 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..architecture import Architecture
+from ..architecture import Architecture, body_kinds
+from ..core.numeric import Number
 from ..core.sharding import RankOrder
-from ..core.shim import Number
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit
 from ..hardware.network import NO_TRAFFIC, WireTime
-from ..plans.recompute import NONE
 from ..plans.training import TrainingPlan
-from ..training.columns import Columns
-from ..training.constants import StepConstants, step_constants
-from ..training.kept import KindMemory, model_memory
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants, step_constants
+from ..timing.kernel_times import Keyed, KindRates, KindSeconds, PhaseSeconds
+from ..timing.layer_time import KindTime, UnitTraffic, kind_time
+from ..timing.model_rates import keyed, model_rates
+from ..training.build_load import Problem, kind_parameters, model_seconds
 from ..training.memory import memory_limit
-from ..training.passes import KindTime, UnitTraffic, kind_time
-from ..training.prepare import (
-    Problem,
-    keyed,
-    kind_parameters,
-    model_rates,
-    model_seconds,
-)
 from ..training.problem import plan_problem
-from ..training.seconds import Keyed, KindRates, KindSeconds, PhaseSeconds
+from ..training.saved_activations import KindMemory, model_memory
 from ..training.sharding import FrozenParameters, LocalParameters
-from ..training.stages import body_kinds
-from ..training.structure import Structure
+from ..training.structure import TrainingStructure
 from ..training.update import ElementCost
 from .space import SearchSpace, Table
 from .variants import Variant
@@ -83,7 +76,7 @@ class Evaluator:
 
     architecture: Architecture
     cluster: Cluster
-    base: Structure
+    base: TrainingStructure
     table: Table
     sequence: int
     imbalance: float
@@ -146,9 +139,12 @@ class Evaluator:
 
     def rates(self, problem: Problem, ulysses: int) -> list[KindRates]:
         """Rates of the layer kinds for each distinct key, whatever is recomputed."""
-        key = (replace(problem.structure, recompute=NONE, overlap="profile"), ulysses)
+        structure = problem.structure.timed
+        key = (replace(structure, overlap="profile"), ulysses)
         if key not in self._rates:
-            self._rates[key] = model_rates(problem, Keyed(self.keys(ulysses).columns), self.constants)
+            self._rates[key] = model_rates(
+                self.architecture, structure, Keyed(self.keys(ulysses).columns), self.constants
+            )
         return self._rates[key]
 
     def parameters(self, problem: Problem, group: int | None) -> list[LocalParameters]:

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..core.numeric import Number
 from ..core.pipelines import ScheduleName
-from ..core.shim import Number
 from ..plans.offload import Offload
+from ..timing.layer_time import KindTime, kind_time
+from ..training.build_load import Problem, offloading, recomputed_layers, step_load
 from ..training.compose import StepTime, compose_step
-from ..training.kept import KeptTransfers
 from ..training.longest_path import pipeline_seconds
-from ..training.passes import KindTime, kind_time
-from ..training.prepare import Problem, offloading, recomputed_layers, step_load
+from ..training.saved_activations import KeptTransfers
 from ..training.split import pass_seconds
 from ..training.stages import chunk_counts
 from .evaluate import Evaluator, own_entries, some_rows
-from .pool import Candidates
+from .retained import Candidates
 from .variants import Variant
 
 Shape = tuple[ScheduleName, int, int, int]

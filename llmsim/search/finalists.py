@@ -13,11 +13,11 @@ from ..plans.recompute import FULL, parse_recompute
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
 from .answer import SpreadCounts
-from .choose import candidate_plan, fastest_by_kind
 from .exact import exact_steps
-from .pool import Candidates
+from .retained import Candidates
+from .select import candidate_plan, fastest_by_kind
 from .space import SearchSpace
-from .spreads import Spreads
+from .uneven_partition import Spreads
 
 Simulate: TypeAlias = Callable[[TrainingPlan], TrainingResult]
 """The exact simulation of a plan of the model on the cluster."""

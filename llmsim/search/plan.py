@@ -22,24 +22,24 @@ from ..hardware.software import Software, get_software
 from ..plans.defaults import default_framework, framework_assumed, precision_assumed
 from ..plans.precision import check_recipe, default_precision
 from ..plans.training import TrainingPlan
-from ..training.constants import assumed_dispatcher
-from ..training.intervals import difference_width, memory_width, model_class, safe_headroom
+from ..timing.constants import assumed_dispatcher
+from ..timing.intervals import difference_width, memory_width, model_class, safe_headroom
 from ..training.memory import with_headroom
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
 from .answer import Counts, Percentile, PlannedJob, Preference, SpreadCounts, Tradeoff, TrainingPlanning, Undecided
-from .beside import nearest_misses
-from .choose import candidate_plan, differences, kind_of, pareto, smallest_memory
 from .evaluate import space_evaluators
 from .finalists import Simulate, best_by_kind, settled, settled_spreads, spread_plans
 from .hints import batch_hints, memory_hints
-from .pool import SLACK, Candidates
+from .near_misses import nearest_misses
 from .question import check_choice, check_counts, check_numbers, check_texts, chosen_space
+from .retained import SLACK, Candidates
 from .risk import by_percentile, chance_faster, percentile_s
+from .select import candidate_plan, differences, kind_of, pareto, smallest_memory
 from .simplest import ORDER, default_within, simplest
 from .space import SearchSpace, enumerate_plans
-from .spreads import other_spreads
 from .sweep import evaluate_space, usable_cores
+from .uneven_partition import other_spreads
 
 REMEMBERED = 1024
 """Simulated plans that a search remembers."""

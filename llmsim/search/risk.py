@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 
 from ..core.errors import InputError
-from ..training.intervals import NORMAL_80
+from ..timing.intervals import NORMAL_80
 from ..training.result import TrainingResult
 
 
@@ -27,7 +27,7 @@ def chance_faster(first: TrainingResult, second: TrainingResult, width: float | 
     """
     if width is None:
         return None
-    apart = float(np.std(second.doubt.log_ratios - first.doubt.log_ratios))
+    apart = float(np.std(second.prior_uncertainty.log_ratios - first.prior_uncertainty.log_ratios))
     deviation = math.hypot(width / NORMAL_80, apart)
     return NormalDist().cdf(math.log(first.step_time_s / second.step_time_s) / deviation)
 

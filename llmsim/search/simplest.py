@@ -12,9 +12,9 @@ from ..core.pipelines import USUAL_SCHEDULES
 from ..plans.precision import get_precision
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
-from .choose import candidate_plan
 from .finalists import Simulate
-from .pool import Candidates
+from .retained import Candidates
+from .select import candidate_plan
 from .space import SearchSpace
 
 SIMPLER_WITHIN = 0.02

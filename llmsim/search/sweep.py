@@ -13,7 +13,7 @@ import numpy as np
 from ..core.progress import nothing
 from .blocks import blocks
 from .evaluate import Evaluator
-from .pool import Candidates, Pool
+from .retained import Candidates, RetainedCandidates
 from .space import SearchSpace
 from .variants import Variant, space_variants
 
@@ -94,15 +94,15 @@ def _inherit(variants: Sequence[Variant]) -> None:
     _variants[:] = variants
 
 
-def _inherited(numbers: Sequence[int], slack: float) -> Pool:
+def _inherited(numbers: Sequence[int], slack: float) -> RetainedCandidates:
     return _pooled(_variants, numbers, slack)
 
 
 def _pooled(
     variants: Sequence[Variant], numbers: Sequence[int], slack: float, advance: Callable[[float], None] = nothing
-) -> Pool:
+) -> RetainedCandidates:
     """What some variants leave that may matter."""
-    pool = Pool(variants[0].evaluator.table, slack)
+    pool = RetainedCandidates(variants[0].evaluator.table, slack)
     total = sum(variants[number].plans for number in numbers)
     for number in sorted(numbers):
         variant = variants[number]

@@ -20,7 +20,7 @@ from ..plans.offload import Offload
 from ..plans.optimizer import get_optimizer
 from ..plans.recompute import FULL, NONE, Recompute, parse_recompute
 from ..plans.training import Overlap
-from ..training.prepare import Problem
+from ..training.build_load import Problem
 from ..training.recompute import recompute_ladder
 from .space import CONTEXT_LIMIT, SearchSpace, Table
 

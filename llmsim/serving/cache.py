@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from ..architecture import Architecture
 from ..core.formats import get_format
+from ..core.numeric import Number, minimum
 from ..core.operators import Operator
-from ..core.shim import Number, minimum
 from ..layers.base import LayerKind
 
 STATE_FORMAT = "fp32"

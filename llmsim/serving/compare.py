@@ -12,21 +12,19 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from ..architecture import Architecture
+from ..architecture import Architecture, model_kinds
 from ..core.arguments import listed, text, whole
 from ..core.errors import InputError, UnsupportedError
-from ..core.shim import Number, total
+from ..core.numeric import Number, total
 from ..core.units import parse_length
 from ..hardware.cluster import Cluster
 from ..hardware.devices import get_device, is_abbreviated
-from ..plans.training import TrainingPlan
-from ..training.columns import Columns
-from ..training.constants import step_constants
-from ..training.conventions import CONVENTIONS, flops_per_token
-from ..training.passes import UnitTraffic, kind_time
-from ..training.prepare import Problem, keyed, model_rates, model_seconds
-from ..training.problem import plan_problem
-from ..training.stages import model_kinds
+from ..timing.columns import Columns
+from ..timing.constants import step_constants
+from ..timing.conventions import CONVENTIONS, flops_per_token
+from ..timing.layer_time import UnitTraffic, kind_time
+from ..timing.model_rates import keyed, model_rates
+from ..timing.structure import Structure
 from .cache import Cache, model_cache
 from .decode import decode_flops, roofline_seconds
 
@@ -241,15 +239,14 @@ def train_seconds(model: Architecture, sequences: Sequence[int], device: str) ->
     """Device-seconds per token of a forward and a backward pass over one sequence without any parallelism, whatever
     memory that would take; shape (sequences,)."""
     cluster = Cluster(device=device, nodes=1, devices_per_node=1)
-    plan = TrainingPlan(sequence_length=1, global_batch_size=1)
-    problem: Problem = plan_problem(model, cluster, plan)
-    constants = step_constants(cluster, problem.structure)
+    structure = Structure("megatron-core")
+    constants = step_constants(cluster, structure)
     columns = Columns(sequence=np.asarray(sequences, dtype=np.int64), micro_batch=np.ones(len(sequences), np.int64),
                       micro_batches=np.ones(len(sequences), np.int64))  # fmt: skip
     plans = keyed(columns)
     seconds: list[Number] = []
-    for kind, count in zip(model_seconds(problem, model_rates(problem, plans, constants)), _counts(model), strict=True):
-        time = kind_time(kind, UnitTraffic(), constants)
+    for rates, count in zip(model_rates(model, structure, plans, constants), _counts(model), strict=True):
+        time = kind_time(rates.seconds(frozenset()), UnitTraffic(), constants)
         seconds.append(count * (time.forward.seconds + time.backward.seconds))
     whole = np.broadcast_to(np.asarray(total(seconds), dtype=float), (len(plans.columns),))
     rows = np.arange(len(sequences)) if plans.rows is None else plans.rows

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from ..architecture import Architecture
 from ..core.formats import get_format
-from ..core.shim import Number, maximum, minimum
+from ..core.numeric import Number, maximum, minimum
 from ..hardware.devices import Device
 from ..layers.base import LayerKind
-from ..training.conventions import CONVENTIONS, layer_flops
+from ..timing.conventions import CONVENTIONS, layer_flops
 from .cache import Cache
 
 

@@ -8,16 +8,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from ..architecture import Architecture
-from .columns import Columns
-from .constants import StepConstants
-from .kept import model_memory
+from ..architecture import Architecture, model_kinds
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants
+from ..timing.layer_time import kind_time
+from .build_load import Problem, build_load
 from .memory import memory_limit, memory_of_stage, stage_memory, stage_states
 from .orders import Route, routes
-from .passes import kind_time
-from .prepare import Problem, prepare
+from .saved_activations import model_memory
 from .split import pass_seconds
-from .stages import Stage, model_kinds, part_counts
+from .stages import Stage, part_counts
 
 Fits = Callable[[int, np.ndarray, np.ndarray], np.ndarray]
 """Whether a part holds the layers between two bounds: (part, first layers, ends) -> one truth each."""
@@ -69,7 +69,7 @@ def _layer_seconds(
 ) -> tuple[list[float], float, float, list[float]]:
     """Seconds of one micro-batch in each layer, in the embedding and in all behind the last layer; where recomputation
     is to be fitted it is left out of them. Besides, seconds that each layer takes to recompute."""
-    load = prepare(problem, columns, constants).load
+    load = build_load(problem, columns, constants).load
     times = [kind_time(k, u, constants) for k, u in zip(load.kinds, load.units, strict=True)]
     recompute = problem.structure.recompute
     share = float(recompute.layers) if recompute.mode != "none" and not fitted else 0.0
@@ -234,7 +234,7 @@ class _Spans:
         counts = [*np.tile(self.counts, (pp, 1)).T, *[np.where(part == pp - 1, 1, 0)] * ends]
         counts[len(architecture.kinds)] = np.where(part == 0, 1, 0)
         self._stage = Stage(tuple(counts), part, 1)
-        parameters = prepare(problem, columns, constants).parameters
+        parameters = build_load(problem, columns, constants).parameters
         self._states = stage_states(problem, columns, self._stage, parameters)
         self._given = problem, columns, model_memory(problem, columns), constants
 
@@ -258,6 +258,6 @@ def _layers_before(architecture: Architecture) -> np.ndarray:
 
 
 def _fits(problem: Problem, columns: Columns, constants: StepConstants) -> bool:
-    prepared = prepare(problem, columns, constants)
+    prepared = build_load(problem, columns, constants)
     limit = memory_limit(problem.cluster, problem.structure.software)
     return all(float(m.device_bytes) <= limit for m in stage_memory(problem, prepared, constants))

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..core.numeric import Number, maximum, where
 from ..core.pipelines import schedule_facts
-from ..core.shim import Number, maximum, where
-from .columns import distinct_rows
+from ..timing.columns import distinct_rows
 from .compose import STEP_PARTS, StageTime, StepLoad, StepTime
 from .orders import paired_passes
 from .split import pair_share

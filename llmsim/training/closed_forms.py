@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..core.numeric import Number, ceil_div, maximum, minimum, total, where
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.shim import Number, ceil_div, maximum, minimum, total, where
 
 
 @dataclass(frozen=True)

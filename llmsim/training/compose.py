@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ..core.numeric import Number, maximum, total
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.shim import Number, maximum, total
 from ..hardware.network import WireTime
+from ..timing.constants import StepConstants
+from ..timing.kernel_times import KindSeconds
+from ..timing.layer_time import LAYER_PARTS, KindTime, UnitTraffic, exposed, kind_time, wire_seconds
 from .closed_forms import StageTimes, closed_form
-from .constants import StepConstants
-from .kept import KeptTransfers
-from .passes import LAYER_PARTS, KindTime, UnitTraffic, exposed, kind_time, wire_seconds
-from .seconds import KindSeconds
+from .saved_activations import KeptTransfers
 from .split import PartLoad, split_pipeline
 
 STEP_PARTS = (*LAYER_PARTS, "recompute", "bubble", "gradients", "parameters", "optimizer", "fixed")

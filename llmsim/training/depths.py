@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..architecture import body_kinds
 from ..core.errors import InputError
-from .columns import Columns
-from .constants import StepConstants
-from .kept import model_memory
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants
+from .build_load import Problem, kind_parameters
 from .memory import memory_limit, memory_of_stage, stage_states
-from .prepare import Problem, kind_parameters
-from .stages import Stage, body_kinds, chunk_counts
+from .saved_activations import model_memory
+from .stages import Stage, chunk_counts
 
 
 def check_depths(problem: Problem, columns: Columns) -> None:

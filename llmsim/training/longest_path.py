@@ -13,8 +13,8 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ..core.numeric import Number, maximum
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.shim import Number, maximum
 from .orders import Node, device_order, routes
 
 Times: TypeAlias = Sequence[Sequence[Number]]

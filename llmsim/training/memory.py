@@ -17,20 +17,21 @@ from functools import cached_property
 
 import numpy as np
 
-from ..core.shim import Number, maximum, minimum, total, where
+from ..architecture import body_kinds
+from ..core.numeric import Number, maximum, minimum, total, where
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit
 from ..hardware.software import Software
+from ..timing.columns import Columns, distinct_rows
+from ..timing.constants import StepConstants
+from ..timing.intervals import memory_width, safe_headroom
+from .build_load import Prepared, Problem, recomputed_share, state_columns
 from .closed_forms import in_flight
-from .columns import Columns, distinct_rows
-from .constants import StepConstants
-from .intervals import memory_width, safe_headroom
-from .kept import KindMemory, model_memory
-from .moments import stage_peak
 from .orders import held
-from .prepare import Prepared, Problem, recomputed_share, state_columns
+from .peak_memory import stage_peak
+from .saved_activations import KindMemory, model_memory
 from .sharding import LocalParameters, updated_shares
-from .stages import Stage, body_kinds
+from .stages import Stage
 from .update import stage_update, updated_elements
 
 STATE_PARTS = ("parameters", "gradients", "optimizer", "unsharded")

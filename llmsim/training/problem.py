@@ -13,23 +13,23 @@ from ..plans.adapters import adapted
 from ..plans.offload import Offload
 from ..plans.recompute import parse_recompute
 from ..plans.training import TrainingPlan
-from .columns import Columns
-from .prepare import Problem
-from .structure import Structure
+from ..timing.columns import Columns
+from .build_load import Problem
+from .structure import TrainingStructure
 
 
 def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPlan) -> Problem:
     """The structural half of a plan; its architecture has the plan's adapters."""
-    structure = Structure(
+    structure = TrainingStructure(
         plan.framework,
         plan.release,
         plan.precision,
         plan.sequence_parallel,
         plan.context_kind,
-        parse_recompute(plan.recompute),
         plan.overlap,
         plan.dispatcher,
         plan.documents,
+        recompute=parse_recompute(plan.recompute),
     )
     offload = Offload(plan.offload_activations, plan.offload_optimizer)
     return Problem(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, shipped_fit
-from .constants import product_class
-from .intervals import unseen
-from .structure import Structure
+from ..timing.constants import product_class
+from ..timing.intervals import unseen
+from ..timing.structure import Structure
 
 _STRENGTH = ("fitted", "measured", "extrapolated", "datasheet", "assumed")
 """From the strongest origin to the weakest. What was fitted on other hardware or software is ``extrapolated``."""

@@ -9,15 +9,15 @@ from fractions import Fraction
 import numpy as np
 
 from ..architecture import Architecture
-from ..core.shim import maximum
+from ..core.numeric import maximum
 from ..core.units import GIB
 from ..hardware.software import Software
 from ..plans.recompute import parse_recompute
-from .columns import Columns
-from .constants import StepConstants
-from .kept import model_memory
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants
+from .build_load import Problem, kind_parameters
 from .memory import memory_of_stage, stage_states
-from .prepare import Problem, kind_parameters
+from .saved_activations import model_memory
 
 
 def recompute_ladder(architecture: Architecture, software: Software) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from functools import cached_property
 from typing import Any
 
 from ..plans.training import TrainingPlan
-from .doubt import NO_DOUBT, Doubt
-from .intervals import around
+from ..timing.intervals import around
+from .prior_uncertainty import NO_PRIOR_UNCERTAINTY, PriorUncertainty
 
 SCHEMA = "llmsim.training-result/1"
 
@@ -96,7 +96,7 @@ class TrainingResult:
     residual_width
         Half the width of its 80 % interval as a logarithm, from predictions of measured runs that no constant had seen;
         None where there are too few like it.
-    doubt
+    prior_uncertainty
         What is added to that because of constants that no run has moved.
     breakdown_s
         Part -> seconds; they sum to the step.
@@ -129,7 +129,7 @@ class TrainingResult:
     n_devices: int
     step_time_s: float
     residual_width: float | None
-    doubt: Doubt
+    prior_uncertainty: PriorUncertainty
     breakdown_s: dict[str, float]
     tokens_per_step: int
     tokens_per_s_per_device: float
@@ -149,7 +149,7 @@ class TrainingResult:
     @cached_property
     def step_width(self) -> float | None:
         """Half the width of the 80 % interval of the step time as a logarithm; None where nothing is known."""
-        return None if self.residual_width is None else self.doubt.widened(self.residual_width)
+        return None if self.residual_width is None else self.prior_uncertainty.widened(self.residual_width)
 
     @property
     def step_interval_s(self) -> tuple[float, float] | None:
@@ -174,8 +174,8 @@ class TrainingResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON wants it, with a schema version."""
-        data = asdict(replace(self, doubt=NO_DOUBT))
-        del data["residual_width"], data["doubt"]
+        data = asdict(replace(self, prior_uncertainty=NO_PRIOR_UNCERTAINTY))
+        del data["residual_width"], data["prior_uncertainty"]
         data["plan"] = self.plan.model_dump()
         data["step_interval_s"] = self.step_interval_s
         data["fits"] = self.fits

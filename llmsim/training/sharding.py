@@ -16,13 +16,13 @@ from ..core.data_parallel import (
     shard_elements,
 )
 from ..core.formats import Format
+from ..core.numeric import Number, total, where
 from ..core.parameters import Parameter
-from ..core.shim import Number, total, where
 from ..core.terms import Sizes
 from ..hardware.network import NO_TRAFFIC, Tier, WireTime, collective_time
 from ..hardware.software import Software
 from ..plans.optimizer import get_optimizer
-from .columns import Columns
+from ..timing.columns import Columns
 from .update import ElementCost, Shares, element_costs
 
 

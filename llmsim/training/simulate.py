@@ -10,33 +10,34 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture import Architecture
+from ..architecture import Architecture, model_kinds
 from ..core.arguments import of_kind
 from ..core.errors import InputError, UnsupportedError
-from ..core.shim import Number
+from ..core.numeric import Number
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, checked_fit, shipped_fit
 from ..plans.defaults import resolve_plan
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
+from ..timing.constants import StepConstants, assumed_dispatcher, step_constants
+from ..timing.conventions import published_flops
+from ..timing.intervals import around, log_width, memory_width, model_class, out_of_memory_chance, unseen
+from ..timing.layer_time import KindTime, kind_time
+from ..timing.model_rates import shape_known
+from ..timing.structure import Documents
 from .balance import balanced_layout
 from .breakdown import step_breakdown
+from .build_load import Prepared, Problem, build_load, recomputed_layers
 from .compose import StageTime, StepTime, compose_step
-from .constants import StepConstants, assumed_dispatcher, step_constants
-from .conventions import published_flops
 from .depths import check_depths, fitted_depths
-from .doubt import Doubt, log_draws
-from .intervals import around, log_width, memory_width, model_class, out_of_memory_chance, unseen
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory, with_headroom
-from .passes import KindTime, kind_time
-from .prepare import Prepared, Problem, prepare, recomputed_layers, shape_known
+from .prior_uncertainty import PriorUncertainty, log_draws
 from .problem import plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
 from .result import OffloadReport, StageReport, TrainingResult
 from .split import pair_share, pass_seconds
-from .stages import Stage, chunk_counts, model_kinds, stage_shares
-from .structure import Documents
+from .stages import Stage, chunk_counts, stage_shares
 
 
 def simulate_training(
@@ -94,7 +95,7 @@ def simulate_training(
         problem = replace(problem, depths=fitted_depths(problem, columns, constants))
         plan = plan.replace(recompute_layers=problem.depths)
     check_depths(problem, columns)
-    prepared = prepare(problem, columns, constants)
+    prepared = build_load(problem, columns, constants)
     software = plan.software.assumed(plan.schedule_name)
     if model_class(model) == "moe":
         software |= assumed_dispatcher(plan.dispatcher, plan.software, machine)
@@ -135,7 +136,7 @@ def _report(
         residual_width=log_width(
             problem.architecture, problem.cluster, problem.structure.software, fit, adapters=plan.adapter != "none"
         ),
-        doubt=_doubt(problem, prepared, time, fit, adapters=plan.adapter != "none"),
+        prior_uncertainty=_prior_uncertainty(problem, prepared, time, fit, adapters=plan.adapter != "none"),
         breakdown_s=breakdown,
         tokens_per_step=tokens,
         tokens_per_s_per_device=per_device,
@@ -188,11 +189,13 @@ def _offload_report(
     )
 
 
-def _doubt(problem: Problem, prepared: Prepared, time: StepTime, fit: Fit | None, *, adapters: bool) -> Doubt:
+def _prior_uncertainty(
+    problem: Problem, prepared: Prepared, time: StepTime, fit: Fit | None, *, adapters: bool
+) -> PriorUncertainty:
     known, cluster, structure = shipped_fit() if fit is None else fit, problem.cluster, problem.structure
     draws = partial(log_draws, prepared.load, float(time.seconds), cluster, structure, known)
     own = bool(cluster.profile.file) and not cluster.profile.same_as  # no refit left out such a device
-    return Doubt(draws, counted=(adapters or unseen(cluster, structure.software, known)) and not own)
+    return PriorUncertainty(draws, counted=(adapters or unseen(cluster, structure.software, known)) and not own)
 
 
 @lru_cache(maxsize=256)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..core.numeric import Number
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.shim import Number
 from .closed_forms import Line, PartTimes, split_bound
 
 if TYPE_CHECKING:
-    from .kept import KeptTransfers
-    from .passes import KindTime
+    from ..timing.layer_time import KindTime
+    from .saved_activations import KeptTransfers
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from ..architecture import Architecture
+from ..architecture import Architecture, body_kinds, model_kinds
+from ..core.numeric import Number
 from ..core.pipelines import ScheduleName
-from ..core.shim import Number
-from ..layers.base import LayerKind
 from .orders import routes
 
 Layout: TypeAlias = tuple[int, ...] | None
@@ -43,16 +42,6 @@ class Stage:
     repeats: Number
     share: Number | None = None
     lead: tuple[Number, ...] = ()
-
-
-def model_kinds(architecture: Architecture) -> tuple[LayerKind, ...]:
-    """Layer kinds of the body, then embedding, head and each multi-token-prediction module."""
-    return (*architecture.kinds.values(), architecture.embedding, architecture.head, *architecture.mtp)
-
-
-def body_kinds(architecture: Architecture) -> int:
-    """How many of :func:`model_kinds` are body layers, the ones that recomputation applies to."""
-    return len(architecture.kinds)
 
 
 def chunk_sizes(layers: int, parts: int) -> tuple[int, ...]:

@@ -24,17 +24,17 @@ from ..hardware.kernels import attention_seconds, gemm_seconds, memory_seconds
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..hardware.software import Formats
 from ..plans.optimizer import get_optimizer, moment_bytes, traffic_bytes
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants, step_constants
+from ..timing.kernel_times import KindSeconds, PhaseSeconds
+from ..timing.layer_time import UnitTraffic, kind_time
+from ..timing.structure import Structure
 from .balance import split_layers
 from .closed_forms import in_flight
-from .columns import Columns
 from .compose import StageLoad, StepLoad, StepTime, compose_step
-from .constants import StepConstants, step_constants
 from .longest_path import pipeline_seconds
 from .memory import memory_limit, seen_memory, with_headroom
-from .passes import UnitTraffic, kind_time
-from .seconds import KindSeconds, PhaseSeconds
 from .sharding import exchange
-from .structure import Structure
 
 SCHEMA = "llmsim.traced-result/1"
 TracedKind = Literal["product", "attention", "memory"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from ..core.numeric import Number, maximum, minimum, total, where
 from ..core.parameters import Parameter
-from ..core.shim import Number, maximum, minimum, total, where
 from ..core.terms import Sizes
 from ..hardware.software import Formats
 from ..plans.optimizer import Optimizer, TensorClass, master_bytes, moment_bytes, traffic_bytes

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from ..core.liveness import Moment, derive_moments
+from ..core.numeric import Number, ceil_div, maximum
 from ..core.parameters import Parameter
 from ..core.saved import saved_terms
-from ..core.shim import Number, ceil_div, maximum
 from ..core.terms import Sizes
 from ..core.transients import hold_terms
 from ..layers.base import LayerKind
 from ..plans.optimizer import get_optimizer, moment_bytes
-from .columns import Columns, kind_sizes
-from .prepare import Problem
-from .structure import Structure, derivation, kind_terms
-
-_CACHE: dict[tuple[object, ...], tuple[object, tuple[tuple[Moment, ...], ...]]] = {}
+from ..timing.columns import Columns, kind_sizes
+from ..timing.structure import derivation, layer_terms
+from .build_load import Problem
+from .structure import TrainingStructure, activation_terms
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Alive:
 
 
 @dataclass(frozen=True)
-class KindLife:
+class KindLifetimes:
     """One layer of a kind on one rank, bytes.
 
     Attributes
@@ -63,18 +62,18 @@ class KindLife:
     loss: Number
 
 
-def kind_life(problem: Problem, kind: LayerKind, columns: Columns, *, recomputes: bool) -> KindLife:
+def kind_lifetimes(problem: Problem, kind: LayerKind, columns: Columns, *, recomputes: bool) -> KindLifetimes:
     """What one layer of a kind keeps alive."""
     structure, sharded = problem.structure, problem.fully_sharded
-    terms, sizes = kind_terms(kind, structure, recomputes=recomputes), kind_sizes(kind, columns, structure)
+    terms, sizes = activation_terms(kind, structure, recomputes=recomputes), kind_sizes(kind, columns, structure)
     if sharded:  # whole gradients have the format of whole parameters
         sizes = Sizes(sizes.dims, sizes.degrees, {**structure.formats(), "gradient": structure.formats()["activation"]})
     plain, recomputing = _moments(kind, structure, recomputes=recomputes, sharded=sharded)
     each = moment_bytes(structure.software.formats, structure.recipe.compute)
     losses = [op for op in kind.operators if op.kind == "loss"]
     inventory, sharding = structure.inventory, structure.sharding
-    trained = [p for p in terms.parameters if not p.frozen]
-    return KindLife(
+    trained = [p for p in layer_terms(kind, structure).parameters if not p.frozen]
+    return KindLifetimes(
         tuple(_evaluated(m, sizes) for m in plain),
         tuple(_evaluated(m, sizes) for m in recomputing),
         sizes.size(t for saved in terms.plain.kept for t in saved.terms),
@@ -103,22 +102,21 @@ def _looped(sizes_bytes: Sequence[Number], optimizer: str) -> Number:
 
 
 def _moments(
-    kind: LayerKind, structure: Structure, *, recomputes: bool, sharded: bool
+    kind: LayerKind, structure: TrainingStructure, *, recomputes: bool, sharded: bool
 ) -> tuple[tuple[Moment, ...], ...]:
     """The moments without and with recomputing, derived once."""
-    key = (id(kind.operators), derivation(structure), structure.recompute if recomputes else None, sharded)
-    found = _CACHE.get(key)
+    key = ("moments", derivation(structure), structure.recompute if recomputes else None, sharded)
+    found: tuple[tuple[Moment, ...], ...] | None = kind.derived.get(key)
     if found is None:
-        terms = kind_terms(kind, structure, recomputes=recomputes)
-        formats = {name: f.name for name, f in structure.formats().items()}
+        terms = activation_terms(kind, structure, recomputes=recomputes)
+        formats = structure.format_names()
         if sharded:
             formats["gradient"] = formats["activation"]
-        both = tuple(
+        found = kind.derived[key] = tuple(
             derive_moments(kind.operators, structure.sharding, structure.inventory, savings, formats=formats)
             for savings in (terms.plain, terms.recomputing)
         )
-        found = _CACHE[key] = (kind.operators, both)
-    return found[1]
+    return found
 
 
 def _evaluated(moment: Moment, sizes: Sizes) -> Alive:

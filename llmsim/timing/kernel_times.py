@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.messages import Message
-from ..core.shim import Number, stack, where
+from ..core.numeric import Number, stack, where
 from ..core.terms import Sizes, Term, Terms
 from ..core.work import Work
 from ..hardware.kernels import (
@@ -26,7 +26,7 @@ from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..layers.base import LayerKind
 from .columns import Columns, kind_sizes, take, visible_sizes
 from .constants import StepConstants
-from .structure import Structure, kind_terms
+from .structure import Structure, layer_terms
 
 PERMUTES = frozenset({"route", "dispatch", "combine"})
 """Operator kinds that sort rows by expert: scattered memory traffic, a class of its own."""
@@ -171,7 +171,7 @@ class KindRates:
         named: Callable[[str, Sequence[Work], Number], Number] | None = None,
         slower: Number | None = None,
     ):
-        terms = kind_terms(kind, structure, recomputes=False)
+        terms = layer_terms(kind, structure)
         routed = _Values(kind, structure, whole)
         plain = routed if dense is whole else _Values(kind, structure, dense)
         copies = 1

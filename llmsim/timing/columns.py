@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from ..core.shim import Number, ceil_div, minimum, total, where
+from ..core.numeric import Number, ceil_div, minimum, total, where
 from ..core.symbolic import Symbolic
 from ..core.terms import Sizes
 from ..hardware.network import Stride

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
-from .pool import Candidates
+from .retained import Candidates
 from .variants import Setting, Variant
 
 _PLAN_FIELDS = {

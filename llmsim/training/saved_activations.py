@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture import body_kinds, model_kinds
+from ..core.numeric import Number, maximum, total
 from ..core.saved import saved_terms
-from ..core.shim import Number, maximum, total
 from ..core.terms import Sizes
-from .columns import Columns, kind_sizes
-from .stages import body_kinds, model_kinds
-from .structure import KindTerms, kind_terms
+from ..timing.columns import Columns, kind_sizes
+from .structure import ActivationTerms, activation_terms
 
 if TYPE_CHECKING:
-    from .prepare import Problem
+    from .build_load import Problem
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class KindMemory:
     change: Number
 
 
-def kind_memory(terms: KindTerms, sizes: Sizes) -> KindMemory:
+def kind_memory(terms: ActivationTerms, sizes: Sizes) -> KindMemory:
     """What one layer keeps."""
     plain, recomputing = (sizes.size(saved_terms(own.kept)) for own in (terms.plain, terms.recomputing))
     return KindMemory(
@@ -70,7 +70,9 @@ def model_memory(problem: Problem, columns: Columns) -> list[KindMemory]:
     """What one layer of each kind keeps."""
     body = body_kinds(problem.architecture)
     return [
-        kind_memory(kind_terms(k, problem.structure, recomputes=i < body), kind_sizes(k, columns, problem.structure))
+        kind_memory(
+            activation_terms(k, problem.structure, recomputes=i < body), kind_sizes(k, columns, problem.structure)
+        )
         for i, k in enumerate(model_kinds(problem.architecture))
     ]
 

@@ -1,8 +1,8 @@
 """Plans that spread layers, or recomputation, over the stages in other ways than evenly: which of them may be faster.
 
 The columns of a search know even spreads only. Whatever the spread, a plan takes at least what
-:mod:`~llmsim.training.spreads` says, and where no spread fits it is out. A bound from sums alone comes first; the one
-on the slowest device, which costs more, where that leaves a plan open.
+:mod:`~llmsim.training.uneven_partition` says, and where no spread fits it is out. A bound from sums alone comes first;
+the one on the slowest device, which costs more, where that leaves a plan open.
 """
 
 from __future__ import annotations
@@ -13,19 +13,27 @@ from functools import cached_property
 
 import numpy as np
 
-from ..core.shim import Number, total
+from ..architecture import body_kinds
+from ..core.numeric import Number, total
 from ..plans.offload import Offload
 from ..plans.recompute import FULL, NONE, Recompute
 from ..plans.training import TrainingPlan
+from ..timing.layer_time import KindTime, LayerTime
+from ..training.build_load import offloading
 from ..training.compose import StepLoad
 from ..training.memory import allocated_room
-from ..training.passes import KindTime, LayerTime
-from ..training.prepare import offloading
-from ..training.spreads import Layers, Together, kind_states, pipeline_at_least, slowest_device, together, whole_load
-from ..training.stages import body_kinds
+from ..training.uneven_partition import (
+    Layers,
+    Together,
+    kind_states,
+    pipeline_at_least,
+    slowest_device,
+    together,
+    whole_load,
+)
 from .blocks import BLOCK
-from .choose import variant_plan
 from .evaluate import keyed_entries, some_rows
+from .select import variant_plan
 from .space import SearchSpace
 from .variants import Settings, Variant
 

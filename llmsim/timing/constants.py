@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol
 
+from ..core.numeric import Number
 from ..core.provenance import Quantity
-from ..core.shim import Number
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, shipped_fit
 from ..hardware.kernels import FORMAT_CLASS, KernelConstants, kernel_constants

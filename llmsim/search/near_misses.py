@@ -10,9 +10,9 @@ from ..plans.training import TrainingPlan
 from ..training.result import TrainingResult
 from .answer import NearMiss
 from .blocks import blocks
-from .choose import candidate_plan, kind_of
 from .finalists import Simulate
-from .pool import Candidates, Pool
+from .retained import Candidates, RetainedCandidates
+from .select import candidate_plan, kind_of
 from .variants import Variant
 
 REACH = 1.25
@@ -38,7 +38,7 @@ def nearest_misses(
         The fastest plan that fits.
     """
     winner = fastest.step_time_s
-    pool = Pool(found.table, 0.0)
+    pool = RetainedCandidates(found.table, 0.0)
     for number in _structures(found, best):
         _missed(found.variants[number], number, winner, pool)
     if not pool.pieces:
@@ -71,7 +71,7 @@ def _structures(found: Candidates, best: Sequence[TrainingResult]) -> list[int]:
     ]
 
 
-def _missed(variant: Variant, number: int, winner: float, pool: Pool) -> None:
+def _missed(variant: Variant, number: int, winner: float, pool: RetainedCandidates) -> None:
     """Take up the plans of a variant that are faster than the winner and need a little more than there is."""
     limit = variant.evaluator.limit
 

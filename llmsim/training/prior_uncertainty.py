@@ -23,14 +23,14 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ..core.shim import Number
+from ..core.numeric import Number
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit
 from ..hardware.priors import Spread, prior_spread
+from ..timing.constants import overlaid_constants
+from ..timing.intervals import NORMAL_80
+from ..timing.structure import Structure
 from .compose import StepLoad, compose_step
-from .constants import overlaid_constants
-from .intervals import NORMAL_80
-from .structure import Structure
 
 DRAWS = 128
 """Of each constant. One more hardly costs: a formula of arrays takes as long as its number of operators."""
@@ -105,7 +105,7 @@ def log_draws(load: StepLoad, step_s: float, cluster: Cluster, structure: Struct
     return np.asarray(np.log(np.broadcast_to(compose_step(load, constants).seconds / step_s, (DRAWS,))))
 
 
-class Doubt:
+class PriorUncertainty:
     """What a step may be off because of constants that no run has moved: evaluated when it is first asked for.
 
     Parameters
@@ -139,7 +139,7 @@ class Doubt:
         return residual_width if self.counted else math.hypot(residual_width, NORMAL_80 * self.log_error)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Doubt):
+        if not isinstance(other, PriorUncertainty):
             return NotImplemented
         return self.counted == other.counted and np.array_equal(self.log_ratios, other.log_ratios)
 
@@ -150,5 +150,5 @@ class Doubt:
         return {"_known": self.log_ratios, "counted": self.counted}
 
 
-NO_DOUBT = Doubt(lambda: np.zeros(DRAWS))
+NO_PRIOR_UNCERTAINTY = PriorUncertainty(lambda: np.zeros(DRAWS))
 """Of a step whose constants are all known."""

@@ -6,29 +6,29 @@ Each sub-formula is evaluated on the distinct tuples of the columns that it depe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 
-from ..architecture import Architecture
+from ..architecture import Architecture, body_kinds, model_kinds
 from ..core.data_parallel import ShardingName
+from ..core.numeric import Number, maximum, total
 from ..core.pipelines import Schedule, ScheduleName, schedule_facts
-from ..core.shim import Number, maximum, total
 from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..plans.offload import NO_OFFLOAD, Offload
 from ..plans.optimizer import get_optimizer
-from ..plans.recompute import NONE
-from .columns import Columns, distinct, kind_sizes, take
+from ..timing.columns import Columns, kind_sizes
+from ..timing.constants import StepConstants
+from ..timing.kernel_times import KindRates, KindSeconds
+from ..timing.layer_time import UnitTraffic
+from ..timing.model_rates import known_rates
+from ..timing.structure import layer_terms
 from .compose import StageLoad, StepLoad
-from .constants import StepConstants
-from .intervals import model_class
-from .kept import KindMemory, kept_transfers, model_memory
-from .passes import UnitTraffic
-from .seconds import Keyed, KindRates, KindSeconds
+from .saved_activations import KindMemory, kept_transfers, model_memory
 from .sharding import NOTHING_FROZEN, Exchange, LocalParameters, exchange, local_parameters, updated_shares
 from .split import PartLoad
-from .stages import Depths, Layout, Stage, body_kinds, model_kinds, part_table, stage_table
-from .structure import Structure, kind_terms
+from .stages import Depths, Layout, Stage, part_table, stage_table
+from .structure import TrainingStructure, activation_terms
 from .update import WHOLE_BYTES, Update, stage_update, updated_elements
 
 
@@ -56,7 +56,7 @@ class Problem:
 
     architecture: Architecture
     cluster: Cluster
-    structure: Structure
+    structure: TrainingStructure
     sharding: ShardingName = "zero1"
     schedule: ScheduleName = "1f1b"
     optimizer: str = "adamw"
@@ -101,11 +101,11 @@ class Prepared:
     load: StepLoad
 
 
-def prepare(problem: Problem, columns: Columns, constants: StepConstants) -> Prepared:
+def build_load(problem: Problem, columns: Columns, constants: StepConstants) -> Prepared:
     """Prepare a table of plans (or a single one)."""
     runs = problem.stages(columns)
     parameters = kind_parameters(problem, columns)
-    seconds = model_seconds(problem, _known_rates(problem, columns, constants))
+    seconds = model_seconds(problem, known_rates(problem.architecture, problem.structure.timed, columns, constants))
     load = step_load(problem, columns, runs, parameters, seconds, constants)
     if problem.offload.moves_activations:
         load = offloading(problem, load, model_memory(problem, columns), constants)
@@ -182,79 +182,13 @@ def recomputed_share(problem: Problem, share: Number | None = None) -> Number:
     return float(recompute.layers) if recompute.mode != "none" else 0.0
 
 
-TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ulysses", "ep", "etp", "imbalance")
-"""Columns that the seconds and the activations of a layer depend on."""
-DENSE_KEYS = ("sequence", "micro_batch", "tp", "cp", "ulysses")
-"""Those of them that matter outside of expert parallelism."""
-
-
-def keyed(columns: Columns) -> Keyed:
-    """The distinct plans for what layers take and keep."""
-    return Keyed(columns) if len(columns) == 1 else Keyed(*distinct(columns, TIME_KEYS))
-
-
-@dataclass(frozen=True)
-class _OnePlan:
-    """A single plan as far as layers' rates depend on it."""
-
-    values: tuple[float, ...]
-    columns: Columns = field(compare=False)
-
-
-def _known_rates(problem: Problem, columns: Columns, constants: StepConstants) -> list[KindRates]:
-    """Rates of each layer kind, remembered for single plans: many differ in what rates do not depend on."""
-    values = tuple(getattr(columns, name) for name in TIME_KEYS)
-    if not all(isinstance(v, (int, float)) for v in values):
-        return model_rates(problem, keyed(columns), constants)
-    structure = replace(problem.structure, recompute=NONE)
-    return _rates_of(problem.architecture, structure, constants, _OnePlan(values, columns))
-
-
-@lru_cache(maxsize=64)
-def _rates_of(
-    architecture: Architecture, structure: Structure, constants: StepConstants, plan: _OnePlan
-) -> list[KindRates]:
-    plans = Keyed(plan.columns)
-    slower = shape_factor(architecture, plan.columns, constants)
-    return [KindRates(kind, structure, plans, plans, constants, slower=slower) for kind in model_kinds(architecture)]
-
-
-def model_rates(problem: Problem, plans: Keyed, constants: StepConstants) -> list[KindRates]:
-    """Rates of each layer kind, whatever is recomputed."""
-    dense = plans
-    if len(plans.columns) > 1:
-        columns, rows = distinct(plans.columns, DENSE_KEYS)
-        dense = Keyed(columns, take(rows, plans.rows))
-    slower = shape_factor(problem.architecture, plans.columns, constants)
-    return [
-        KindRates(kind, problem.structure, plans, dense, constants, slower=slower)
-        for kind in model_kinds(problem.architecture)
-    ]
-
-
-def shape_factor(architecture: Architecture, columns: Columns, constants: StepConstants) -> Number | None:
-    """By how much layers take longer than predicted where measured runs have layers of their shape; None without."""
-    table = constants.shapes.get(model_class(architecture))
-    return None if table is None else table.factor(*layer_shape(architecture, columns))
-
-
-def shape_known(architecture: Architecture, columns: Columns, constants: StepConstants) -> float:
-    """How much of the doubt about a single plan's layers runs with such layers remove, from 0 to 1."""
-    table = constants.shapes.get(model_class(architecture))
-    return 0.0 if table is None else float(table.known(*layer_shape(architecture, columns)))
-
-
-def layer_shape(architecture: Architecture, columns: Columns) -> tuple[Number, Number, Number, Number]:
-    """The shape of a plan's layers, see :data:`~llmsim.hardware.shapes.COLUMNS`."""
-    tokens = columns.micro_batch * columns.sequence / columns.cp
-    return architecture.hidden, columns.tp, tokens, columns.sequence
-
-
 def model_seconds(problem: Problem, rates: Sequence[KindRates]) -> list[KindSeconds]:
     """Seconds of one layer of each kind."""
     body = body_kinds(problem.architecture)
     kinds = model_kinds(problem.architecture)
-    again = [kind_terms(k, problem.structure, recomputes=i < body).recomputing.recomputed for i, k in enumerate(kinds)]
+    again = [
+        activation_terms(k, problem.structure, recomputes=i < body).recomputing.recomputed for i, k in enumerate(kinds)
+    ]
     # The ends of a model run their backward whole: what a head would have to keep are the gradients of its logits.
     split = [problem.facts.split and i < body for i in range(len(kinds))]
     return [rate.seconds(frozenset(own), split=s) for rate, own, s in zip(rates, again, split, strict=True)]
@@ -269,11 +203,11 @@ def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]
     architecture, structure = problem.architecture, problem.structure
     columns = state_columns(problem, columns)
     body = body_kinds(architecture)
-    embedding = kind_terms(architecture.embedding, structure, recomputes=False).parameters
+    embedding = layer_terms(architecture.embedding, structure).parameters
     shared = frozenset(p.name for p in embedding)
     found: list[LocalParameters] = []
     for i, kind in enumerate(model_kinds(architecture)):
-        parameters = kind_terms(kind, structure, recomputes=i < body).parameters
+        parameters = layer_terms(kind, structure).parameters
         local = partial(
             local_parameters,
             sizes=kind_sizes(kind, columns, structure),

@@ -45,9 +45,9 @@ def log_width(
     model), and is at least that of predictions for hardware and frameworks that a fit had not seen, where these were
     not.
 
-    The interval of a plan is wider by what it rests on that no run has moved (:mod:`llmsim.training.doubt`). Coverage
-    on measured runs is that of this width alone: it was read from such runs, with these constants at their priors, and
-    a wider one would hide whether it holds.
+    The interval of a plan is wider by what it rests on that no run has moved
+    (:mod:`llmsim.training.prior_uncertainty`). Coverage on measured runs is that of this width alone: it was read from
+    such runs, with these constants at their priors, and a wider one would hide whether it holds.
 
     Parameters
     ----------

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from ..core.shim import Number
+from ..core.numeric import Number
 from ..core.symbolic import Symbolic
 from .trees import Operand, Tree, evaluate, gradient, leaf, seconds_power, shared, symbols_of, to_sympy
 
@@ -52,7 +52,7 @@ def _expression(definition: Definition) -> Any:
     return to_sympy(leaf(definition.name) if definition.tree is None else definition.tree)
 
 
-class Book:
+class SymbolTable:
     """Definitions in the order in which they were made: each uses only those in front of it."""
 
     def __init__(self) -> None:

@@ -16,13 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ..core.shim import Number, maximum, minimum, total, where
+from ..architecture import body_kinds, model_kinds
+from ..core.numeric import Number, maximum, minimum, total, where
 from ..plans.optimizer import get_optimizer, moment_bytes
-from .columns import Columns
-from .lives import Alive, KindLife, kind_life
-from .prepare import Problem, kind_parameters, recomputed_layers, state_columns
+from ..timing.columns import Columns
+from .build_load import Problem, kind_parameters, recomputed_layers, state_columns
+from .lifetimes import Alive, KindLifetimes, kind_lifetimes
 from .sharding import LocalParameters
-from .stages import Stage, body_kinds, model_kinds
+from .stages import Stage
 
 Parts = dict[str, Number]
 
@@ -85,7 +86,7 @@ def stage_peak(problem: Problem, columns: Columns, stage: Stage, states: Mapping
         Micro-batches in flight.
     """
     kinds, body = model_kinds(problem.architecture), body_kinds(problem.architecture)
-    lives = [kind_life(problem, k, columns, recomputes=i < body) for i, k in enumerate(kinds)]
+    lives = [kind_lifetimes(problem, k, columns, recomputes=i < body) for i, k in enumerate(kinds)]
     parameters = kind_parameters(problem, columns)
     again = recomputed_layers(problem, stage.counts, stage.share)
     counts = stage.counts
@@ -138,7 +139,7 @@ def _units(
     )
 
 
-def _cases(row: _Row, lives: Sequence[KindLife], i: int) -> Iterator[tuple[Alive, Number, Number]]:
+def _cases(row: _Row, lives: Sequence[KindLifetimes], i: int) -> Iterator[tuple[Alive, Number, Number]]:
     """(moment, what its layer keeps until then, whether the stage has such a layer) of one kind."""
     life, n, some = lives[i], row.counts[i], row.again[i]
     for moments, own, present in (
@@ -149,7 +150,7 @@ def _cases(row: _Row, lives: Sequence[KindLife], i: int) -> Iterator[tuple[Alive
             yield moment, own, present
 
 
-def _offer_ends(peak: _Peak, row: _Row, lives: Sequence[KindLife], units: Units, tied: bool) -> None:
+def _offer_ends(peak: _Peak, row: _Row, lives: Sequence[KindLifetimes], units: Units, tied: bool) -> None:
     """Backward of the head, while everything before is still kept; of the embedding, when everything behind is done."""
     after = [n * life.gradients for n, life in zip(row.counts, lives, strict=True)]
     for i in range(row.body, len(lives)):
@@ -164,7 +165,7 @@ def _offer_ends(peak: _Peak, row: _Row, lives: Sequence[KindLife], units: Units,
                 peak.offer(m, 0, 0, made, units.root + behind, present)
 
 
-def _offer_body(peak: _Peak, row: _Row, lives: Sequence[KindLife], units: Units, final: Sequence[Number]) -> None:
+def _offer_body(peak: _Peak, row: _Row, lives: Sequence[KindLifetimes], units: Units, final: Sequence[Number]) -> None:
     """Backward of the last two and of the first two layers."""
     made = row.ends([n * life.gradients for n, life in zip(row.counts, lives, strict=True)])
     inside = total(row.gradients[: row.body])
@@ -185,7 +186,9 @@ def _offer_body(peak: _Peak, row: _Row, lives: Sequence[KindLife], units: Units,
                 peak.offer(m, before, 0, made + gradients, beside, present * there)
 
 
-def _offer_reductions(peak: _Peak, row: _Row, lives: Sequence[KindLife], units: Units, final: Sequence[Number]) -> None:
+def _offer_reductions(
+    peak: _Peak, row: _Row, lives: Sequence[KindLifetimes], units: Units, final: Sequence[Number]
+) -> None:
     """Whole gradients and the flat copy of them that is reduced: of the last layer, and of the root at the end."""
     ends = row.ends([n * life.gradients for n, life in zip(row.counts, lives, strict=True)])
     for i in range(row.body):
@@ -199,7 +202,7 @@ def _offer_reductions(peak: _Peak, row: _Row, lives: Sequence[KindLife], units: 
 
 
 def _update_bytes(
-    problem: Problem, stage: Stage, lives: Sequence[KindLife], parameters: Sequence[LocalParameters]
+    problem: Problem, stage: Stage, lives: Sequence[KindLifetimes], parameters: Sequence[LocalParameters]
 ) -> Number:
     """Temporaries of the update."""
     software = problem.structure.software

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from ..architecture import Architecture
+from ..core.numeric import Number, minimum, total
 from ..core.operators import Operator
-from ..core.shim import Number, minimum, total
 from ..core.work import contraction_parts
 from ..layers.base import LayerKind
 from .structure import Documents

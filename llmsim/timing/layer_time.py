@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..core.shim import Number, maximum, minimum, soft_maximum, total, where
+from ..core.numeric import Number, maximum, minimum, soft_maximum, total, where
 from ..hardware.network import NO_TRAFFIC, WireTime
 from .constants import StepConstants
-from .seconds import KindSeconds, PhaseSeconds
+from .kernel_times import KindSeconds, PhaseSeconds
 
 HOST_SHARPNESS = 3.0
 """Of the soft maximum of what the device computes and what its host launches: the queue between them runs empty in

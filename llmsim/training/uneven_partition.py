@@ -11,19 +11,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..architecture import body_kinds, model_kinds
+from ..core.numeric import Number, maximum, minimum, total, where
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.shim import Number, maximum, minimum, total, where
+from ..timing.columns import Columns
+from ..timing.constants import StepConstants
+from ..timing.layer_time import KindTime
+from .build_load import Problem, recomputed_layers, step_load
 from .closed_forms import in_flight
-from .columns import Columns
 from .compose import StepLoad, compose_step
-from .constants import StepConstants
-from .kept import KeptTransfers
 from .memory import stage_states
 from .orders import routes
-from .passes import KindTime
-from .prepare import Problem, recomputed_layers, step_load
+from .saved_activations import KeptTransfers
 from .sharding import LocalParameters
-from .stages import Stage, body_kinds, model_kinds
+from .stages import Stage
 
 BISECTIONS = 40
 """Halvings of the interval that holds the slowest device's time."""

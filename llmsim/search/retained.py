@@ -70,7 +70,7 @@ class Candidates:
 
 
 @dataclass
-class Pool:
+class RetainedCandidates:
     """Plans kept so far, in pieces."""
 
     table: Table
@@ -199,7 +199,7 @@ class Pool:
         self.pieces = [tuple(v[keep] for v in (variant, setting, row, step, memory))]
         self.kept = int(keep.sum())
 
-    def absorb(self, other: Pool) -> None:
+    def absorb(self, other: RetainedCandidates) -> None:
         """Take over what another pool kept of other plans of the same table."""
         self.evaluated += other.evaluated
         self.fitting += other.fitting

@@ -1,0 +1,1 @@
+"""Seconds of the kernels and messages of layers, and how they overlap inside one forward or backward pass."""

@@ -1,0 +1,145 @@
+"""What the time of a layer depends on beside the sizes of its plan, and the terms that follow from it, derived once on
+names.
+
+A table of plans is split by structure first; inside one structure all plans share their terms, and only values differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+from ..core.formats import Format
+from ..core.inventory import Inventory
+from ..core.messages import GatherPolicy, Message, derive_messages
+from ..core.parameters import Parameter, derive_parameters
+from ..core.sharding import Sharding, mesh_sharding
+from ..core.work import Work, derive_work
+from ..hardware.software import Software, get_software
+from ..layers.base import LayerKind
+from ..plans.precision import Precision, get_precision, storage_classes
+from ..plans.training import Overlap
+
+Documents: TypeAlias = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a layer's time depends on beside sizes: stack, precision, layout, what is hidden behind what.
+
+    Hashable, and the key of everything derived.
+
+    Attributes
+    ----------
+    framework, release
+        Software profile.
+    precision
+        Recipe name.
+    sequence_parallel
+        Whether tensor parallelism shards the sequence too.
+    context_kind
+        See :data:`~llmsim.core.sharding.ContextKind`.
+    overlap
+        What is hidden behind compute: as the software ``profile`` says, ``none``, or besides ``tensor`` (parallel
+        tiles) or ``expert`` (beside the other half of a batch).
+    dispatcher
+        How tokens reach their experts: ``profile``, ``deepep`` or ``hybridep``.
+    documents
+        (length, how many) of those packed into a sequence, which attention does not cross; none where it is one.
+    """
+
+    framework: str
+    release: str = ""
+    precision: str = "bf16"
+    sequence_parallel: bool = True
+    context_kind: str = "ring"
+    overlap: Overlap = "profile"
+    dispatcher: str = "profile"
+    documents: Documents = ()
+
+    @property
+    def software(self) -> Software:
+        """Its profile."""
+        return get_software(self.framework, self.release)
+
+    @property
+    def recipe(self) -> Precision:
+        """Its precision recipe."""
+        return get_precision(self.precision)
+
+    @property
+    def inventory(self) -> Inventory:
+        """The kernels that run: those of the software, with products as the recipe wants them."""
+        if self.recipe.converts:
+            return self.software.inventory(contract=self.software.converted_products, contract_high="plain")
+        return self.software.inventory()
+
+    @property
+    def sharding(self) -> Sharding:
+        """Its layout rule."""
+        return mesh_sharding(sequence_parallel=self.sequence_parallel, context_kind=self.context_kind)
+
+    def formats(self) -> dict[str, Format]:
+        """Storage class -> format."""
+        return storage_classes(self.recipe, self.software.formats)
+
+    def format_names(self) -> dict[str, str]:
+        """Storage class -> name of its format."""
+        return {name: f.name for name, f in self.formats().items()}
+
+    @property
+    def gather_policy(self) -> dict[str, GatherPolicy]:
+        """Axis -> what becomes of a gathered copy."""
+        policy: dict[str, GatherPolicy] = {str(axis): how for axis, how in self.software.gather.items()}
+        if "ring" in self.context_kind:
+            policy["cp"] = "stream"
+        elif policy.get("cp") == "stream":
+            policy["cp"] = "again"
+        return policy
+
+
+@dataclass(frozen=True, eq=False)
+class LayerTerms:
+    """The terms of one layer kind under one structure, see :mod:`llmsim.core`."""
+
+    work: tuple[Work, ...]
+    messages: tuple[Message, ...]
+    parameters: tuple[Parameter, ...]
+
+
+def layer_terms(kind: LayerKind, structure: Structure) -> LayerTerms:
+    """The terms of a layer kind, derived once for whatever the derivation depends on.
+
+    Raises
+    ------
+    UnsupportedError
+        For an operator kind without a cost, by name.
+    """
+    key = ("layer", derivation(structure))
+    found: LayerTerms | None = kind.derived.get(key)
+    if found is None:
+        operators, sharding, inventory = kind.operators, structure.sharding, structure.inventory
+        shared, gather = structure.software.shared_input, structure.gather_policy
+        found = kind.derived[key] = LayerTerms(
+            derive_work(operators, sharding, inventory),
+            derive_messages(operators, sharding, inventory, shared_input=shared, gather=gather),
+            derive_parameters(operators, sharding),
+        )
+    return found
+
+
+@lru_cache(maxsize=1024)
+def derivation(structure: Structure) -> tuple[object, ...]:
+    """What the derivation of terms depends on: releases and recipes that agree in it share their terms."""
+    software = structure.software
+    return (
+        structure.inventory,
+        structure.sequence_parallel,
+        structure.context_kind,
+        tuple(sorted(structure.format_names().items())),
+        tuple(sorted(structure.gather_policy.items())),
+        software.shared_input,
+        software.early_stop,
+        software.accumulates_in_place,
+    )
