@@ -9,16 +9,8 @@ from functools import cached_property
 from os import PathLike
 from typing import Any
 
+from .core.operator_kinds import OPERATOR_KINDS
 from .layers.base import LayerKind
-
-COSTED = frozenset(
-    {
-        "activation", "add", "attention", "bias", "clamped_gate", "combine", "concat", "contract", "convolution",
-        "delta_rule", "dispatch", "dropout", "embedding", "gate", "gated_norm", "index_select", "layer_norm", "loss",
-        "norm", "rotary", "route", "scale", "selective_scan", "ssm_scan",
-    }
-)  # fmt: skip
-"""Operator kinds whose time and memory are modelled."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,7 +120,7 @@ class Architecture:
     def unsupported(self) -> str | None:
         """What has no cost model, in words, or None. Parameters are exact all the same."""
         kinds = {op.kind: None for kind in self.kinds.values() for op in kind.operators}
-        return ", ".join(f"operators of kind {kind}" for kind in kinds if kind not in COSTED) or None
+        return ", ".join(f"operators of kind {kind}" for kind in kinds if kind not in OPERATOR_KINDS) or None
 
     @cached_property
     def has_experts(self) -> bool:

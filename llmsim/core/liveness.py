@@ -13,14 +13,12 @@ from dataclasses import dataclass, field
 
 from .inventory import Inventory
 from .layout import need_term, result_term
+from .operator_kinds import operator_kind
 from .operators import Operator, Read
 from .saved import Saved, Savings
 from .sharding import Sharding
 from .terms import Term, Terms
 from .transients import hold_terms
-
-PASSES_ON = frozenset({"add"})
-"""Operators whose gradients are the gradient that arrives, one storage for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +152,7 @@ def _gradient(
     """The storage of a read tensor's gradient and its size."""
     size = need_term(read, op, sharding)
     same = formats.get(read.tensor.format, read.tensor.format) == formats.get(op.write.format, op.write.format)
-    if op.kind in PASSES_ON and arrived is not None and same:
+    if operator_kind(op.kind).passes_gradient and arrived is not None and same:
         return arrived, size
     return f"{op.name}:{read.tensor.name}", size
 

@@ -14,22 +14,13 @@ from typing import Literal
 from .inventory import Inventory
 from .layout import home_term, local_term, read_view, view
 from .numeric import Number, where
+from .operator_kinds import operator_kind
 from .operators import Operator
 from .sharding import Sharding
 from .terms import Term
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send_recv"]
 GatherPolicy = Literal["keep", "again", "stream"]
-
-STATISTIC_REDUCTIONS: Mapping[str, tuple[int, int]] = {
-    # kind -> all-reduces of one value a row when the reduced dimension is sharded, forward and backward
-    "norm": (1, 1),
-    "layer_norm": (2, 2),
-    "loss": (3, 0),
-}
-BORDER_KINDS = frozenset({"dispatch", "combine"})
-"""Kinds between the two factorisations of the same ranks, token layout and expert layout; they carry their own
-all-to-all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +73,7 @@ def derive_messages(
     result: list[Message] = []
     seen: set[tuple[object, ...]] = set()
     for op in operators:
-        if op.kind in BORDER_KINDS:
+        if operator_kind(op.kind).between_layouts:
             result += _border_messages(op, sharding)
             continue
         for read in op.reads:
@@ -126,8 +117,9 @@ def _write_messages(op: Operator, sharding: Sharding) -> list[Message]:
     scattered = tuple(a for a in look.missing if a in look.home)
     # A scalar per row that is reduced by the operator's own statistic (the loss) is summed by the messages of that
     # kind.
-    summed = () if op.kind in STATISTIC_REDUCTIONS else tuple(a for a in look.missing if a not in look.home)
-    if scattered and op.kind not in STATISTIC_REDUCTIONS:
+    own = operator_kind(op.kind).statistic_reductions is not None
+    summed = () if own else tuple(a for a in look.missing if a not in look.home)
+    if scattered and not own:
         found.append(Message("reduce_scatter", scattered, whole, "forward", op.name, "after", name))
         found.append(Message("all_gather", scattered, whole, "backward", op.name, "before", name))
     if look.exchanged:
@@ -141,12 +133,13 @@ def _write_messages(op: Operator, sharding: Sharding) -> list[Message]:
 def _statistic_messages(op: Operator, sharding: Sharding) -> list[Message]:
     place = sharding.place(op.space, op.kind)
     axes = tuple(a for a, dims in place.items() if any(d in op.over for d in dims))
-    if not axes or op.kind not in STATISTIC_REDUCTIONS:
+    reductions = operator_kind(op.kind).statistic_reductions
+    if not axes or reductions is None:
         return []
     look = view(op.write, op.write.dims, op, sharding)
     whole = local_term(op.write.dims, look.need)
     rows = whole.without(op.over).stored("fp32")
-    forward, backward = STATISTIC_REDUCTIONS[op.kind]
+    forward, backward = reductions
     return [
         *[Message("all_reduce", axes, rows, "forward", op.name, "after", f"{op.name}.statistic")] * forward,
         *[Message("all_reduce", axes, rows, "backward", op.name, "after", f"{op.name}.statistic")] * backward,

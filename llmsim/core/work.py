@@ -7,31 +7,18 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from .inventory import Inventory, KernelRow
 from .layout import home_term, need_term, result_term, space_term
+from .operator_kinds import WorkKind, operator_kind
 from .operators import Operator, Read
 from .sharding import Sharding
 from .terms import Term, Terms
 
 Phase = Literal["forward", "input_gradient", "weight_gradient"]
-WorkKind = Literal["gemm", "grouped_gemm", "attention", "scan", "recurrence", "memory"]
-
-RATED_AS: Mapping[str, WorkKind] = {
-    "ssm_scan": "scan",
-    "delta_rule": "scan",
-    "index_select": "attention",
-    "selective_scan": "recurrence",
-}
-"""Operator kinds whose own products decide their time: of matrices, or element by element; an indexer's are those of
-attention without values. A depthwise convolution has so few that its memory traffic decides."""
-
-LOOKUPS = frozenset({"embedding"})
-BIASES = frozenset({"bias"})
-"""Kinds that pass a gradient on as it is: their backward is the sum that makes the gradient of the parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +187,8 @@ def _other(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
     read."""
     reads = tuple(_traffic(r, op, sharding) for r in op.reads if r.tensor.role != "weight")
     written = result_term(op, sharding)
-    kind = RATED_AS.get(op.kind, "memory")
+    facts = operator_kind(op.kind)
+    kind = facts.rated_as
     rows, depth = _query_shape(op, sharding) if kind == "attention" else ((), ())
     forward = Work(
         op.name, (op.name,), kind, op.kind, "forward", row.forward_launches, _products(op, sharding, "forward"),
@@ -213,9 +201,9 @@ def _other(op: Operator, sharding: Sharding, row: KernelRow) -> list[Work]:
         if k.read is not None and op.reads[k.read].tensor.role == "activation"
     )
     # The gradient of a table is dense: zeroed as a whole, then added to where rows were looked up.
-    tables = tuple(need_term(r, op, sharding, "gradient") for r in op.trained) if op.kind in LOOKUPS else ()
+    tables = tuple(need_term(r, op, sharding, "gradient") for r in op.trained) if facts.looks_up else ()
     scattered = (written.stored("gradient"), *tables) if tables else ()
-    if (not activations and not scattered) or (op.kind in BIASES and not op.trained):
+    if (not activations and not scattered) or (facts.sums_gradient and not op.trained):
         return [forward]
     backward = Work(
         op.name, (op.name,), kind, op.kind, "input_gradient", row.backward_launches,
@@ -251,6 +239,6 @@ def _states(op: Operator, work: Work, sharding: Sharding, row: KernelRow) -> lis
 
 
 def _traffic(read: Read, op: Operator, sharding: Sharding) -> Term:
-    if op.kind in ("dispatch", "combine"):
+    if operator_kind(op.kind).between_layouts:
         return home_term(read.tensor, sharding)
     return need_term(read, op, sharding)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..core.errors import InputError, unknown_name
 from ..core.inventory import Inventory, KernelRow, parse_row
+from ..core.operator_kinds import OPERATOR_KINDS
 from ..core.operators import HIGH
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.provenance import Quantity
@@ -282,7 +283,8 @@ def _inventory(
     kernels: tuple[tuple[str, str], ...], fused: tuple[tuple[str, ...], ...], split: frozenset[str]
 ) -> Inventory:
     rows = kernel_rows()
-    chosen: dict[str, KernelRow] = {kind: next(iter(options.values())) for kind, options in rows.items()}
+    chosen = {kind.name: kind.row for kind in OPERATOR_KINDS.values() if kind.row is not None}
+    chosen |= {kind: next(iter(options.values())) for kind, options in rows.items()}
     for kind, name in kernels:
         options = rows.get(kind.removesuffix(HIGH))
         if options is None:

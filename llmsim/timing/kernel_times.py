@@ -11,6 +11,7 @@ import numpy as np
 
 from ..core.messages import Message
 from ..core.numeric import Number, stack, where
+from ..core.operator_kinds import OPERATOR_KINDS
 from ..core.terms import Sizes, Term, Terms
 from ..core.work import Work
 from ..hardware.kernels import (
@@ -27,9 +28,6 @@ from ..layers.base import LayerKind
 from .columns import Columns, kind_sizes, take, visible_sizes
 from .constants import StepConstants
 from .structure import Structure, layer_terms
-
-PERMUTES = frozenset({"route", "dispatch", "combine"})
-"""Operator kinds that sort rows by expert: scattered memory traffic, a class of its own."""
 
 PHASES = ("forward", "backward", "recompute")
 
@@ -278,8 +276,12 @@ def _rated(
             half = [w for w in works if w.kind == kind and (w.phase != "forward") == backward]
             yield from rated("scan", half, partial(_scans, c=c, backward=backward))
     for name, permutes in (("memory", False), ("permute", True)):
-        moved = [w for w in works if w.kind == "memory" and (w.source in PERMUTES) == permutes]
+        moved = [w for w in works if w.kind == "memory" and _sorts_rows(w) == permutes]
         yield from rated(name, moved, lambda g, v: _moved(g, v.sizes, v.seen, c.high))
+
+
+def _sorts_rows(work: Work) -> bool:
+    return work.source in OPERATOR_KINDS and OPERATOR_KINDS[work.source].sorts_rows
 
 
 def _moved(works: Sequence[Work], sizes: Sizes, seen: Sizes, k: KernelConstants) -> Number:
