@@ -1,10 +1,13 @@
-"""Multi-head latent attention in its expanded form, as trained (DeepSeek-V2, arXiv:2405.04434, section 2.1)."""
+"""Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434, section 2.1): expanded, as it is trained, and absorbed,
+as it decodes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
-from ..core.operators import LayerBuilder, Read, Tensor, detached, product, renamed, weight
+from ..core.operators import LayerBuilder, Operator, Read, Tensor, activation, detached, product, renamed, weight
+from .base import LayerKind
 
 QUERY = "batch sequence heads qk_dim"
 
@@ -66,3 +69,57 @@ class LatentAttention:
             "batch sequence index_top_k", format="int32", role="index",
             products=[product(f"{head} index_context", 2, 0), product(f"{head} context", 0, 4)],
         )  # fmt: skip
+
+
+LATENT = "latent_dim"
+"""Width of an absorbed query, and of the key that all heads share: ``kv_rank`` + ``rope_dim``."""
+
+
+def is_latent(kind: LayerKind) -> bool:
+    """Whether a layer attends to a latent that its keys and values expand from."""
+    return "kv_rank" in kind.sizes and any(op.name == "k_up" for op in kind.operators)
+
+
+def absorbed(kind: LayerKind) -> LayerKind:
+    """The layer with its up-projections absorbed into queries and outputs, for few queries over a long cache: heads
+    attend to the latent itself, which is key and value of all of them, so that nothing cached is expanded.
+
+    ``(W_uk^T q) . c = q . (W_uk c)``, and outputs alike (arXiv:2405.04434, section 2.1.2). A layer of another kind
+    stays as it is.
+    """
+    if not is_latent(kind):
+        return kind
+    by_name = {op.name: op for op in kind.operators}
+    sizes = {**kind.sizes, LATENT: kind.sizes["kv_rank"] + kind.sizes["rope_dim"]}
+    return replace(kind, operators=tuple(_absorbed_operators(kind.operators, by_name)), sizes=sizes)
+
+
+def _absorbed_operators(operators: tuple[Operator, ...], by_name: Mapping[str, Operator]) -> Iterator[Operator]:
+    q, latent, k_rope = (by_name[name].write for name in ("q_rotary", "kv_down_norm", "k_rotary"))
+    low = replace(by_name["attention"].write, dims=("batch", "sequence", "heads", "kv_rank"))
+    for op in operators:
+        if op.name in ("k_up", "v_up", "k_concat"):
+            continue
+        if op.name == "attention":
+            yield from _absorbed_core(op, by_name, q, latent, k_rope, low)
+        elif op.name == "attention_out":
+            out = replace(by_name["attention"].write, name="v_absorbed")
+            yield Operator("v_absorbed", "contract", (Read(low, low.dims), by_name["v_up"].reads[1]), out)
+            yield replace(op, reads=(Read(out, op.reads[0].dims), *op.reads[1:]))
+        else:
+            yield op
+
+
+def _absorbed_core(
+    op: Operator, by_name: Mapping[str, Operator], q: Tensor, latent: Tensor, k_rope: Tensor, low: Tensor
+) -> Iterator[Operator]:
+    """Queries taken to the latent's width, and attention over it."""
+    heads = q.dims[:-1]
+    in_latent = activation("q_absorbed", " ".join((*heads, "kv_rank")))
+    wide = activation("q_latent", " ".join((*heads, LATENT)))
+    key = activation("k_latent", f"batch sequence {LATENT}")
+    yield Operator("q_absorbed", "contract", (Read(q, (*heads, "nope_dim")), by_name["k_up"].reads[1]), in_latent)
+    yield Operator("q_latent", "concat", (Read(in_latent, in_latent.dims), Read(q, (*heads, "rope_dim"))), wide)
+    yield Operator("k_latent", "concat", (Read(latent, latent.dims), Read(k_rope, k_rope.dims)), key)
+    reads = (Read(wide, wide.dims), renamed(key, sequence="context"), renamed(latent, sequence="context"))
+    yield replace(op, reads=(*reads, *op.reads[3:]), write=low)

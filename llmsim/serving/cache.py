@@ -1,28 +1,19 @@
-"""What decoding keeps: keys and values per token, or their latent, and the states of recurrences per sequence.
-
-Read off the operators: tensors marked as state, and what a recurrence hands from chunk to chunk.
-
-References
-----------
-Windows: Beltagy 2020, arXiv:2004.05150; latent: DeepSeek-V2, arXiv:2405.04434; states: Dao 2024, arXiv:2405.21060.
-"""
+"""The cache of a model: bytes of keys and values per token, or of their latent, and of states per sequence."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..architecture import Architecture
 from ..core.formats import get_format
 from ..core.numeric import Number, minimum
-from ..core.operators import Operator
-from ..layers.base import LayerKind
+from ..core.state import CACHE
+from ..core.terms import Sizes
+from ..timing.columns import Columns, kind_sizes
+from ..timing.structure import Structure, layer_state
 
-STATE_FORMAT = "fp32"
-"""Of the states of recurrences: what published kernels keep."""
-
-_POSITIONS = frozenset({"batch", "sequence", "memory", "steps", "chunks", "context", "index_context"})
+ONE_DEVICE = Structure("megatron-core", sequence_parallel=False)
+"""The structure under which a model is served on one device: nothing in counts of states depends on the stack."""
 
 
 @dataclass(frozen=True)
@@ -61,60 +52,12 @@ def model_cache(architecture: Architecture, *, format: str = "bf16") -> Cache:
     windowed: dict[int, int] = {}
     for name in architecture.layers:
         kind = architecture.kinds[name]
-        size = token_elements(kind) * get_format(format).bits // 8 + index_bytes(kind)
-        if kind.window is None or index_bytes(kind):  # what is selected from is kept whole
-            per_token += size
+        own, state = kind_sizes(kind, Columns(1, 1, 1), ONE_DEVICE), layer_state(kind, ONE_DEVICE)
+        sizes = Sizes(own.dims, own.degrees, {**ONE_DEVICE.formats(), CACHE: get_format(format)})
+        tokens, selected, sequences = map(sizes.size, (state.tokens, state.selected, state.sequences))
+        if kind.window is None or state.selected:  # what is selected from is kept whole
+            per_token += tokens + selected
         else:
-            windowed[kind.window] = windowed.get(kind.window, 0) + size
-        per_sequence += sequence_bytes(kind, format)
+            windowed[kind.window] = windowed.get(kind.window, 0) + tokens
+        per_sequence += sequences
     return Cache(per_token, windowed, per_sequence)
-
-
-def token_elements(kind: LayerKind) -> int:
-    """Elements that one layer keeps for each token."""
-    made = {op.write.name: op for op in kind.operators}
-    kept = {name for name, op in made.items() if op.write.state}
-    for name in list(kept):  # what a kept tensor was made of is not kept too
-        kept -= _ancestors(made, name)
-    return sum(_size(kind, made[name].write.dims) for name in kept)
-
-
-def index_bytes(kind: LayerKind) -> int:
-    """Bytes per token of the keys of an indexer that selects what attention sees, kept in 8 bits."""
-    selects = [op for op in kind.operators if op.kind == "index_select"]
-    return sum(_size(kind, op.reads[1].tensor.dims) for op in selects)
-
-
-def _ancestors(made: dict[str, Operator], name: str) -> set[str]:
-    """Names of all tensors that one was made of."""
-    found: set[str] = set()
-    ahead = [name]
-    while ahead:
-        op = made.get(ahead.pop())
-        new = {read.tensor.name for read in op.reads} - found if op else set()
-        found |= new
-        ahead += new
-    return found
-
-
-def sequence_bytes(kind: LayerKind, format: str) -> int:
-    """Bytes that one layer keeps for a sequence, whatever its length: states, and the inputs that a short convolution
-    still needs."""
-    found = 0
-    for op in kind.operators:
-        if op.kind == "convolution":
-            taps = kind.sizes["conv_kernel"] - 1
-            found += _size(kind, op.write.dims) * taps * get_format(format).bits // 8
-        else:
-            found += _size(kind, _state_dims(op)) * get_format(STATE_FORMAT).bits // 8 if _state_dims(op) else 0
-    return found
-
-
-def _state_dims(op: Operator) -> tuple[str, ...]:
-    if op.kind == "selective_scan":  # its state is the space of its recurrence without the steps
-        return op.products[0].dims
-    return getattr(op, "states", ())
-
-
-def _size(kind: LayerKind, dims: Iterable[str]) -> int:
-    return math.prod(kind.sizes[dim] for dim in dims if dim not in _POSITIONS)

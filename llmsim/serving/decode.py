@@ -9,44 +9,27 @@ doi:10.1145/1498765.1498785.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 from ..architecture import Architecture
 from ..core.formats import get_format
-from ..core.numeric import Number, maximum, minimum
+from ..core.numeric import Number, maximum
 from ..hardware.devices import Device
-from ..layers.base import LayerKind
-from ..timing.conventions import CONVENTIONS, layer_flops
-from .cache import Cache
+from ..layers.mla import absorbed
+from ..timing.columns import Columns
+from ..timing.forward_flops import forward_flops
+from .cache import ONE_DEVICE, Cache
 
 
-def decode_flops(architecture: Architecture, context: Number) -> Number:
-    """Multiply-adds x 2 of the next token of one sequence after ``context`` tokens, head included."""
-    found: Number = layer_flops(architecture.head, context, CONVENTIONS["model-full"])
-    for name in dict.fromkeys(architecture.layers):
-        found = found + architecture.layers.count(name) * kind_decode_flops(architecture.kinds[name], context)
-    return found
+@lru_cache(maxsize=64)
+def decoding(architecture: Architecture) -> Architecture:
+    """The model as it decodes: latent attention with absorbed projections."""
+    return replace(architecture, kinds={name: absorbed(kind) for name, kind in architecture.kinds.items()})
 
 
-def kind_decode_flops(kind: LayerKind, context: Number) -> Number:
-    """Of one layer.
-
-    Recurrences advance by one step, so that nothing is scored inside a chunk but the token itself. Latent attention
-    works on the latent: up-projections are absorbed into queries and outputs, which costs what projecting the token
-    costs, and the core is wider.
-    """
-    step = replace(kind, sizes={**kind.sizes, "chunk_context": 1}) if "chunk_context" in kind.sizes else kind
-    found = layer_flops(step, context, CONVENTIONS["model-full"])
-    if _latent(kind):
-        sizes = kind.sizes
-        seen = context if kind.window is None else minimum(context, kind.window)
-        own = next(op for op in kind.operators if op.kind == "attention")
-        expanded = sizes[own.reads[0].dims[-1]] + sizes[own.write.dims[-1]]
-        found = found + 2 * sizes["heads"] * (2 * sizes["kv_rank"] + sizes["rope_dim"] - expanded) * seen
-    return found
-
-
-def _latent(kind: LayerKind) -> bool:
-    return any(op.name == "kv_down" and op.write.state for op in kind.operators)
+def decode_flops(architecture: Architecture, context: int) -> Number:
+    """Multiply-adds x 2 of the next token of one sequence, which is number ``context``, head included."""
+    return forward_flops(decoding(architecture), ONE_DEVICE, Columns(1, 1, 1, cached=context - 1))
 
 
 def weight_bytes(architecture: Architecture, *, batch: int = 1, format: str = "bf16") -> Number:
@@ -67,7 +50,7 @@ def weight_bytes(architecture: Architecture, *, batch: int = 1, format: str = "b
 
 
 def roofline_seconds(
-    architecture: Architecture, cache: Cache, context: Number, device: Device, *, devices: int = 1, batch: int = 1
+    architecture: Architecture, cache: Cache, context: int, device: Device, *, devices: int = 1, batch: int = 1
 ) -> Number:
     """The least time of a decoding step on ``devices`` devices that share weights and caches evenly, seconds: no
     transfer, no launch, and every byte at the rate that copies reach."""

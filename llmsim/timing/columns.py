@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 
 from ..core.numeric import Number, ceil_div, minimum, total, where
+from ..core.positions import visible_positions
 from ..core.symbolic import Symbolic
 from ..core.terms import Sizes
 from ..hardware.network import Stride
@@ -22,7 +24,11 @@ class Columns:
     Attributes
     ----------
     sequence, micro_batch, micro_batches
-        Tokens of a sequence; sequences per data-parallel rank and micro-step; micro-steps per step.
+        New tokens of a sequence, all of it in training; sequences per data-parallel rank and micro-step; micro-steps
+        per step.
+    cached
+        Tokens of a sequence before the new ones, whose keys, values and states are there; None in training, which keeps
+        no cache.
     tp, cp, dp, pp, chunks
         Degrees of tensor, context, data and pipeline parallelism; model chunks per pipeline stage.
     ep, etp
@@ -51,6 +57,7 @@ class Columns:
     shard: Number = 1
     imbalance: Number = 1
     inner: Number = 1
+    cached: Number | None = None
 
     @property
     def edp(self) -> Number:
@@ -110,8 +117,10 @@ class Columns:
         return size, strides[present[0]]
 
 
-POSITIONS = ("sequence", "context", "index_context", "memory", "steps")
-"""Dimensions that are as long as the sequence."""
+QUERIES = ("sequence", "steps")
+"""Dimensions that are as long as the new tokens of a sequence."""
+CONTEXT = ("context", "index_context", "memory")
+"""Dimensions that are as long as the sequence with what is cached of it; an encoder's output counts as that long."""
 
 
 def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes:
@@ -120,11 +129,16 @@ def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes
     ``slots``, the rows after dispatch over all ranks, are an expectation: tokens x top_k x imbalance.
     """
     batch = columns.micro_batch * columns.dp
-    dims: dict[str, Number] = {**kind.sizes, "batch": batch, **dict.fromkeys(POSITIONS, columns.sequence)}
+    dims: dict[str, Number] = {**kind.sizes, "batch": batch, **dict.fromkeys(QUERIES, columns.sequence)}
+    whole = columns.sequence if columns.cached is None else columns.cached + columns.sequence
+    dims |= dict.fromkeys(CONTEXT, whole)
+    if "chunk_context" in kind.sizes and columns.cached is not None:  # a recurrence goes on in chunks of what is new
+        dims["chunk_context"] = minimum(kind.sizes["chunk_context"], columns.sequence)
     if "conv_kernel" in kind.sizes:
         dims["conv_span"] = columns.sequence + kind.sizes["conv_kernel"] - 1
+        dims["conv_taps"] = kind.sizes["conv_kernel"] - 1
     if "chunk_context" in kind.sizes:
-        dims["chunks"] = ceil_div(columns.sequence, kind.sizes["chunk_context"])
+        dims["chunks"] = ceil_div(columns.sequence, dims["chunk_context"])
     if "top_k" in kind.sizes:
         slots = batch * columns.sequence * kind.sizes["top_k"]
         dims["slots"] = slots if np.all(columns.imbalance == 1) else slots * columns.imbalance
@@ -140,25 +154,16 @@ def visible_sizes(kind: LayerKind, sizes: Sizes, documents: Documents = ()) -> S
     documents
         (length, how many) of those packed into a sequence; none where it is one document.
     """
-    sequence = sizes.dims["sequence"]
+    sequence, whole = sizes.dims["sequence"], sizes.dims["context"]
+    cached = 0 if whole is sequence else whole - sequence
 
-    def mean(kind: LayerKind) -> Number:
+    def mean(window: int | None) -> Number:
+        seen = partial(visible_positions, causal=kind.causal, window=window)
         if not documents:
-            return visible_positions(kind, sequence)
-        return total(n * length * visible_positions(kind, length) for length, n in documents) / sequence
+            return seen(sequence, cached)
+        return total(n * length * seen(length) for length, n in documents) / sequence
 
-    return sizes.with_dims(context=mean(kind), index_context=mean(replace(kind, window=None)))
-
-
-def visible_positions(kind: LayerKind, sequence: Number) -> Number:
-    """Mean number of positions that a query attends to: all, the causal half, or a sliding window's share.
-
-    Causal: ``(s + 1) / 2``; window w <= s: ``w - w (w - 1) / (2 s)``, the mean of ``min(i, w)`` over positions i.
-    """
-    if not kind.causal:
-        return sequence
-    window = sequence if kind.window is None else minimum(kind.window, sequence)
-    return window - window * (window - 1) / (2 * sequence)
+    return sizes.with_dims(context=mean(kind.window), index_context=mean(None))
 
 
 def distinct(columns: Columns, names: Sequence[str]) -> tuple[Columns, np.ndarray]:

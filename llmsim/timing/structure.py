@@ -15,6 +15,7 @@ from ..core.inventory import Inventory
 from ..core.messages import GatherPolicy, Message, derive_messages
 from ..core.parameters import Parameter, derive_parameters
 from ..core.sharding import Sharding, mesh_sharding
+from ..core.state import State, derive_state
 from ..core.work import Work, derive_work
 from ..hardware.software import Software, get_software
 from ..layers.base import LayerKind
@@ -143,3 +144,12 @@ def derivation(structure: Structure) -> tuple[object, ...]:
         software.early_stop,
         software.accumulates_in_place,
     )
+
+
+def layer_state(kind: LayerKind, structure: Structure) -> State:
+    """What a layer keeps of a sequence between passes, derived once."""
+    key = ("state", structure.sequence_parallel, structure.context_kind)
+    found: State | None = kind.derived.get(key)
+    if found is None:
+        found = kind.derived[key] = derive_state(kind.operators, structure.sharding)
+    return found

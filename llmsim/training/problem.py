@@ -68,4 +68,5 @@ def plan_columns(plan: TrainingPlan) -> Columns:
 
 def stack_columns(columns: Sequence[Columns]) -> Columns:
     """Several single plans as one table."""
-    return Columns(**{f.name: np.asarray([getattr(c, f.name) for c in columns]) for f in fields(Columns)})
+    names = (f.name for f in fields(Columns) if f.name != "cached")
+    return Columns(**{name: np.asarray([getattr(c, name) for c in columns]) for name in names})
