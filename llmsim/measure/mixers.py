@@ -93,6 +93,11 @@ def state_space(x: Tensor, b: Tensor, c: Tensor, dt: Tensor, rate: Tensor, later
     return (inner + outer * fallen.exp()[..., None]).movedim(4, 2).flatten(1, 2)
 
 
+def advanced(state: Tensor, share: Tensor, new: Tensor) -> Tensor:
+    """What is left of a state, with what a step or a chunk adds to it."""
+    return state * share + new
+
+
 def passed_on(made: Tensor, kept: Tensor) -> Tensor:
     """The state before each chunk, from what each chunk makes and how much of the state before it keeps; chunks are
     dimension 1."""
@@ -100,7 +105,7 @@ def passed_on(made: Tensor, kept: Tensor) -> Tensor:
     before = []
     for new, share in zip(made.unbind(1), kept.unbind(1), strict=True):
         before.append(state)
-        state = state * share + new
+        state = advanced(state, share, new)
     return torch.stack(before, 1)
 
 
@@ -169,7 +174,7 @@ def gated_delta_rule(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, decay: Tenso
     for value, erase, ask, score, keep, share_kept in parts:
         new = value - erase @ state
         made.append(ask @ state + score @ new)
-        state = state * share_kept + keep @ new
+        state = advanced(state, share_kept, keep @ new)
     # The last state counts for nothing, yet its gradient flows, as in a sequence that goes on.
     return torch.stack(made, 1).movedim(4, 2).flatten(1, 2) + 0 * state.sum()
 
@@ -264,6 +269,6 @@ def selective_scan(x: Tensor, dt: Tensor, b: Tensor, c: Tensor, rate: Tensor) ->
     state = torch.zeros_like(shares[:, 0])
     made = []
     for share, new, out in zip(shares.unbind(1), inputs.unbind(1), c.unbind(1), strict=True):
-        state = state * share + new
+        state = advanced(state, share, new)
         made.append((state * out[:, None]).sum(-1))
     return torch.stack(made, 1)

@@ -1,0 +1,185 @@
+"""New tokens after cached ones, counted by the operator passes and by torch: FLOPs forward and bytes of state.
+
+``derived`` counts from our operators, ``executed`` runs plain torch with a cache on fake tensors; both return the same
+two numbers, which are to be equal with ``==``. A prompt is so many tokens after none, a chunk several after some, a
+decoding step one after many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+
+from ..core.operators import Operator
+from ..core.sharding import mesh_sharding
+from ..core.state import derive_state
+from ..core.terms import Sizes
+from ..core.work import derive_work
+from ..layers.base import LayerKind
+from ..layers.mla import LATENT, absorbed
+from . import blocks, mixers
+from .counters import WorkCounter
+from .pairs import BlockSpec, block_module, inventory, layer_operators
+
+RECURRENT = ("mamba2", "mamba1", "delta_net")
+
+
+class Counts(NamedTuple):
+    """Multiply-adds x 2 of a forward pass over the new tokens, and bytes that the next pass needs."""
+
+    flops: int
+    state_bytes: int
+
+
+# --- from the operators ---------------------------------------------------------------------------------------------
+
+
+def derived(spec: BlockSpec, cached: int, *, absorb: bool = False) -> Counts:
+    """The counts from the operator passes, for ``spec.sizes["sequence"]`` new tokens.
+
+    Parameters
+    ----------
+    absorb
+        Whether latent attention takes its up-projections into queries and outputs.
+    """
+    operators, sharding = _operators(spec, absorb=absorb), mesh_sharding(sequence_parallel=False)
+    sizes = _sizes(spec, cached)
+    works = derive_work(operators, sharding, inventory(spec))
+    # What is computed element by element has no products, for torch or anyone who counts them.
+    forward = [w for w in works if w.phase == "forward" and w.kind != "recurrence"]
+    state = derive_state(operators, sharding)
+    flops = sum(sizes.count(w.flops) for w in forward)
+    return Counts(int(flops), int(sizes.size((*state.tokens, *state.selected, *state.sequences))))
+
+
+def _operators(spec: BlockSpec, *, absorb: bool) -> tuple[Operator, ...]:
+    operators = layer_operators(spec)
+    if not absorb:
+        return operators
+    return absorbed(LayerKind("block", operators, spec.dims(), window=None, causal=True)).operators
+
+
+def _sizes(spec: BlockSpec, cached: int) -> Sizes:
+    """Sizes with the new tokens as queries and all tokens as context; a scan goes on in chunks of what is new."""
+    s = spec.dims()
+    own: dict[str, int] = dict.fromkeys(("context", "index_context", "memory"), cached + s["sequence"])
+    if "kv_rank" in s:
+        own[LATENT] = s["kv_rank"] + s["rope_dim"]
+    if "conv_kernel" in s:
+        own["conv_taps"] = s["conv_kernel"] - 1
+    plain = spec.values()
+    kept = {"cache": "activation", "index_cache": "activation", "recurrent_state": "fp32"}
+    formats = {**plain.formats, **{name: plain.formats[format] for name, format in kept.items()}}
+    return Sizes({**plain.dims, **own}, plain.degrees, formats)
+
+
+# --- in torch -------------------------------------------------------------------------------------------------------
+
+
+def executed(spec: BlockSpec, cached: int, *, absorb: bool = False) -> Counts:
+    """The counts of the same block run by torch, its attention over a cache or its scan after a state."""
+    s = spec.sizes
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), WorkCounter() as counter:
+        x = torch.zeros(s["batch"], s["sequence"], s["hidden"], dtype=spec.dtype)
+        block = block_module(spec)
+        if spec.family in RECURRENT:
+            with _recorded_states() as states:
+                block(x)
+            kept = _bytes(states) + _convolution_bytes(block, s["batch"])
+        else:
+            make = CachedLatentAttention if absorb else CachedAttention
+            block.attention = make(block.attention, s["batch"], cached)
+            block(x)
+            kept = _bytes(block.attention.state)
+    return Counts(counter.flops["forward"], kept)
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+class CachedAttention(nn.Module):
+    """Grouped-query attention of new tokens over cached and new keys and values."""
+
+    def __init__(self, module: blocks.Attention, batch: int, cached: int):
+        super().__init__()
+        self.inner = module
+        shape = (batch, cached, module.widths[1] // module.head_dim, module.head_dim)
+        self.state = [torch.zeros(shape, dtype=module.out.weight.dtype) for _ in range(2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.inner
+        flat = own.qkv(x).split(own.widths, -1) if own.fused else (own.q(x), own.k(x), own.v(x))
+        q, k, v = (t.unflatten(-1, (-1, own.head_dim)) for t in flat)
+        if own.rotary is not None:  # tables of the new positions: their number is what counts
+            q, k = own.rotary(q), own.rotary(k)
+        self.state = [torch.cat(pair, 1) for pair in zip(self.state, (k, v), strict=True)]
+        repeats = q.shape[2] // k.shape[2]
+        keys, values = (t.repeat_interleave(repeats, 2).transpose(1, 2) for t in self.state)
+        scores = q.transpose(1, 2) @ keys.transpose(-1, -2)
+        attended = torch.softmax(scores, -1) @ values
+        y: Tensor = own.out(attended.transpose(1, 2).flatten(2))
+        return y
+
+
+class CachedLatentAttention(nn.Module):
+    """Latent attention of new tokens over cached latents, which nothing expands: every head attends to the latent and
+    the shared rotary key."""
+
+    def __init__(self, module: blocks.LatentAttention, batch: int, cached: int):
+        super().__init__()
+        self.inner = module
+        dtype = module.out.weight.dtype
+        self.state = [torch.zeros(batch, cached, width, dtype=dtype) for width in (module.kv_rank, module.rope_dim)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.inner
+        q = own.q_up(own.q_norm(own.q_down(x))).unflatten(-1, (own.heads, -1))
+        q_nope, q_rope = q.split([own.nope_dim, own.rope_dim], -1)
+        latent, k_rope = own._down(x)
+        new = (own.kv_norm(latent), own.rotary(k_rope.unsqueeze(2)).squeeze(2))
+        self.state = [torch.cat(pair, 1) for pair in zip(self.state, new, strict=True)]
+        up, out = (m.weight.unflatten(0, (own.heads, -1)) for m in (own.k_up, own.v_up))
+        q_low = torch.einsum("bshn,hnr->bshr", q_nope, up)
+        q_wide = torch.cat((q_low, own.rotary(q_rope)), -1).transpose(1, 2)  # (batch, heads, new, latent)
+        keys = torch.cat(self.state, -1).unsqueeze(1)
+        weights = torch.softmax(q_wide @ keys.transpose(-1, -2), -1)
+        low = (weights @ self.state[0].unsqueeze(1)).transpose(1, 2)
+        attended = torch.einsum("bshr,hvr->bshv", low, out)
+        y: Tensor = own.out(attended.flatten(2))
+        return y
+
+
+@contextmanager
+def _recorded_states() -> Iterator[list[Tensor]]:
+    """The state of a scan after its last step or chunk."""
+    found: list[Tensor] = []
+    plain = mixers.advanced
+
+    def advanced(state: Tensor, share: Tensor, new: Tensor) -> Tensor:
+        found[:] = [plain(state, share, new)]
+        return found[0]
+
+    with mock.patch.object(mixers, "advanced", advanced):
+        yield found
+
+
+def _convolution_bytes(block: nn.Module, batch: int) -> int:
+    """Inputs that short convolutions still need: all taps but the last, of every channel."""
+    weights = [m.weight for m in block.modules() if isinstance(m, mixers.ShortConvolution)]
+    return sum(batch * w.shape[0] * (w.shape[-1] - 1) * w.element_size() for w in weights)
+
+
+def of_tokens(spec: BlockSpec, new: int) -> BlockSpec:
+    """The block over so many new tokens, which a scan takes in chunks that divide them."""
+    sizes = {**spec.sizes, "sequence": new}
+    if "chunk_context" in sizes:
+        sizes["chunk_context"] = min(sizes["chunk_context"], new)
+    return replace(spec, sizes=sizes)
