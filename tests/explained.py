@@ -12,8 +12,7 @@ from llmsim.hardware.cluster import Cluster
 from llmsim.plans.training import TrainingPlan
 from llmsim.timing.columns import Columns
 from llmsim.timing.constants import StepConstants, step_constants
-from llmsim.training.build_load import Problem
-from llmsim.training.problem import plan_columns, plan_problem
+from llmsim.training.problem import Problem, plan_columns, plan_problem
 from llmsim.training.result import TrainingResult
 from llmsim.training.simulate import simulate_training
 

@@ -13,8 +13,7 @@ from ..core.errors import LlmsimError
 from ..timing.columns import Columns
 from ..timing.constants import Overlay, overlaid_constants
 from ..timing.structure import derivation
-from ..training.build_load import Problem
-from ..training.problem import plan_columns, plan_problem, stack_columns
+from ..training.problem import Problem, plan_columns, plan_problem, stack_columns
 from ..training.recompute import lightest_recomputes
 from .runs import RunPlan, plan_run, reason
 from .table import MeasuredRun

@@ -24,9 +24,10 @@ from ..timing.constants import StepConstants
 from ..timing.kernel_times import KindRates, KindSeconds, PhaseSeconds
 from ..timing.layer_time import KindTime, LayerTime, UnitTraffic, kind_time
 from ..timing.model_rates import keyed, shape_factor
-from ..training.build_load import Problem, kind_parameters, model_seconds, offloading, recomputed_layers, step_load
+from ..training.build_load import kind_parameters, model_seconds, offloading, recomputed_layers, step_load
 from ..training.compose import StageLoad, StepLoad, StepTime, compose_step
 from ..training.orders import paired_passes
+from ..training.problem import Problem
 from ..training.saved_activations import model_memory
 from ..training.sharding import LocalParameters
 from ..training.split import pair_share, pass_seconds

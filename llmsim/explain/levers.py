@@ -17,7 +17,7 @@ from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from ..timing.columns import Columns
 from ..timing.constants import StepConstants
-from ..training.build_load import Problem
+from ..training.problem import Problem
 from ..training.recompute import recompute_ladder
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training

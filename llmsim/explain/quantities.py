@@ -6,9 +6,10 @@ from ..timing.columns import Columns
 from ..timing.constants import StepConstants
 from ..timing.layer_time import kind_time
 from ..training.breakdown import step_breakdown
-from ..training.build_load import Problem, build_load
+from ..training.build_load import build_load
 from ..training.compose import StepTime, compose_step
 from ..training.memory import MEMORY_PARTS, stage_memory
+from ..training.problem import Problem
 from ..training.simulate import exact_seconds
 
 QUANTITIES: dict[str, str] = {

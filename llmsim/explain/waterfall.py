@@ -11,8 +11,9 @@ from ..plans.training import TrainingPlan
 from ..timing.columns import Columns
 from ..timing.constants import StepConstants
 from ..training.breakdown import PART_NAMES
-from ..training.build_load import Prepared, Problem, build_load
+from ..training.build_load import Prepared, build_load
 from ..training.compose import STEP_PARTS, compose_step
+from ..training.problem import Problem
 from ..training.result import TrainingResult
 from .flops import class_peaks, counted_flops, executed_flops, families
 from .quantities import busiest_stage

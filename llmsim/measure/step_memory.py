@@ -25,8 +25,9 @@ from ..layers.base import LayerKind
 from ..plans.recompute import parse_recompute
 from ..timing.columns import Columns
 from ..timing.constants import step_constants
-from ..training.build_load import Problem, kind_parameters
+from ..training.build_load import kind_parameters
 from ..training.memory import MEMORY_PARTS, memory_of_stage, stage_states
+from ..training.problem import Problem
 from ..training.saved_activations import model_memory
 from ..training.structure import TrainingStructure
 from . import blocks

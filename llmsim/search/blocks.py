@@ -18,9 +18,10 @@ from ..core.numeric import Number, maximum
 from ..timing.columns import Columns
 from ..timing.layer_time import KindTime, LayerTime
 from ..training.breakdown import step_breakdown
-from ..training.build_load import Problem, offloading, recomputed_layers, step_load
+from ..training.build_load import offloading, recomputed_layers, step_load
 from ..training.compose import StepLoad, StepTime, compose_step
 from ..training.memory import memory_of_stage, stage_states
+from ..training.problem import Problem
 from ..training.saved_activations import KindMemory
 from ..training.stages import Stage
 from .evaluate import Evaluator, Kinds, keyed_entries, some_rows
@@ -123,7 +124,7 @@ def blocks(
         Device memory up to which a plan is said to fit; what there is where it is not given.
     """
     np.empty(FREED_BYTES, np.uint8)
-    settings, kinds, rows = variant.settings, variant.evaluator.kinds(variant), variant_rows(variant)
+    settings, kinds, rows = variant.settings, variant.kinds, variant_rows(variant)
     size = max(64, BLOCK // len(settings.ladder))
     groups = _alike(rows, variant.plans)
     for offload, way in enumerate(settings.offloads):

@@ -20,21 +20,21 @@ from ..core.sharding import RankOrder
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit
 from ..hardware.network import NO_TRAFFIC, WireTime
+from ..plans.recompute import Recompute
 from ..plans.training import TrainingPlan
 from ..timing.columns import Columns
 from ..timing.constants import StepConstants, step_constants
 from ..timing.kernel_times import Keyed, KindRates, KindSeconds, PhaseSeconds
 from ..timing.layer_time import KindTime, UnitTraffic, kind_time
 from ..timing.model_rates import keyed, model_rates
-from ..training.build_load import Problem, kind_parameters, model_seconds
+from ..training.build_load import kind_parameters, model_seconds
 from ..training.memory import memory_limit
-from ..training.problem import plan_problem
+from ..training.problem import Problem, plan_problem
 from ..training.saved_activations import KindMemory, model_memory
 from ..training.sharding import FrozenParameters, LocalParameters
 from ..training.structure import TrainingStructure
 from ..training.update import ElementCost
 from .space import SearchSpace, Table
-from .variants import Variant
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,8 @@ class Evaluator:
         columns = self.columns(None, ulysses)
         return columns if ulysses == 1 else replace(columns, cp=np.maximum(columns.cp, ulysses))
 
-    def kinds(self, variant: Variant) -> Kinds:
-        """The layer kinds under a structure and the settings of recomputation of a variant."""
-        problem, ulysses = variant.problem, variant.ulysses
-        modes = variant.settings.modes
+    def kinds(self, problem: Problem, modes: tuple[Recompute, ...], ulysses: int) -> Kinds:
+        """The layer kinds under a structure and each mode of recomputation."""
         facts = problem.facts
         key = (problem.structure, facts.split, facts.paired, ulysses, modes)
         if key not in self._kinds:

@@ -12,9 +12,10 @@ from ..core.numeric import Number
 from ..core.pipelines import ScheduleName
 from ..plans.offload import Offload
 from ..timing.layer_time import KindTime, kind_time
-from ..training.build_load import Problem, offloading, recomputed_layers, step_load
+from ..training.build_load import offloading, recomputed_layers, step_load
 from ..training.compose import StepTime, compose_step
 from ..training.longest_path import pipeline_seconds
+from ..training.problem import Problem
 from ..training.saved_activations import KeptTransfers
 from ..training.split import pass_seconds
 from ..training.stages import chunk_counts
@@ -114,7 +115,7 @@ def _composed(
     shares: np.ndarray,
 ) -> tuple[list[KindTime], StepTime, KeptTransfers | None]:
     """The layers of each candidate, its step by the closed form, and what it sends to the host."""
-    kinds = evaluator.kinds(variant)
+    kinds = variant.kinds
     known = evaluator.keys(variant.ulysses).rows
     keys = rows if known is None else known[rows]
     columns = evaluator.columns(variant.shard_group, variant.ulysses, variant.rank_order).take(rows)

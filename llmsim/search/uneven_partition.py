@@ -216,7 +216,7 @@ class _Bounds:
         """Some rows of the variant."""
         variant, evaluator = self.variant, self.variant.evaluator
         problem = replace(variant.problem, offload=self.offload)
-        kinds, known = evaluator.kinds(variant), evaluator.keys(variant.ulysses).rows
+        kinds, known = variant.kinds, evaluator.keys(variant.ulysses).rows
         rows = variant.rows[where]
         keys, mode = rows if known is None else known[rows], variant.settings.mode
         load, states = self.whole

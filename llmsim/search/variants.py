@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,12 +19,10 @@ from ..plans.offload import Offload
 from ..plans.optimizer import get_optimizer
 from ..plans.recompute import FULL, NONE, Recompute, parse_recompute
 from ..plans.training import Overlap
-from ..training.build_load import Problem
+from ..training.problem import Problem
 from ..training.recompute import recompute_ladder
+from .evaluate import Evaluator, Kinds
 from .space import CONTEXT_LIMIT, SearchSpace, Table
-
-if TYPE_CHECKING:
-    from .evaluate import Evaluator
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +109,11 @@ class Variant:
     shard_group: int | None = None
     ulysses: int = 1
     rank_order: RankOrder = "tp-cp-dp-pp"
+
+    @property
+    def kinds(self) -> Kinds:
+        """Its layer kinds under every mode of recomputation."""
+        return self.evaluator.kinds(self.problem, self.settings.modes, self.ulysses)
 
     @property
     def plans(self) -> int:

@@ -12,9 +12,10 @@ from ..architecture import Architecture, model_kinds
 from ..timing.columns import Columns
 from ..timing.constants import StepConstants
 from ..timing.layer_time import kind_time
-from .build_load import Problem, build_load
+from .build_load import build_load
 from .memory import memory_limit, memory_of_stage, stage_memory, stage_states
 from .orders import Route, routes
+from .problem import Problem
 from .saved_activations import model_memory
 from .split import pass_seconds
 from .stages import Stage, part_counts

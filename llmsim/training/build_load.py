@@ -9,13 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ..architecture import Architecture, body_kinds, model_kinds
-from ..core.data_parallel import ShardingName
+from ..architecture import body_kinds, model_kinds
 from ..core.numeric import Number, maximum, total
-from ..core.pipelines import Schedule, ScheduleName, schedule_facts
-from ..hardware.cluster import Cluster
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
-from ..plans.offload import NO_OFFLOAD, Offload
 from ..plans.optimizer import get_optimizer
 from ..timing.columns import Columns, kind_sizes
 from ..timing.constants import StepConstants
@@ -24,59 +20,13 @@ from ..timing.layer_time import UnitTraffic
 from ..timing.model_rates import known_rates
 from ..timing.structure import layer_terms
 from .compose import StageLoad, StepLoad
+from .problem import Problem
 from .saved_activations import KindMemory, kept_transfers, model_memory
 from .sharding import NOTHING_FROZEN, Exchange, LocalParameters, exchange, local_parameters, updated_shares
 from .split import PartLoad
-from .stages import Depths, Layout, Stage, part_table, stage_table
-from .structure import TrainingStructure, activation_terms
+from .stages import Stage, part_table
+from .structure import activation_terms
 from .update import WHOLE_BYTES, Update, stage_update, updated_elements
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What the plans of a table have in common.
-
-    Attributes
-    ----------
-    architecture, cluster, structure
-        The model, the machine, and the structural half of the plans.
-    sharding
-        ``ddp``, ``zero1``, ``zero2``, ``zero3`` or ``hsdp``.
-    schedule
-        Pipeline schedule.
-    optimizer
-        Its name.
-    layout
-        Layers in each part of the model, where they are not spread evenly.
-    offload
-        What lives on the host.
-    depths
-        Layers of each stage that recompute, where stages differ in it.
-    """
-
-    architecture: Architecture
-    cluster: Cluster
-    structure: TrainingStructure
-    sharding: ShardingName = "zero1"
-    schedule: ScheduleName = "1f1b"
-    optimizer: str = "adamw"
-    layout: Layout = None
-    offload: Offload = NO_OFFLOAD
-    depths: Depths = None
-
-    @property
-    def facts(self) -> Schedule:
-        """The facts about its schedule."""
-        return schedule_facts(self.schedule)
-
-    def stages(self, columns: Columns) -> tuple[Stage, ...]:
-        """The stages of its pipelines in runs."""
-        return stage_table(self.architecture, columns.pp, columns.chunks, self.schedule, self.layout, self.depths)
-
-    @property
-    def fully_sharded(self) -> bool:
-        """Whether parameters themselves are sharded."""
-        return self.sharding in ("zero3", "hsdp")
 
 
 @dataclass

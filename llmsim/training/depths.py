@@ -10,8 +10,9 @@ from ..architecture import body_kinds
 from ..core.errors import InputError
 from ..timing.columns import Columns
 from ..timing.constants import StepConstants
-from .build_load import Problem, kind_parameters
+from .build_load import kind_parameters
 from .memory import memory_limit, memory_of_stage, stage_states
+from .problem import Problem
 from .saved_activations import model_memory
 from .stages import Stage, chunk_counts
 

@@ -17,7 +17,7 @@ from ..layers.base import LayerKind
 from ..plans.optimizer import get_optimizer, moment_bytes
 from ..timing.columns import Columns, kind_sizes
 from ..timing.structure import derivation, layer_terms
-from .build_load import Problem
+from .problem import Problem
 from .structure import TrainingStructure, activation_terms
 
 

@@ -25,10 +25,11 @@ from ..hardware.software import Software
 from ..timing.columns import Columns, distinct_rows
 from ..timing.constants import StepConstants
 from ..timing.intervals import memory_width, safe_headroom
-from .build_load import Prepared, Problem, recomputed_share, state_columns
+from .build_load import Prepared, recomputed_share, state_columns
 from .closed_forms import in_flight
 from .orders import held
 from .peak_memory import stage_peak
+from .problem import Problem
 from .saved_activations import KindMemory, model_memory
 from .sharding import LocalParameters, updated_shares
 from .stages import Stage

@@ -20,8 +20,9 @@ from ..architecture import body_kinds, model_kinds
 from ..core.numeric import Number, maximum, minimum, total, where
 from ..plans.optimizer import get_optimizer, moment_bytes
 from ..timing.columns import Columns
-from .build_load import Problem, kind_parameters, recomputed_layers, state_columns
+from .build_load import kind_parameters, recomputed_layers, state_columns
 from .lifetimes import Alive, KindLifetimes, kind_lifetimes
+from .problem import Problem
 from .sharding import LocalParameters
 from .stages import Stage
 

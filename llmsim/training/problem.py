@@ -3,19 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from ..architecture import Architecture
+from ..core.data_parallel import ShardingName
+from ..core.pipelines import Schedule, ScheduleName, schedule_facts
 from ..hardware.cluster import Cluster
 from ..plans.adapters import adapted
-from ..plans.offload import Offload
+from ..plans.offload import NO_OFFLOAD, Offload
 from ..plans.recompute import parse_recompute
 from ..plans.training import TrainingPlan
 from ..timing.columns import Columns
-from .build_load import Problem
+from .stages import Depths, Layout, Stage, stage_table
 from .structure import TrainingStructure
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the plans of a table have in common.
+
+    Attributes
+    ----------
+    architecture, cluster, structure
+        The model, the machine, and the structural half of the plans.
+    sharding
+        ``ddp``, ``zero1``, ``zero2``, ``zero3`` or ``hsdp``.
+    schedule
+        Pipeline schedule.
+    optimizer
+        Its name.
+    layout
+        Layers in each part of the model, where they are not spread evenly.
+    offload
+        What lives on the host.
+    depths
+        Layers of each stage that recompute, where stages differ in it.
+    """
+
+    architecture: Architecture
+    cluster: Cluster
+    structure: TrainingStructure
+    sharding: ShardingName = "zero1"
+    schedule: ScheduleName = "1f1b"
+    optimizer: str = "adamw"
+    layout: Layout = None
+    offload: Offload = NO_OFFLOAD
+    depths: Depths = None
+
+    @property
+    def facts(self) -> Schedule:
+        """The facts about its schedule."""
+        return schedule_facts(self.schedule)
+
+    def stages(self, columns: Columns) -> tuple[Stage, ...]:
+        """The stages of its pipelines in runs."""
+        return stage_table(self.architecture, columns.pp, columns.chunks, self.schedule, self.layout, self.depths)
+
+    @property
+    def fully_sharded(self) -> bool:
+        """Whether parameters themselves are sharded."""
+        return self.sharding in ("zero3", "hsdp")
 
 
 def plan_problem(architecture: Architecture, cluster: Cluster, plan: TrainingPlan) -> Problem:

@@ -15,8 +15,9 @@ from ..hardware.software import Software
 from ..plans.recompute import parse_recompute
 from ..timing.columns import Columns
 from ..timing.constants import StepConstants
-from .build_load import Problem, kind_parameters
+from .build_load import kind_parameters
 from .memory import memory_of_stage, stage_states
+from .problem import Problem
 from .saved_activations import model_memory
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +12,8 @@ from ..core.numeric import Number, maximum, total
 from ..core.saved import saved_terms
 from ..core.terms import Sizes
 from ..timing.columns import Columns, kind_sizes
+from .problem import Problem
 from .structure import ActivationTerms, activation_terms
-
-if TYPE_CHECKING:
-    from .build_load import Problem
 
 
 @dataclass(frozen=True)

@@ -27,13 +27,13 @@ from ..timing.model_rates import shape_known
 from ..timing.structure import Documents
 from .balance import balanced_layout
 from .breakdown import step_breakdown
-from .build_load import Prepared, Problem, build_load, recomputed_layers
+from .build_load import Prepared, build_load, recomputed_layers
 from .compose import StageTime, StepTime, compose_step
 from .depths import check_depths, fitted_depths
 from .longest_path import pipeline_seconds
 from .memory import StageMemory, memory_limit, stage_memory, with_headroom
 from .prior_uncertainty import PriorUncertainty, log_draws
-from .problem import plan_columns, plan_problem
+from .problem import Problem, plan_columns, plan_problem
 from .provenance import provenance_shares, rate_origins
 from .result import OffloadReport, StageReport, TrainingResult
 from .split import pair_share, pass_seconds

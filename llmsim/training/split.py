@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..core.numeric import Number
 from ..core.pipelines import ScheduleName, schedule_facts
+from ..timing.layer_time import KindTime
 from .closed_forms import Line, PartTimes, split_bound
-
-if TYPE_CHECKING:
-    from ..timing.layer_time import KindTime
-    from .saved_activations import KeptTransfers
+from .saved_activations import KeptTransfers
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,12 @@ from ..core.pipelines import ScheduleName, schedule_facts
 from ..timing.columns import Columns
 from ..timing.constants import StepConstants
 from ..timing.layer_time import KindTime
-from .build_load import Problem, recomputed_layers, step_load
+from .build_load import recomputed_layers, step_load
 from .closed_forms import in_flight
 from .compose import StepLoad, compose_step
 from .memory import stage_states
 from .orders import routes
+from .problem import Problem
 from .saved_activations import KeptTransfers
 from .sharding import LocalParameters
 from .stages import Stage
