@@ -9,6 +9,7 @@ import numpy as np
 
 from ..core.numeric import Number
 from ..core.pipelines import ScheduleName
+from ..core.records import map_numbers
 from ..timing.layer_time import KindTime
 from ..training.compose import StepLoad, StepTime
 from ..training.longest_path import longest_path
@@ -86,7 +87,7 @@ def _chunk_seconds(
     back = [t.backward.seconds + s * t.recompute.seconds for t, s in zip(times, shares, strict=True)]
     forward, backward = chosen([t.forward.seconds for t in times]), chosen(back)
     if kept is not None:
-        mine = kept.map(lambda v: np.broadcast_to(v, shares[0].shape)[rows])
+        mine = map_numbers(kept, lambda v: np.broadcast_to(v, shares[0].shape)[rows])
         for p, c in np.ndindex(*counts.shape[1:3]):
             layers = list(counts[:, p, c].T)
             again = [n * s[rows] for n, s in zip(layers, shares, strict=True)]

@@ -12,7 +12,7 @@ traffic per rank as NVIDIA nccl-tests defines bus bandwidth; in-switch reduction
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -202,10 +202,6 @@ class WireTime:
     def scaled(self, factor: Number) -> WireTime:
         """That many of them."""
         return WireTime(self.latency_s * factor, self.inner_s * factor, self.outer_s * factor)
-
-    def map(self, change: Callable[[Number], Number]) -> WireTime:
-        """The same with every number changed (a selection of rows)."""
-        return WireTime(change(self.latency_s), change(self.inner_s), change(self.outer_s))
 
     def seconds(self, inner_efficiency: Number, outer_efficiency: Number) -> Number:
         """Time alone at the bandwidths that large collectives reach."""

@@ -15,6 +15,7 @@ from itertools import chain
 import numpy as np
 
 from ..core.numeric import Number, maximum
+from ..core.records import map_numbers
 from ..timing.columns import Columns
 from ..timing.layer_time import KindTime, LayerTime
 from ..training.breakdown import step_breakdown
@@ -284,12 +285,12 @@ class _Work:
         self, where: np.ndarray, kept: Sequence[KindMemory], shares: np.ndarray, mode: np.ndarray, *, parts: bool
     ) -> tuple[StepLoad, StepTime]:
         problem, kinds, constants = self.problem, self.kinds, self.evaluator.constants
-        load = self.rows.load.map(self._picked(where))
+        load = map_numbers(self.rows.load, self._picked(where))
         load = offloading(problem, load, kept, constants)
         load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
         keys = self.rows.keys[where]
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
-            load = replace(load, kinds=[k.map(lambda v: keyed_entries(v, keys, mode)) for k in kinds.seconds])
+            load = replace(load, kinds=map_numbers(kinds.seconds, lambda v: keyed_entries(v, keys, mode)))
             return load, compose_step(load, constants)
         if parts:
             times = [_parts_of(k, lambda v: keyed_entries(v, keys, mode)) for k in kinds.full]

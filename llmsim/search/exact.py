@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.numeric import Number
 from ..core.pipelines import ScheduleName
+from ..core.records import map_numbers
 from ..plans.offload import Offload
 from ..timing.layer_time import KindTime, kind_time
 from ..training.build_load import offloading, recomputed_layers, step_load
@@ -88,7 +89,7 @@ def _collect(
     for pp, chunks, m in np.unique(shape, axis=0):
         own = np.flatnonzero((shape == (pp, chunks, m)).all(axis=1))
         each = [t.map(lambda v: _entries(v, own, len(rows))) for t in times]  # noqa: B023
-        moved = kept and kept.map(lambda v: _entries(v, own, len(rows)))  # noqa: B023
+        moved = map_numbers(kept, lambda v: _entries(v, own, len(rows)))  # noqa: B023
         forward: list[list[Number]] = []
         backward: list[list[Number]] = []
         weight: list[list[Number]] = []
@@ -128,7 +129,7 @@ def _composed(
         load = offloading(problem, load, kept, evaluator.constants)
     load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
     if problem.fully_sharded:
-        seconds = [k.map(lambda v: own_entries(v, keys, mode)) for k in kinds.seconds]
+        seconds = map_numbers(kinds.seconds, lambda v: own_entries(v, keys, mode))
         times = [kind_time(k, u, evaluator.constants) for k, u in zip(seconds, load.units, strict=True)]
     else:
         times = [t.map(lambda v: own_entries(v, keys, mode)) for t in kinds.times]

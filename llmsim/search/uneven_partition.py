@@ -15,6 +15,7 @@ import numpy as np
 
 from ..architecture import body_kinds
 from ..core.numeric import Number, total
+from ..core.records import map_numbers
 from ..plans.offload import Offload
 from ..plans.recompute import FULL, NONE, Recompute
 from ..plans.training import TrainingPlan
@@ -221,7 +222,7 @@ class _Bounds:
         keys, mode = rows if known is None else known[rows], variant.settings.mode
         load, states = self.whole
         memories = [some_rows(m, keys, mode) for m in kinds.memories]
-        load = offloading(problem, load.map(lambda v: _some(v, where)), memories, evaluator.constants)
+        load = offloading(problem, map_numbers(load, lambda v: _some(v, where)), memories, evaluator.constants)
         whole = not problem.facts.paired
         times = [t.map(lambda v: keyed_entries(v, keys, mode), whole=whole) for t in kinds.times]
         share, fitted = variant.settings.shares[:, None], self.ways.fitted[:, None]

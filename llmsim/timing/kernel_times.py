@@ -12,6 +12,7 @@ import numpy as np
 from ..core.messages import Message
 from ..core.numeric import Number, stack, where
 from ..core.operator_kinds import OPERATOR_KINDS
+from ..core.records import map_numbers
 from ..core.terms import Sizes, Term, Terms
 from ..core.work import Work
 from ..hardware.kernels import (
@@ -54,11 +55,6 @@ class PhaseSeconds:
         """Add kernels of a class."""
         self.classes[work_class] = self.classes.get(work_class, 0) + seconds
 
-    def map(self, change: Callable[[Number], Number]) -> PhaseSeconds:
-        """The same with every number changed."""
-        wires = {axis: wire.map(change) for axis, wire in self.wires.items()}
-        return PhaseSeconds({name: change(v) for name, v in self.classes.items()}, change(self.launches), wires)
-
     def slowed(self, factor: Number) -> PhaseSeconds:
         """The same with kernels and launches slower by a factor."""
         return PhaseSeconds({n: v * factor for n, v in self.classes.items()}, self.launches * factor, self.wires)
@@ -84,10 +80,6 @@ class KindSeconds:
 
     phases: dict[str, PhaseSeconds]
     is_moe: Number
-
-    def map(self, change: Callable[[Number], Number]) -> KindSeconds:
-        """The same with every number changed (a selection of rows)."""
-        return KindSeconds({name: phase.map(change) for name, phase in self.phases.items()}, self.is_moe)
 
     def slowed(self, factor: Number) -> KindSeconds:
         """The same with kernels and their launches slower by a factor, transfers as they are."""
@@ -140,7 +132,7 @@ class _Rated:
             whole = seconds[chosen].sum(axis=0) if np.ndim(seconds) == axes else seconds * len(chosen)
             return take(whole, self.values.rows)
 
-        return self.seconds.map(add) if isinstance(self.seconds, WireTime) else add(self.seconds)
+        return map_numbers(self.seconds, add)
 
 
 class KindRates:

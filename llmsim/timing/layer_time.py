@@ -39,11 +39,10 @@ class UnitTraffic:
     forward: WireTime = NO_TRAFFIC
     backward: WireTime = NO_TRAFFIC
 
-    def map(self, change: Callable[[Number], Number]) -> UnitTraffic:
-        """The same with every number changed (a selection of rows)."""
-        if self.forward is NO_TRAFFIC:  # told apart by identity from a transfer that takes no time
-            return self
-        return UnitTraffic(self.forward.map(change), self.backward.map(change))
+    @property
+    def constant(self) -> bool:
+        """Whether nothing is sharded: told apart by identity from a transfer that takes no time."""
+        return self.forward is NO_TRAFFIC
 
 
 def exposed(compute: Number, transfer: Number, fraction: Number, contention: Number) -> Number:

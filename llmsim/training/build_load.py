@@ -11,6 +11,7 @@ from functools import partial
 
 from ..architecture import body_kinds, model_kinds
 from ..core.numeric import Number, maximum, total
+from ..core.records import where_numbers
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..plans.optimizer import get_optimizer
 from ..timing.columns import Columns, kind_sizes
@@ -169,7 +170,7 @@ def kind_parameters(problem: Problem, columns: Columns) -> list[LocalParameters]
         own = local(parameters)
         if i > body and any(p.name in shared for p in parameters):
             alone = local([p for p in parameters if p.name not in shared])
-            own = own.where(columns.pp > 1, alone) if problem.facts.shape == "loop" else alone
+            own = where_numbers(columns.pp > 1, own, alone) if problem.facts.shape == "loop" else alone
         found.append(own)
     return found
 

@@ -61,16 +61,6 @@ class StageLoad:
     host_s: Number = 0
     lead: Sequence[Number] | None = None
 
-    def map(self, change: Callable[[Number], Number]) -> StageLoad:
-        """The same with every number changed (a selection of rows)."""
-        counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
-        wires = self.gather.map(change), self.reduce.map(change)
-        products = {name: change(v) for name, v in self.products_s.items()}
-        whole = self.whole.map(change)
-        lead = None if self.lead is None else [change(n) for n in self.lead]
-        repeats, update, host = (change(v) for v in (self.repeats, self.update_s, self.host_s))
-        return StageLoad(counts, recomputed, repeats, *wires, update, products, whole, host, lead)
-
 
 @dataclass(frozen=True)
 class StepLoad:
@@ -102,21 +92,6 @@ class StepLoad:
     schedule: ScheduleName
     parts: Sequence[PartLoad] = ()
     kept: KeptTransfers | None = None
-
-    def map(self, change: Callable[[Number], Number]) -> StepLoad:
-        """The same with every number changed (a selection of rows)."""
-        return StepLoad(
-            [kind.map(change) for kind in self.kinds],
-            [unit.map(change) for unit in self.units],
-            [stage.map(change) for stage in self.stages],
-            self.hop.map(change),
-            change(self.micro_batches),
-            change(self.pp),
-            change(self.chunks),
-            self.schedule,
-            [part.map(change) for part in self.parts],
-            self.kept and self.kept.map(change),
-        )
 
     def recomputing(self, of: Callable[[Sequence[Number]], Sequence[Number]]) -> StepLoad:
         """The same with other layers computing their forward again, ``of`` the layers of a stage or part."""

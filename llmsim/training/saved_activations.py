@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from ..architecture import body_kinds, model_kinds
 from ..core.numeric import Number, maximum, total
@@ -99,12 +97,6 @@ class KeptTransfers:
         """What of a transfer is not hidden under the layers' own pass. Copies have engines of their own and take little
         of the device's bandwidth, so that nothing slows down."""
         return maximum(transfer_s - beside_s, (1 - self.hidden) * transfer_s)
-
-    def map(self, change: Callable[[Number], Number]) -> KeptTransfers:
-        """The same with every number changed (a selection of rows)."""
-        plain, recomputing = ([change(v) for v in own] for own in (self.plain, self.recomputing))
-        hidden = change(self.hidden) if np.ndim(self.hidden) else self.hidden
-        return KeptTransfers(plain, recomputing, hidden)
 
 
 def kept_transfers(memories: Sequence[KindMemory], share: Number, bandwidth: Number, hidden: Number) -> KeptTransfers:

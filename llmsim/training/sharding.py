@@ -4,7 +4,7 @@ holds."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from ..core.data_parallel import (
     Padding,
@@ -16,7 +16,7 @@ from ..core.data_parallel import (
     shard_elements,
 )
 from ..core.formats import Format
-from ..core.numeric import Number, total, where
+from ..core.numeric import Number, total
 from ..core.parameters import Parameter
 from ..core.terms import Sizes
 from ..hardware.network import NO_TRAFFIC, Tier, WireTime, collective_time
@@ -35,13 +35,6 @@ class FrozenParameters:
     expert: Number = 0
     dense_shard: Number = 0
     expert_shard: Number = 0
-
-    def where(self, condition: Number, otherwise: FrozenParameters) -> FrozenParameters:
-        """These where a condition holds, else others."""
-        if self is otherwise:
-            return self
-        own = (f.name for f in fields(self))
-        return FrozenParameters(**{n: where(condition, getattr(self, n), getattr(otherwise, n)) for n in own})
 
 
 NOTHING_FROZEN = FrozenParameters()
@@ -78,14 +71,6 @@ class LocalParameters:
     def held(self) -> Number:
         """All elements on a rank before data-parallel sharding."""
         return self.dense + self.expert + self.frozen.dense + self.frozen.expert
-
-    def where(self, condition: Number, otherwise: LocalParameters) -> LocalParameters:
-        """These where a condition holds, else others."""
-        own = (f.name for f in fields(self) if f.name not in ("costs", "frozen"))
-        dense, expert = (mine.where(condition, other) for mine, other in zip(self.costs, otherwise.costs, strict=True))
-        numbers = {name: where(condition, getattr(self, name), getattr(otherwise, name)) for name in own}
-        frozen = self.frozen.where(condition, otherwise.frozen)
-        return LocalParameters(**numbers, costs=(dense, expert), frozen=frozen)
 
 
 def local_parameters(

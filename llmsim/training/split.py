@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..core.numeric import Number
@@ -28,11 +28,6 @@ class PartLoad:
     recomputed: Sequence[Number]
     first: Number
     repeats: Number
-
-    def map(self, change: Callable[[Number], Number]) -> PartLoad:
-        """The same with every number changed (a selection of rows)."""
-        counts, recomputed = ([change(n) for n in own] for own in (self.counts, self.recomputed))
-        return PartLoad(counts, recomputed, change(self.first), change(self.repeats))
 
 
 def pair_share(schedule: ScheduleName) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from ..core.numeric import Number, maximum, minimum, total, where
+from ..core.numeric import Number, maximum, minimum, total
 from ..core.parameters import Parameter
 from ..core.terms import Sizes
 from ..hardware.software import Formats
@@ -37,12 +37,6 @@ class ElementCost:
     flops: Number = 0
     largest_flops: Number = 0
     whole: Number = 0
-
-    def where(self, condition: Number, otherwise: ElementCost) -> ElementCost:
-        """This where a condition holds, else another."""
-        return ElementCost(
-            **{f.name: where(condition, getattr(self, f.name), getattr(otherwise, f.name)) for f in fields(self)}
-        )
 
 
 def element_costs(
