@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.numeric import Number, maximum
 from ..core.pipelines import ScheduleName, schedule_facts
-from .orders import Node, device_order, routes
+from .orders import device_order, routes
 
 Times: TypeAlias = Sequence[Sequence[Number]]
 """Seconds of one micro-batch, ``[device][chunk]``."""
@@ -70,91 +70,148 @@ def longest_path(
         If the schedule is not defined for this shape, or deadlocks (it cannot for those built here).
     """
     pp, chunks = len(forward), len(forward[0])
-    orders = _orders(schedule, pp, chunks, micro_batches)
-    lanes = _lanes(schedule, forward, backward, micro_batches, hop_s, weight, saved)
-    many = isinstance(forward[0][0], np.ndarray)
-    position: list[int] = [0] * pp
+    program = _program(schedule, pp, chunks, micro_batches)
+    costs = _costs(program.lanes, forward, backward, weight, saved)
+    waits = (0.0, hop_s)
+    ends: list[Number] = [0.0] * program.slots
     clock: list[Number] = [0.0] * pp
-    left = sum(map(len, orders))
-    while left:
-        before = left
-        for i in range(pp):
-            order, lane, now = orders[i], lanes[i], clock[i]
-            for at in range(position[i], len(order)):
-                kind, chunk, j = order[at]
-                ready, wait, cost, ends = lane[kind][chunk]
-                free = ready[j]
-                if free is None:
-                    break
-                free = free + wait
-                if many:
-                    now = np.maximum(now, free)
-                elif free > now:
-                    now = free
-                ends[j] = now = now + cost
-            else:
-                at = len(order)
-            left -= at - position[i]
-            position[i], clock[i] = at, now
-        if left == before:
-            raise ValueError(f"schedule {schedule} deadlocks at p={pp}, v={chunks}, m={micro_batches}")
+    if isinstance(forward[0][0], np.ndarray):
+        for i, ready, wait, cost, end in program.nodes:
+            clock[i] = ends[end] = np.maximum(clock[i], ends[ready] + waits[wait]) + costs[cost]
+    else:
+        for i, ready, wait, cost, end in program.nodes:
+            now, free = clock[i], ends[ready] + waits[wait]
+            if free > now:  # noqa: PLR1730 (a call would take as long as all the rest)
+                now = free
+            clock[i] = ends[end] = now + costs[cost]
     each = micro_batches // len(routes(schedule, pp, chunks))
     busy: tuple[Number, ...] = tuple(each * (sum(forward[i]) + sum(backward[i])) for i in range(pp))
     if saved is not None:
-        busy = tuple(b - sum(kind == "&" for kind, _, _ in orders[i]) * saved[i] for i, b in enumerate(busy))
+        busy = tuple(b - pairs * less for b, pairs, less in zip(busy, program.pairs, saved, strict=True))
     return Timeline(maximum(*clock), busy, tuple(clock))
 
 
-@lru_cache(maxsize=32)
-def _orders(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -> list[list[Node]]:
-    return [device_order(schedule, i, pp, chunks, micro_batches) for i in range(pp)]
+@dataclass(frozen=True)
+class _Lane:
+    """One kind of node of one chunk on a device: what it costs, and where its results go.
+
+    ``ready`` and ``ends`` are the slots of the results that it waits for and of its own, by micro-batch; ``hops``:
+    whether a message brings what it waits for.
+    """
+
+    device: int
+    kind: str
+    chunk: int
+    ready: range | None
+    hops: int
+    ends: range
 
 
-_Lane: TypeAlias = tuple[list[Number], Number, Number, list[Number]]
-"""Of one chunk and kind of node: when the results that it waits for end (None: not yet), by micro-batch; the hop that
-brings them; its own seconds; when its own results end."""
+@dataclass(frozen=True)
+class _Program:
+    """A schedule as a list of steps, each after all that it waits for: (device, slot that it waits for, whether a hop
+    lies between, number of its lane, slot of its result). Slot 0 is the start."""
+
+    nodes: list[tuple[int, int, int, int, int]]
+    lanes: list[_Lane]
+    slots: int
+    pairs: tuple[int, ...]
 
 
-def _lanes(
-    schedule: ScheduleName,
-    forward: Times,
-    backward: Times,
-    micro_batches: int,
-    hop_s: Number,
-    weight: Times | None,
-    saved: Sequence[Number] | None,
-) -> list[dict[str, list[_Lane]]]:
-    """The lanes of each device, by kind of node and chunk."""
-    pp, chunks = len(forward), len(forward[0])
+@lru_cache(maxsize=16)
+def _program(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -> _Program:
+    """The steps of a schedule in an order in which they can be taken.
+
+    Raises
+    ------
+    ValueError
+        If the schedule is not defined for this shape, or deadlocks.
+    """
+    orders = [device_order(schedule, i, pp, chunks, micro_batches) for i in range(pp)]
+    lanes, slots = _lanes(schedule, pp, chunks, micro_batches)
+    number = {(lane.device, lane.kind, lane.chunk): n for n, lane in enumerate(lanes)}
+    done = bytearray(slots)
+    done[0] = 1
+    nodes: list[tuple[int, int, int, int, int]] = []
+    position, left = [0] * pp, sum(map(len, orders))
+    while left:
+        before = left
+        for i, order in enumerate(orders):
+            at = position[i]
+            while at < len(order):
+                kind, chunk, j = order[at]
+                n = number[i, kind, chunk]
+                lane = lanes[n]
+                ready = 0 if lane.ready is None else lane.ready[j]
+                if not done[ready]:
+                    break
+                done[lane.ends[j]] = 1
+                nodes.append((i, ready, lane.hops, n, lane.ends[j]))
+                at += 1
+            left -= at - position[i]
+            position[i] = at
+        if left == before:
+            raise ValueError(f"schedule {schedule} deadlocks at p={pp}, v={chunks}, m={micro_batches}")
+    pairs = tuple(sum(kind == "&" for kind, _, _ in order) for order in orders)
+    return _Program(nodes, lanes, slots, pairs)
+
+
+def _lanes(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -> tuple[list[_Lane], int]:
+    """The lanes of a schedule, and how many slots their results take."""
     ways, split = routes(schedule, pp, chunks), schedule_facts(schedule).split
-    lanes: list[dict[str, list[_Lane]]] = [{} for _ in range(pp)]
-    count = micro_batches // len(ways)
+    count, slots = micro_batches // len(ways), 1
+    lanes: list[_Lane] = []
+
+    def fresh() -> range:
+        nonlocal slots
+        slots += count
+        return range(slots - count, slots)
+
     for way in ways:
-        ahead, back = ([[None] * count for _ in way] for _ in range(2))
-        now: list[Number] = [0.0] * count
+        ahead, back = ([fresh() for _ in way] for _ in range(2))
         for part, (i, chunk) in enumerate(way):
-            own = lanes[i].setdefault
-            start = (ahead[part - 1], _hop(way, part, hop_s)) if part else (now, 0.0)
-            behind = (back[part + 1], _hop(way, part + 1, hop_s)) if part < len(way) - 1 else (ahead[part], 0.0)
-            whole = backward[i][chunk]
-            own("F", []).append((*start, forward[i][chunk], ahead[part]))
-            own("B", []).append((*behind, whole, back[part]))
-            if not split:
-                continue
-            later = 0.0 if weight is None else weight[i][chunk]
-            own("I", []).append((*behind, whole - later, back[part]))
-            own("W", []).append((back[part], 0.0, later, [None] * count))
-            own("<", []).append((*start, 0.0, [None] * count))
-            own(">", []).append((now, 0.0, 0.0, ahead[part]))
-            beside = forward[i][1 - chunk] if chunks == 2 else 0.0
-            less = 0.0 if saved is None else saved[i]
-            own("&", []).append((*behind, beside + whole - less, back[part]))
-    return lanes
+            start: tuple[range | None, int] = (ahead[part - 1], _hops(way, part)) if part else (None, 0)
+            behind = (back[part + 1], _hops(way, part + 1)) if part < len(way) - 1 else (ahead[part], 0)
+            lanes += [_Lane(i, "F", chunk, *start, ahead[part]), _Lane(i, "B", chunk, *behind, back[part])]
+            if split:
+                lanes += [
+                    _Lane(i, "I", chunk, *behind, back[part]),
+                    _Lane(i, "W", chunk, back[part], 0, fresh()),
+                    _Lane(i, "<", chunk, *start, fresh()),
+                    _Lane(i, ">", chunk, None, 0, ahead[part]),
+                    _Lane(i, "&", chunk, *behind, back[part]),
+                ]
+    return lanes, slots
 
 
-def _hop(way: Sequence[tuple[int, int]], part: int, hop_s: Number) -> Number:
-    """Seconds that a message needs to reach a part from the one in front of it."""
-    return hop_s if way[part - 1][0] != way[part][0] else 0.0
+def _hops(way: Sequence[tuple[int, int]], part: int) -> int:
+    """Whether a message reaches a part from the one in front of it through a wire."""
+    return int(way[part - 1][0] != way[part][0])
+
+
+def _costs(
+    lanes: Sequence[_Lane], forward: Times, backward: Times, weight: Times | None, saved: Sequence[Number] | None
+) -> list[Number]:
+    """Seconds of a node of each lane."""
+    found: list[Number] = []
+    for lane in lanes:
+        i, chunk = lane.device, lane.chunk
+        whole = backward[i][chunk]
+        later = 0.0 if weight is None else weight[i][chunk]
+        if lane.kind == "F":
+            found.append(forward[i][chunk])
+        elif lane.kind == "B":
+            found.append(whole)
+        elif lane.kind == "I":
+            found.append(whole - later)
+        elif lane.kind == "W":
+            found.append(later)
+        elif lane.kind == "&":
+            beside = forward[i][1 - chunk] if len(forward[i]) == 2 else 0.0
+            found.append(beside + whole - (0.0 if saved is None else saved[i]))
+        else:
+            found.append(0.0)
+    return found
 
 
 def pipeline_seconds(

@@ -237,12 +237,15 @@ def _chunk_times(
     problem: Problem, prepared: Prepared, times: Sequence[KindTime]
 ) -> Callable[[tuple[int, ...], float | None], tuple[float, float, float]]:
     """Seconds of a chunk from its layer counts and the share of them that recomputes: forward, backward, and of this
-    the gradients of weights."""
+    the gradients of weights. Most chunks are alike."""
+    known: dict[tuple[tuple[int, ...], float | None], tuple[float, float, float]] = {}
 
     def of(counts: tuple[int, ...], share: float | None) -> tuple[float, float, float]:
-        again = recomputed_layers(problem, counts, share)
-        forward, inputs, weights = map(float, pass_seconds(counts, again, times, prepared.load.kept))
-        return forward, inputs + weights, weights
+        if (counts, share) not in known:
+            again = recomputed_layers(problem, counts, share)
+            forward, inputs, weights = map(float, pass_seconds(counts, again, times, prepared.load.kept))
+            known[counts, share] = forward, inputs + weights, weights
+        return known[counts, share]
 
     return of
 
