@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmsim import Architecture, InputError, UnsupportedError
-from llmsim.hardware.devices import get_device
+from llmsim.hardware.named import get_device
 from llmsim.serving.cache import model_cache
 from llmsim.serving.compare import compare
 from llmsim.serving.decode import decode_flops, roofline_seconds, weight_bytes

@@ -8,7 +8,7 @@ from run_tables import row, write_table
 from llmsim import validate
 from llmsim.calibration.interconnects import link_rate
 from llmsim.calibration.normalise_columns import network_of
-from llmsim.hardware.devices import get_device
+from llmsim.hardware.named import get_device
 
 USUAL = 50e9
 SPELLINGS = [

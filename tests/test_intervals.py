@@ -13,8 +13,8 @@ from rich.console import Console
 
 from llmsim import InputError, plan_training, simulate_training
 from llmsim.calibration.intervals import weighted_quantile
-from llmsim.hardware.devices import get_device
 from llmsim.hardware.fitted import Width, shipped_fit
+from llmsim.hardware.named import get_device
 from llmsim.hardware.software import get_software
 from llmsim.report.training import planning_report
 from llmsim.timing.intervals import out_of_memory_chance, safe_headroom

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmsim.core.symbolic import recorded_switches, symbol
-from llmsim.hardware.devices import device_names, get_device
+from llmsim.hardware.devices import device_names
 from llmsim.hardware.kernels import (
     attention_seconds,
     gemm_seconds,
@@ -15,6 +15,7 @@ from llmsim.hardware.kernels import (
     memory_seconds,
     quantise_seconds,
 )
+from llmsim.hardware.named import get_device
 
 sizes = st.integers(1, 40_000)
 devices = st.sampled_from(device_names())

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from llmsim.core.errors import InputError
 from llmsim.hardware.cluster import Cluster
-from llmsim.hardware.network import collective_seconds, collective_time, fabric_names, get_fabric, members_within
+from llmsim.hardware.named import get_fabric
+from llmsim.hardware.network import collective_seconds, collective_time, fabric_names, members_within
 
 COLLECTIVES = ["all_gather", "reduce_scatter", "all_reduce", "all_to_all", "send_recv"]
 TIERS = Cluster.parse("64x8xh100-sxm-80gb").tiers()

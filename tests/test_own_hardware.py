@@ -11,9 +11,10 @@ from command_line import MODEL, STEP, _run, plan, refused, run, simulate
 
 from llmsim import Cluster, InputError, TrainingPlan, compare, simulate_training
 from llmsim.core.quantities import parse_quantity, readable, written
-from llmsim.hardware.devices import device_names, generation_rates, get_device
+from llmsim.hardware.devices import device_names, generation_rates
 from llmsim.hardware.fitted import shipped_fit
-from llmsim.hardware.network import fabric_names, get_fabric
+from llmsim.hardware.named import get_device, get_fabric
+from llmsim.hardware.network import fabric_names
 from llmsim.hardware.profiles import profile_names
 from llmsim.hardware.templates import template
 from llmsim.plans.precision import default_precision, device_recipes

@@ -9,7 +9,8 @@ from llmsim.architecture import Architecture
 from llmsim.core.errors import InputError
 from llmsim.core.formats import FORMATS
 from llmsim.hardware.cluster import Cluster
-from llmsim.hardware.devices import device_names, get_device
+from llmsim.hardware.devices import device_names
+from llmsim.hardware.named import get_device
 from llmsim.plans.defaults import default_framework
 from llmsim.plans.precision import PRECISIONS, check_recipe, default_precision, device_recipes
 from llmsim.plans.training import TrainingPlan

@@ -4,7 +4,8 @@ import pytest
 
 from llmsim.core.errors import InputError
 from llmsim.core.provenance import Quantity
-from llmsim.hardware.devices import GenerationRates, device_names, get_device
+from llmsim.hardware.devices import GenerationRates, device_names
+from llmsim.hardware.named import get_device
 from llmsim.hardware.profiles import build, profiles_root, read_yaml
 from llmsim.hardware.software import framework_name, get_software, kernel_rows, software_names
 

@@ -13,7 +13,7 @@ from llmsim.calibration.normalise_columns import (
     schedule_of,
     setting_of,
 )
-from llmsim.hardware.devices import get_device
+from llmsim.hardware.named import get_device
 from llmsim.plans.recompute import parse_recompute
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 from ..core.errors import InputError
 from ..hardware.devices import Device
-from ..hardware.network import fabric_names, get_fabric
+from ..hardware.named import get_fabric
+from ..hardware.network import fabric_names
 from ..hardware.software import framework_name
 from ..plans.recompute import parse_recompute
 from .interconnects import link_rate

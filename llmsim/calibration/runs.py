@@ -13,7 +13,7 @@ from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
 from ..core.errors import UnsupportedError
 from ..hardware.cluster import Cluster
-from ..hardware.devices import get_device
+from ..hardware.named import get_device
 from ..hardware.profiles import build, names_file
 from ..hardware.software import Software, get_software
 from ..plans.optimizer import ALIASES as OPTIMIZER_ALIASES

@@ -21,8 +21,9 @@ from pydantic import (
 from ..core.arguments import of_kind
 from ..core.errors import InputError
 from ..core.units import counted
-from .devices import Device, get_device, is_abbreviated
-from .network import Fabric, Tier, compile_tiers, get_fabric
+from .devices import Device, is_abbreviated
+from .named import get_device, get_fabric
+from .network import Fabric, Tier, compile_tiers
 from .profiles import Checked, Real, Whole, as_input_error, build, names_file, read_yaml
 
 _SPELLING = re.compile(r"^\s*(?:([0-9]{1,30})\s*[xX]\s*)?([0-9]{1,30})\s*[xX]\s*(\S.*?)\s*$")

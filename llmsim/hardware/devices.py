@@ -313,28 +313,20 @@ def _canonical(name: str) -> str:
     return re.sub(r"[\s_]+", "-", name.strip().lower())
 
 
-def get_device(name: str) -> Device:
-    """The device of that name or alias (``h100`` is ``h100-sxm-80gb``), or of a YAML file of one's own.
-
-    Raises
-    ------
-    InputError
-        For an unknown one, with the nearest names; for a file that is wrong, with the field.
-    """
-    if names_file(name):
-        from .own_profiles import read_device
-
-        return read_device(Path(name))
-    return _bundled(str(name))
-
-
 def is_abbreviated(name: str) -> bool:
     """Whether a name is an alias of a bundled device and not its own."""
     return not names_file(name) and _canonical(str(name)) not in profile_names("devices")
 
 
 @lru_cache(maxsize=128)
-def _bundled(name: str) -> Device:
+def bundled_device(name: str) -> Device:
+    """The bundled device of that name or alias.
+
+    Raises
+    ------
+    InputError
+        For an unknown one, with the nearest names.
+    """
     wanted = _canonical(name)
     names = profile_names("devices")
     if wanted not in names:

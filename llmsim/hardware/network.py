@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core.numeric import Number, log2, maximum, minimum, product, where
 from ..core.provenance import Quantity
 from .devices import Device, taken_in_words
-from .profiles import build, names_file, profile_names, read_profile
+from .profiles import build, profile_names, read_profile
 
 TYPICAL_FABRIC = "infiniband-ndr-400"
 """Stands for what a fabric of one's own leaves out."""
@@ -121,23 +121,15 @@ class Tier:
     in_switch_traffic: float | None = None
 
 
-def get_fabric(name: str) -> Fabric:
-    """The fabric of that name, or of a YAML file of one's own.
+@lru_cache(maxsize=64)
+def bundled_fabric(name: str) -> Fabric:
+    """The bundled fabric of that name.
 
     Raises
     ------
     InputError
-        For an unknown one, with the nearest names; for a file that is wrong, with the field.
+        For an unknown one, with the nearest names.
     """
-    if names_file(name):
-        from .own_profiles import read_fabric
-
-        return read_fabric(Path(name))
-    return _bundled(name)
-
-
-@lru_cache(maxsize=64)
-def _bundled(name: str) -> Fabric:
     return build(Fabric, {**read_profile("networks", name, "network"), "name": name}, f"network profile {name}")
 
 

@@ -16,9 +16,9 @@ from typing import Any
 from ..core.errors import InputError, nearest_names, unknown_name
 from ..core.provenance import Quantity
 from ..core.quantities import example
-from .devices import Device, device_names, generation_rates, get_device
+from .devices import Device, bundled_device, device_names, generation_rates
 from .fitted import shipped_fit
-from .network import TYPICAL_FABRIC, Fabric, fabric_names, get_fabric
+from .network import TYPICAL_FABRIC, Fabric, bundled_fabric, fabric_names
 from .profiles import build, names_file, profile_names, read_yaml
 from .stated import (
     DEVICE_FIELDS,
@@ -138,7 +138,7 @@ def read_fabric(path: Path, depth: int = 0) -> Fabric:
         near = nearest_names(path.stem, fabric_names(), 1)
         allowed = "the bandwidth of one device such as 400 Gb/s, or inherits: NAME of a fabric"
         raise InputError(f"{where}: bandwidth", None, allowed, f"inherits: {near[0]}", why="is missing")
-    parent = get_fabric(TYPICAL_FABRIC) if whole else _parent(path, data, where, fabric_names(), read_fabric, depth)
+    parent = bundled_fabric(TYPICAL_FABRIC) if whole else _parent(path, data, where, fabric_names(), read_fabric, depth)
     per_node, data = split_per_node(data)
     stated = dict(stated_numbers(data, FABRIC_FIELDS, where, path.name))
     values = {name: getattr(parent, name) for name in FABRIC_FIELDS}
@@ -208,7 +208,7 @@ def _parent(path: Path, data: Mapping[str, Any], where: str, names: list[str], r
             raise InputError(f"{where}: inherits", name, f"a chain of at most {_DEPTH} files", why="goes on")
         return read(_beside(path, name), depth + 1)
     try:
-        return (get_device if read is read_device else get_fabric)(name)
+        return (bundled_device if read is read_device else bundled_fabric)(name)
     except InputError:
         raise unknown_name(f"{where}: inherits", name, names) from None
 
@@ -225,7 +225,7 @@ def _parent_device(path: Path, data: Mapping[str, Any], where: str, depth: int) 
         near = [f"inherits: {n}" for n in difflib.get_close_matches(path.stem.lower(), device_names(), 1, 0.4)]
         allowed = f"the kernels that it runs like, one of {', '.join(known)}; or inherits: NAME of a device"
         raise InputError(f"{where}: generation", None, allowed, near[0] if near else None, why="is missing")
-    return get_device(generation_rates(generation).typical_device), True
+    return bundled_device(generation_rates(generation).typical_device), True
 
 
 def _check_whole(stated: Mapping[str, Quantity], where: str) -> None:
@@ -361,8 +361,8 @@ def _largest_node(data: Mapping[str, Any], parent: Device, whole: bool) -> int |
 def _network(data: Mapping[str, Any], parent: Device, path: Path) -> str:
     name = data.get("network", parent.network)
     if isinstance(name, str) and names_file(name):
-        return get_fabric(str(_beside(path, name).resolve())).file
-    return get_fabric(name).name
+        return read_fabric(_beside(path, name).resolve()).file
+    return bundled_fabric(name).name
 
 
 def _name(path: Path, data: Mapping[str, Any], where: str, taken: list[str]) -> str:

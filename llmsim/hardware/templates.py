@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from ..core.errors import InputError, unknown_name
 from ..core.provenance import Quantity
 from ..core.quantities import written
-from .devices import Device, device_names, get_device
+from .devices import Device, bundled_device, device_names
 from .fitted import shipped_fit
-from .network import Fabric, fabric_names, get_fabric
+from .network import Fabric, bundled_fabric, fabric_names
 from .profiles import names_file, profile_names
 from .stated import DEVICE_FIELDS, FABRIC_FIELDS, Field
 
@@ -30,11 +30,11 @@ def template(name: str) -> str:
         For another name, with the nearest.
     """
     if name in fabric_names():
-        return _fabric(get_fabric(name))
+        return _fabric(bundled_fabric(name))
     try:
         if names_file(name):
             raise InputError("template", name)
-        return _device(get_device(name))
+        return _device(bundled_device(name))
     except InputError:
         raise unknown_name("template", name, [*device_names(), *fabric_names()]) from None
 

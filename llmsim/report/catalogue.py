@@ -16,8 +16,9 @@ from ..architecture import Architecture
 from ..core.errors import unknown_name
 from ..core.quantities import readable
 from ..core.units import GIB, TERA
-from ..hardware.devices import Device, device_names, get_device
-from ..hardware.network import Fabric, fabric_names, get_fabric
+from ..hardware.devices import Device, device_names
+from ..hardware.named import get_device, get_fabric
+from ..hardware.network import Fabric, fabric_names
 from ..hardware.own_profiles import describes_fabric
 from ..hardware.profiles import names_file
 from ..hardware.software import get_software, software_names

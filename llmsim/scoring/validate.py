@@ -16,8 +16,8 @@ from ..calibration.table import MeasuredRun, read_runs
 from ..core.arguments import of_kind
 from ..core.errors import InputError, LlmsimError
 from ..core.progress import Bar
-from ..hardware.devices import get_device
 from ..hardware.fitted import shipped_fit
+from ..hardware.named import get_device
 from ..hardware.software import framework_name
 from ..timing.intervals import model_class
 from .outcome import Outcome, shipped_outcomes

@@ -18,7 +18,8 @@ from ..core.errors import InputError, UnsupportedError
 from ..core.numeric import Number, total
 from ..core.units import parse_length
 from ..hardware.cluster import Cluster
-from ..hardware.devices import get_device, is_abbreviated
+from ..hardware.devices import is_abbreviated
+from ..hardware.named import get_device
 from ..timing.columns import Columns
 from ..timing.constants import step_constants
 from ..timing.conventions import CONVENTIONS, flops_per_token
