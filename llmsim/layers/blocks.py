@@ -7,7 +7,7 @@ only are derived once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Literal
 
 from ..core.operators import LayerBuilder, Operator
@@ -38,7 +38,7 @@ class Block:
     parallel: Parallel = "no"
 
 
-@cache
+@lru_cache(maxsize=512)
 def block_operators(block: Block) -> tuple[Operator, ...]:
     """The operators of a layer."""
     b = LayerBuilder()
@@ -51,19 +51,19 @@ def block_operators(block: Block) -> tuple[Operator, ...]:
     return tuple(b.operators)
 
 
-@cache
+@lru_cache(maxsize=512)
 def embedding_operators(positions: bool, types: bool, norm: Norm | None, projected: bool) -> tuple[Operator, ...]:
     """The operators of :func:`~llmsim.layers.embedding_and_head.embedding`."""
     return tuple(embedding(positions=positions, types=types, norm=norm, projected=projected).operators)
 
 
-@cache
+@lru_cache(maxsize=512)
 def head_operators(tied: bool, norm: Norm | None, bias: bool, projected: bool) -> tuple[Operator, ...]:
     """The operators of :func:`~llmsim.layers.embedding_and_head.head`."""
     return tuple(head(tied=tied, norm=norm, bias=bias, projected=projected).operators)
 
 
-@cache
+@lru_cache(maxsize=512)
 def next_token_operators(block: Block, tied: bool) -> tuple[Operator, ...]:
     """The operators of :func:`~llmsim.layers.embedding_and_head.next_token_module` around a layer."""
     return tuple(next_token_module(dict(block.mixers), block.norm, tied=tied).operators)

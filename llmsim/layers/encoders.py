@@ -7,7 +7,7 @@ of the encoder among what it keeps, although one copy serves all.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from ..core.operators import LayerBuilder, Operator, Read, Tensor, activation, index, renamed, weight
 from .attention import HEADS
@@ -29,7 +29,7 @@ class CrossAttention:
         return b.linear("cross_out", o, "heads head_dim", "hidden")
 
 
-@cache
+@lru_cache(maxsize=512)
 def relative_embedding_operators() -> tuple[Operator, ...]:
     """Token embedding of T5 with the tables of relative positions that all layers of a stack share (Raffel 2019,
     arXiv:1910.10683, section 2.1)."""
@@ -45,7 +45,7 @@ def relative_embedding_operators() -> tuple[Operator, ...]:
     return tuple(b.operators)
 
 
-@cache
+@lru_cache(maxsize=512)
 def encoder_decoder_head_operators(tied: bool, norm: Norm) -> tuple[Operator, ...]:
     """The final norm of the encoder, then the head of the decoder."""
     b = LayerBuilder()
@@ -53,7 +53,7 @@ def encoder_decoder_head_operators(tied: bool, norm: Norm) -> tuple[Operator, ..
     return (*b.operators, *head(tied=tied, norm=norm).operators)
 
 
-@cache
+@lru_cache(maxsize=512)
 def masked_head_operators(*, pooler: bool, transform: bool, tied: bool, norm: Norm) -> tuple[Operator, ...]:
     """The end of BERT (Devlin 2018, arXiv:1810.04805): a dense layer on the first position where it has a pooler, then
     the loss of every position's token, behind a dense layer, a norm and with a bias where it has the transform of its

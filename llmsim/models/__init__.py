@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
@@ -110,12 +110,12 @@ def bundled_path(name: str) -> Path | None:
     return _FOLDER / f"{found}.json" if found else None
 
 
-@cache
+@lru_cache(maxsize=1)
 def _names() -> frozenset[str]:
     return frozenset(path.stem for path in _FOLDER.glob("*.json"))
 
 
-@cache
+@lru_cache(maxsize=1)
 def _aliases() -> dict[str, str]:
     full = {spelling.lower(): name for name, spellings in HUB_IDS.items() for spelling in spellings}
     return {**{spelling.rpartition("/")[2]: name for spelling, name in full.items()}, **full}
