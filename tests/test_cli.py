@@ -26,10 +26,10 @@ def test_the_main_question_in_words():
         "Where the memory goes",
         "seen by the driver",
         "Plans that differ in kind",
-        "What the others lose to it",
+        "Where runners-up lose time",
         "Time against memory",
         "combinations formed",
-        "Assumed",
+        "Defaults taken from profiles",
         "precision",
         "framework",
     ):

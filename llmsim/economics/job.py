@@ -18,7 +18,7 @@ POWER_USAGE_EFFECTIVENESS = 1.1
 
 @dataclass(frozen=True)
 class JobCost:
-    """What a job takes, stops and restarts not counted.
+    """What a job takes, excludes failures and restarts.
 
     Attributes
     ----------

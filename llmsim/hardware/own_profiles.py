@@ -208,7 +208,7 @@ def _parent(path: Path, data: Mapping[str, Any], where: str, names: list[str], r
             raise InputError(f"{where}: inherits", name, f"a chain of at most {_DEPTH} files", why="goes on")
         return read(_beside(path, name), depth + 1)
     try:
-        return (bundled_device if read is read_device else bundled_fabric)(name)
+        return (bundled_device if read is read_device else bundled_fabric)(str(name))
     except InputError:
         raise unknown_name(f"{where}: inherits", name, names) from None
 

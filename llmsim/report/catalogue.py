@@ -168,7 +168,7 @@ def _own_profile(own: Device | Fabric) -> Answer:
     notes = Table.grid(padding=(0, 2))
     for key, text in own.assumed().items():
         notes.add_row(key, text)
-    heading = Text("\nAssumed (the file does not say otherwise)", style="bold")
+    heading = Text("\nDefaults of what the file does not state", style="bold")
     return Answer({**answer.data, **data, "assumed": own.assumed()}, Group(answer.text, heading, notes))
 
 

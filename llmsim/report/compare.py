@@ -39,7 +39,7 @@ def comparison_report(found: Comparison) -> RenderableType:
         parts += [Text(f"\n{title}", style="bold"), _metric(found, metric)]
     if found.crossovers:
         parts += [Text("\nWhere the order changes", style="bold"), _crossovers(found)]
-    parts += [Text("\nAssumed (nobody said otherwise)", style="bold"), grid(list(found.assumed.items()))]
+    parts += [Text("\nDefaults taken from profiles", style="bold"), grid(list(found.assumed.items()))]
     return Group(*parts)
 
 

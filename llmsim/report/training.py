@@ -51,7 +51,7 @@ def result_headline(result: TrainingResult, job: JobCost | None = None) -> Table
         rows += [
             (
                 "time",
-                f"{days(job.days)}{_days(job)} for {counted(job.steps, 'step')}, stops and restarts not counted",
+                f"{days(job.days)}{_days(job)} for {counted(job.steps, 'step')}, excludes failures and restarts",
             ),
             (
                 "cost",
@@ -164,7 +164,7 @@ def notes(assumed: dict[str, str], provenance: dict[str, float]) -> Group:
     """What was assumed, and what the rates rest on."""
     parts: list[RenderableType] = []
     if assumed:
-        parts.append(section("Assumed (nobody said otherwise)", grid(list(assumed.items()))))
+        parts.append(section("Defaults taken from profiles", grid(list(assumed.items()))))
     if provenance:
         parts.append(section("Rates", Text(f"the step rests on rates that are {origins_text(provenance)}")))
     return Group(*parts)
@@ -206,11 +206,11 @@ def planning_report(answer: TrainingPlanning) -> Group:
         section("Plans that differ in kind", _ranking(answer.best), *_undecided(answer)),
     ]
     if len(answer.best) > 1:
-        parts.append(section("What the others lose to it", _losses(answer.best)))
+        parts.append(section("Where runners-up lose time", _losses(answer.best)))
     if answer.hints:
         parts.append(section("Hints", *map(Text, answer.hints)))
     if answer.misses:
-        parts.append(section("Faster, if memory allowed", _misses(answer)))
+        parts.append(section("Faster plans that do not fit", _misses(answer)))
     parts += [
         section("Time against memory", _tradeoffs(answer)),
         section("Search", _search(answer)),
