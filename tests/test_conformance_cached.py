@@ -34,7 +34,8 @@ def test_new_tokens_after_cached_ones(family: str, precision: str, shape: str, n
 @pytest.mark.parametrize("name", PASSES)
 @pytest.mark.parametrize("shape", ["small", "other"])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_absorbed_latent_attention(precision: str, shape: str, name: str) -> None:
+@pytest.mark.parametrize("family", ["mla", "dsa"])
+def test_absorbed_latent_attention(family: str, precision: str, shape: str, name: str) -> None:
     new, cached = PASSES[name]
-    spec = of_tokens(BlockSpec("mla", "math", precision, (SMALL if shape == "small" else OTHER)["mla"]), new)
+    spec = of_tokens(BlockSpec(family, "math", precision, (SMALL if shape == "small" else OTHER)[family]), new)
     assert derived(spec, cached, absorb=True) == executed(spec, cached, absorb=True)

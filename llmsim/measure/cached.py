@@ -24,7 +24,7 @@ from ..core.terms import Sizes
 from ..core.work import derive_work
 from ..layers.base import LayerKind
 from ..layers.mla import LATENT, absorbed
-from . import blocks, mixers
+from . import blocks, mixers, sparse
 from .counters import WorkCounter
 from .pairs import BlockSpec, block_module, inventory, layer_operators
 
@@ -94,7 +94,8 @@ def executed(spec: BlockSpec, cached: int, *, absorb: bool = False) -> Counts:
                 block(x)
             kept = _bytes(states) + _convolution_bytes(block, s["batch"])
         else:
-            make = CachedLatentAttention if absorb else CachedAttention
+            latent = CachedSparseAttention if spec.family == "dsa" else CachedLatentAttention
+            make = latent if absorb else CachedAttention
             block.attention = make(block.attention, s["batch"], cached)
             block(x)
             kept = _bytes(block.attention.state)
@@ -140,21 +141,46 @@ class CachedLatentAttention(nn.Module):
         self.state = [torch.zeros(batch, cached, width, dtype=dtype) for width in (module.kv_rank, module.rope_dim)]
 
     def forward(self, x: Tensor) -> Tensor:
+        return self._attend(x, self.inner.q_norm(self.inner.q_down(x)))
+
+    def _attend(self, x: Tensor, q_input: Tensor, mask: Tensor | float = 0.0) -> Tensor:
         own = self.inner
-        q = own.q_up(own.q_norm(own.q_down(x))).unflatten(-1, (own.heads, -1))
+        q = own.q_up(q_input).unflatten(-1, (own.heads, -1))
         q_nope, q_rope = q.split([own.nope_dim, own.rope_dim], -1)
         latent, k_rope = own._down(x)
         new = (own.kv_norm(latent), own.rotary(k_rope.unsqueeze(2)).squeeze(2))
-        self.state = [torch.cat(pair, 1) for pair in zip(self.state, new, strict=True)]
+        self.state[:2] = [torch.cat(pair, 1) for pair in zip(self.state, new, strict=False)]
         up, out = (m.weight.unflatten(0, (own.heads, -1)) for m in (own.k_up, own.v_up))
         q_low = torch.einsum("bshn,hnr->bshr", q_nope, up)
         q_wide = torch.cat((q_low, own.rotary(q_rope)), -1).transpose(1, 2)  # (batch, heads, new, latent)
-        keys = torch.cat(self.state, -1).unsqueeze(1)
-        weights = torch.softmax(q_wide @ keys.transpose(-1, -2), -1)
+        keys = torch.cat(self.state[:2], -1).unsqueeze(1)
+        weights = torch.softmax(q_wide @ keys.transpose(-1, -2) + mask, -1)
         low = (weights @ self.state[0].unsqueeze(1)).transpose(1, 2)
         attended = torch.einsum("bshr,hvr->bshv", low, out)
         y: Tensor = own.out(attended.flatten(2))
         return y
+
+
+class CachedSparseAttention(CachedLatentAttention):
+    """The same to the positions that an indexer leaves, whose keys are cached too."""
+
+    inner: sparse.SparseLatentAttention
+
+    def __init__(self, module: sparse.SparseLatentAttention, batch: int, cached: int):
+        super().__init__(module, batch, cached)
+        width = module.indexer.k.weight.shape[0]
+        self.state.append(torch.zeros(batch, cached, width, dtype=module.out.weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        own, indexer = self.inner, self.inner.indexer
+        q_low = own.q_norm(own.q_down(x))
+        self.state[2] = torch.cat((self.state[2], indexer.norm(indexer.k(x))), 1)
+        q = indexer.q(q_low).unflatten(-1, (indexer.heads, -1)).flatten(1, 2)
+        scores = (q @ self.state[2].transpose(1, 2)).unflatten(1, (-1, indexer.heads)).relu()
+        scores = (scores * indexer.share(x)[..., None]).sum(2)
+        chosen = scores.topk(min(own.top_k, scores.shape[-1])).indices
+        mask = torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0)
+        return self._attend(x, q_low, mask[:, None])
 
 
 @contextmanager
