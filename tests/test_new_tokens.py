@@ -1,4 +1,4 @@
-"""New tokens after cached ones: chunks add up to the prompt, decoding goes on from there, states grow as they should."""
+"""New tokens after cached ones: chunks add up to the prompt, decoding goes on from there, states grow as they ought."""
 
 from __future__ import annotations
 
