@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from .explain.explain import TrainingExplanation, explain_training
     from .hardware.cluster import Cluster
     from .measure.trace import trace
+    from .plans.job import TrainingJob
     from .plans.training import TrainingPlan
     from .scoring.validate import validate
     from .search.answer import TrainingPlanning
     from .search.clusters import ClusterChoice, plan_cluster
+    from .search.options import SearchOptions
     from .search.plan import plan_training
     from .search.space import SearchSpace
     from .serving.compare import Comparison, compare
@@ -41,9 +43,11 @@ _HOMES = {
     "InfeasibleError": "core.errors",
     "InputError": "core.errors",
     "LlmsimError": "core.errors",
+    "SearchOptions": "search.options",
     "SearchSpace": "search.space",
     "TracedModule": "training.traced",
     "TrainingExplanation": "explain.explain",
+    "TrainingJob": "plans.job",
     "TrainingPlan": "plans.training",
     "TrainingPlanning": "search.answer",
     "TrainingResult": "training.result",
@@ -67,9 +71,11 @@ __all__ = [
     "InfeasibleError",
     "InputError",
     "LlmsimError",
+    "SearchOptions",
     "SearchSpace",
     "TracedModule",
     "TrainingExplanation",
+    "TrainingJob",
     "TrainingPlan",
     "TrainingPlanning",
     "TrainingResult",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from inspect import signature
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from .._version import __version__
 from ..architecture import Architecture
-from ..core.arguments import known_arguments, listed, of_kind
+from ..core.arguments import known_arguments, listed, of_kind, real
 from ..core.errors import InfeasibleError, InputError, LlmsimError, unknown_name
 from ..core.progress import Bar
 from ..core.units import counted, days, money, parse_batch, parse_count
@@ -18,7 +17,7 @@ from ..economics.job import JobCost
 from ..hardware.cluster import Cluster
 from .answer import PlannedJob
 from .plan import plan_training
-from .question import check_numbers
+from .question import OF_THE_JOB, OF_THE_OPTIONS
 
 SCHEMA = "llmsim.cluster-choice/1"
 
@@ -172,7 +171,9 @@ def plan_cluster(
     batches = _batches(global_batch)
     tokens = parse_count(tokens, "tokens")
     budget_usd = None if budget_usd is None else parse_count(budget_usd, "budget_usd", "2M")
-    check_numbers(epochs=epochs, deadline_days=deadline_days)
+    real(epochs, "epochs")
+    if deadline_days is not None:
+        real(deadline_days, "deadline_days")
     _check(machines, batches, objective, deadline_days, budget_usd)
     options: list[ClusterOption] = []
     assumed: dict[str, dict[str, str]] = {}
@@ -278,7 +279,7 @@ _OF_THE_CLUSTER = frozenset(
 """Fields that may be wrong on one cluster and right on another."""
 
 
-_FURTHER = frozenset(signature(plan_training).parameters) - {"model", "cluster", "sequence", "top", "progress"}
+_FURTHER = frozenset((*OF_THE_JOB, *OF_THE_OPTIONS, "space", "options")) - {"sequence", "top", "progress"}
 """Arguments of a search that are the same for all clusters."""
 
 

@@ -7,19 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Unpack
 
 from ..architecture import Architecture
-from ..core.arguments import real, text, whole
-from ..core.errors import InfeasibleError, InputError, UnsupportedError
+from ..core.errors import InfeasibleError, InputError
 from ..core.progress import Bar
-from ..core.units import gib, parse_batch, parse_count, parse_length
+from ..core.units import gib
 from ..economics.job import device_price, job_cost
 from ..hardware.cluster import Cluster
-from ..hardware.fitted import Fit, checked_fit
 from ..hardware.profiles import build
 from ..hardware.software import Software, get_software
 from ..plans.defaults import default_framework, framework_assumed, precision_assumed
+from ..plans.job import TrainingJob
 from ..plans.precision import check_recipe, default_precision
 from ..plans.training import TrainingPlan
 from ..timing.constants import assumed_dispatcher
@@ -32,7 +31,8 @@ from .evaluate import space_evaluators
 from .finalists import Simulate, best_by_kind, settled, settled_spreads, spread_plans
 from .hints import batch_hints, memory_hints
 from .near_misses import nearest_misses
-from .question import check_choice, check_counts, check_numbers, check_texts, chosen_space
+from .options import SearchOptions
+from .question import Keywords, chosen_space, read_question
 from .retained import SLACK, Candidates
 from .risk import by_percentile, chance_faster, percentile_s
 from .select import candidate_plan, differences, kind_of, pareto, smallest_memory
@@ -46,80 +46,26 @@ REMEMBERED = 1024
 
 
 def plan_training(
-    model: Architecture | str | Path,
+    job: TrainingJob | Architecture | str | Path,
     cluster: Cluster | Mapping[str, Any] | str | Path,
     *,
-    sequence: int | str,
-    global_batch: int | str,
-    tokens: float | str | None = None,
-    epochs: float = 1.0,
-    precision: str | Sequence[str] | None = None,
-    framework: str | None = None,
-    release: str = "",
-    network: str | None = None,
-    optimizer: str | None = None,
-    adapter: str = "none",
-    document_length: int | str | tuple[int, ...] | None = None,
-    capacity_factor: float | None = None,
-    pad_to_capacity: bool = False,
-    price: float | None = None,
-    imbalance: float | None = None,
     space: SearchSpace | Mapping[str, Any] | None = None,
-    headroom: float | None = None,
-    oom_risk: float | None = None,
-    percentile: float | None = None,
-    simpler_within: float | None = None,
-    fit: Fit | None = None,
-    top: int = 5,
-    cores: int | None = None,
-    progress: bool = False,
+    options: SearchOptions | None = None,
+    **named: Unpack[Keywords],
 ) -> TrainingPlanning:
-    """The best training plans for a model on a cluster.
+    """The best training plans for a job on a cluster.
 
     Parameters
     ----------
-    model
-        An architecture, a bundled name or the path of a config.json.
+    job
+        A :class:`~llmsim.plans.job.TrainingJob`; or its model, with the other fields as keywords
+        (``sequence=8192, global_batch=512``).
     cluster
         A cluster, text such as ``64x8xh100-sxm-80gb`` or the path of a YAML file.
-    sequence, global_batch
-        Tokens of a sequence, sequences of a step; ``8k`` is 8,192 tokens.
-    tokens, epochs
-        Training tokens (``15T`` is 15e12) and how often the job goes through them, for days and cost.
-    precision, framework, release, network
-        Recipe (of several the best), software profile and fabric; blank ones are taken from profiles and listed.
-    optimizer
-        Its name; None takes AdamW. All take equal tokens: how many reach equal loss is another question.
-    adapter
-        ``lora:16`` fine-tunes low-rank adapters of a frozen model; ``none`` trains every parameter.
-    document_length
-        Tokens of the documents packed into a sequence, one number or all of them; None: a sequence is one document.
-    capacity_factor, pad_to_capacity
-        An expert takes at most this many times the mean, or exactly that many; None drops nothing.
-    price
-        USD per device-hour; None takes the cluster's, else the dated one of the device's profile.
-    imbalance
-        Tokens of the busiest expert rank over the mean; None takes the software profile's.
     space
         What may be chosen; everything by default.
-    headroom
-        Share of the device's memory that stays free, instead of a chance of running out.
-    oom_risk
-        The chance of running out of memory that a plan may have, by default 0.05. Where no measured memory says how far
-        off a prediction may be, the software profile's headroom stays free.
-    percentile
-        Choose, of the plans with exact schedules, the one whose time at this percentile is least; None: at the median.
-    simpler_within
-        Take the simplest plan (:data:`~llmsim.search.simplest.ORDER`) whose step is at most this share longer than the
-        fastest one's; by default 0.02, or what a comparison of two plans may be off where that is less.
-    fit
-        Fitted constants to use instead of those that ship, see :func:`~llmsim.calibration.own_files.calibrate_with`.
-    top
-        Plans that differ in kind to return.
-    cores
-        Processes for a large space; None takes as many as the system allows.
-    progress
-        Show a bar on the error stream where it takes longer than a second.
+    options
+        :class:`~llmsim.search.options.SearchOptions`; keywords of their names do as well (``oom_risk=0.01``).
 
     Raises
     ------
@@ -131,33 +77,11 @@ def plan_training(
         Where no plan fits, with the nearest miss and the memory it lacks.
     """
     started = perf_counter()
-    chosen, precision = chosen_space(space, precision)
-    check_texts(framework=framework, optimizer=optimizer, adapter=adapter, release=text(release, "release"))
-    check_numbers(
-        epochs=real(epochs, "epochs"), oom_risk=oom_risk, percentile=percentile, simpler_within=simpler_within
-    )
-    check_counts(top=top, cores=cores)
-    sequence, global_batch = parse_length(sequence, "sequence"), parse_batch(global_batch, "global_batch")
-    tokens = None if tokens is None else parse_count(tokens, "tokens")
-    fit = checked_fit(fit)
-    architecture = model if isinstance(model, Architecture) else Architecture.from_config(model)
-    machine = Cluster.parse(cluster, network=network)
-    if oom_risk is not None:
-        headroom = _headroom_of(oom_risk, headroom, fit)
-    check_choice(percentile, simpler_within)
-    given = {"price_usd_per_device_hour": price, "memory_headroom": headroom}
-    if any(value is not None for value in given.values()):
-        given = {name: value for name, value in given.items() if value is not None}
-        machine = machine.replace(**given)
-    if architecture.unsupported:
-        raise UnsupportedError(f"{architecture.name}: training has no cost model for {architecture.unsupported}")
-    _check_batch(sequence, global_batch)
-    if tokens is not None and tokens > 1e18:
-        raise InputError("tokens", tokens, "a number above 0 and up to 1e18", "15T")
-    if not 0 < epochs <= 1e6:
-        raise InputError("epochs", epochs, "a number above 0 and up to 1e6", 1)
-    if tokens is None and epochs != 1:
-        raise InputError("epochs", epochs, "with tokens only: the size of the data set", why="says nothing alone")
+    job, options = read_question(job, options, named)
+    chosen, precision = chosen_space(space, job.precision)
+    architecture, fit, top, tokens = job.architecture, options.fit, options.top, job.training_tokens
+    sequence, global_batch = job.shape
+    machine = _machine(cluster, options)
     assumed = {**machine.assumed(), **architecture.assumed(sequence), **(fit.assumed() if fit else {})}
     if tokens and machine.price_usd_per_device_hour is None:
         usd, _, date = device_price(machine)
@@ -169,21 +93,10 @@ def plan_training(
             assumed["precision"] = precision_assumed(precision, machine.profile)
     for recipe in (precision, *(chosen.precision or ())):
         check_recipe(recipe, machine.profile)
-    software = _software(framework, release, machine, assumed)
+    software = _software(job, machine, assumed)
     machine, margin = with_headroom(machine, software, fit)
     assumed.update(margin)
-    if optimizer is None:
-        optimizer = "adamw"
-        assumed["optimizer"] = "adamw"
-    job = {
-        "adapter": adapter,
-        "document_length": document_length,
-        "capacity_factor": capacity_factor,
-        "pad_to_capacity": pad_to_capacity,
-    }
-    template = _template(
-        sequence, global_batch, precision, optimizer, software, release, imbalance, assumed, architecture, job
-    )
+    template = _template(job, precision, software, assumed)
     assumed.update(software.assumed(*(chosen.schedule or ())))
     if model_class(architecture) == "moe":
         assumed.update(assumed_dispatcher(template.dispatcher, software, machine))
@@ -194,8 +107,8 @@ def plan_training(
     exact = partial(simulate_training, architecture=architecture, cluster=machine, fit=fit)
     simulate: Simulate = lru_cache(maxsize=REMEMBERED)(exact)
     width = difference_width(architecture, software, fit)
-    within = default_within(width) if simpler_within is None else simpler_within
-    with Bar(progress) as bar:
+    within = default_within(width) if options.simpler_within is None else options.simpler_within
+    with Bar(options.progress) as bar:
 
         def evaluated(slack: float) -> Candidates:
             return evaluate_space(
@@ -203,14 +116,14 @@ def plan_training(
                 chosen,
                 optimizer=template.optimizer,
                 slack=slack,
-                cores=cores or usable_cores(),
+                cores=options.cores or usable_cores(),
                 advance=bar.stage("plans evaluated", 1),
             )
 
         found, results, counts = _proven(evaluated, chosen, template, simulate, top, within)
     fastest, preference = results[0], None
-    if percentile is not None:
-        results = by_percentile(results, percentile)
+    if options.percentile is not None:
+        results = by_percentile(results, options.percentile)
     else:
         first, near = simplest(found, results, template, simulate, chosen, architecture, within)
         gain = 1 - fastest.step_time_s / first.step_time_s
@@ -221,14 +134,14 @@ def plan_training(
     return TrainingPlanning(
         model=architecture.name,
         cluster=best[0].cluster,
-        best=[_planned(r, best[0], tokens * epochs if tokens else None, machine, width) for r in best],
+        best=[_planned(r, best[0], tokens * job.epochs if tokens else None, machine, width) for r in best],
         undecided=_undecided(best, width),
         preference=preference,
         misses=misses,
         pareto=_tradeoffs(found, fastest, template, simulate),
         counts=counts,
         hints=batch_hints(machine.n_devices, global_batch) + memory_hints(misses, fastest.step_time_s, chosen),
-        chosen_by=None if percentile is None else Percentile(percentile, percentile_s(best[0], percentile)),
+        chosen_by=_chosen_by(best[0], options.percentile),
         assumed=assumed,
         search_s=perf_counter() - started,
     )
@@ -291,13 +204,26 @@ def _undecided(best: Sequence[TrainingResult], width: float | None) -> Undecided
     return Undecided(width, near)
 
 
-def _headroom_of(oom_risk: float, headroom: float | None, fit: Fit | None) -> float:
+def _chosen_by(winner: TrainingResult, percentile: float | None) -> Percentile | None:
+    return None if percentile is None else Percentile(percentile, percentile_s(winner, percentile))
+
+
+def _machine(cluster: Cluster | Mapping[str, Any] | str | Path, options: SearchOptions) -> Cluster:
+    """The cluster with what options say of it."""
+    machine = Cluster.parse(cluster, network=options.network)
+    headroom = options.headroom if options.oom_risk is None else _headroom_of(options.oom_risk, options)
+    given = {"price_usd_per_device_hour": options.price, "memory_headroom": headroom}
+    given = {name: value for name, value in given.items() if value is not None}
+    return machine.replace(**given) if given else machine
+
+
+def _headroom_of(oom_risk: float, options: SearchOptions) -> float:
     """The headroom under which a plan runs out of memory with a chance that is given."""
-    if headroom is not None:
+    if options.headroom is not None:
         raise InputError("oom_risk", oom_risk, "this or a headroom, one of the two")
     if not 0 < oom_risk <= 0.5:
         raise InputError("oom_risk", oom_risk, "a chance above 0 and up to 0.5", 0.1)
-    width = memory_width(fit)
+    width = memory_width(options.fit)
     if width is None:
         raise InputError("oom_risk", oom_risk, "a headroom", why="needs measured memory, which the fit does not have")
     return safe_headroom(oom_risk, width)
@@ -316,35 +242,23 @@ def _planned(
     return PlannedJob(result, cost, differences(winner, result), chance_faster(winner, result, width))
 
 
-def _check_batch(sequence: int, global_batch: int) -> None:
-    for name, value in (("sequence", sequence), ("global_batch", global_batch)):
-        whole(value, name, 1, 10**9)
-
-
-def _software(framework: str | None, release: str, cluster: Cluster, assumed: dict[str, str]) -> Software:
-    name = default_framework(cluster.profile) if framework is None else framework
-    if framework is None:
+def _software(job: TrainingJob, cluster: Cluster, assumed: dict[str, str]) -> Software:
+    name = default_framework(cluster.profile) if job.framework is None else job.framework
+    if job.framework is None:
         assumed["framework"] = framework_assumed(name, cluster.profile)
-    software = get_software(name, release)
+    software = get_software(name, job.release)
     assumed.update(software.assumed())
     return software
 
 
-def _template(
-    sequence: int,
-    global_batch: int,
-    precision: str,
-    optimizer: str,
-    software: Software,
-    release: str,
-    imbalance: float | None,
-    assumed: dict[str, str],
-    architecture: Architecture,
-    job: Mapping[str, Any],
-) -> TrainingPlan:
-    routed = any(k.is_moe for k in architecture.kinds.values())
+def _template(job: TrainingJob, precision: str, software: Software, assumed: dict[str, str]) -> TrainingPlan:
+    """What the plans of a job have in common."""
+    sequence, global_batch = job.shape
+    routed, imbalance = job.architecture.has_experts, job.imbalance
+    if job.optimizer is None:
+        assumed["optimizer"] = "adamw"
     if imbalance is not None and not routed:
-        assumed["routing"] = f"none: {architecture.name} has no experts, an imbalance says nothing"
+        assumed["routing"] = f"none: {job.architecture.name} has no experts, an imbalance says nothing"
     if imbalance is None:
         imbalance = software.defaults.imbalance
         if routed:
@@ -353,11 +267,14 @@ def _template(
         "sequence_length": sequence,
         "global_batch_size": global_batch,
         "precision": precision,
-        "optimizer": optimizer,
+        "optimizer": "adamw" if job.optimizer is None else job.optimizer,
         "framework": software.name,
-        "release": release,
+        "release": job.release,
         "imbalance": imbalance,
-        **job,
+        "adapter": job.adapter,
+        "document_length": job.document_length,
+        "capacity_factor": job.capacity_factor,
+        "pad_to_capacity": job.pad_to_capacity,
     }
     return build(TrainingPlan, values, "")
 

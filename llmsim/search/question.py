@@ -1,47 +1,77 @@
-"""The question of a search: its arguments in the forms that people write, checked before any work."""
+"""The question of a search: a job and options as objects, or as keywords in the forms that people write."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, TypedDict
 
-from ..core.arguments import listed, of_kind, real, text, whole
+from ..architecture import Architecture
+from ..core.arguments import known_arguments, listed, of_kind, text
 from ..core.errors import InputError
+from ..hardware.fitted import Fit
 from ..hardware.profiles import build
-from .risk import check_percentile
-from .simplest import SIMPLER_WITHIN
+from ..plans.job import TrainingJob
+from .options import SearchOptions
 from .space import SearchSpace
 
 
-def check_texts(**texts: Any) -> None:
-    """Refuse what is neither a text nor None."""
-    for name, value in texts.items():
-        if value is not None:
-            text(value, name, "a name")
+class Keywords(TypedDict, total=False):
+    """Fields of a :class:`TrainingJob` and of :class:`SearchOptions`, said one by one."""
+
+    sequence: int | str
+    global_batch: int | str
+    tokens: float | str | None
+    epochs: float
+    precision: str | Sequence[str] | None
+    framework: str | None
+    release: str
+    optimizer: str | None
+    adapter: str
+    document_length: int | str | tuple[int, ...] | None
+    capacity_factor: float | None
+    pad_to_capacity: bool
+    imbalance: float | None
+    network: str | None
+    price: float | None
+    headroom: float | None
+    oom_risk: float | None
+    percentile: float | None
+    simpler_within: float | None
+    fit: Fit | None
+    top: int
+    cores: int | None
+    progress: bool
 
 
-def check_numbers(**numbers: Any) -> None:
-    """Refuse what is neither a number nor None."""
-    for name, value in numbers.items():
-        if value is not None:
-            real(value, name)
+OF_THE_JOB = tuple(f.name for f in fields(TrainingJob) if f.name != "model")
+OF_THE_OPTIONS = tuple(f.name for f in fields(SearchOptions))
 
 
-def check_counts(**counts: Any) -> None:
-    """Refuse what is neither a whole number from 1 on nor None."""
-    for name, value in counts.items():
-        if value is not None:
-            whole(value, name)
+def read_question(
+    job: TrainingJob | Architecture | str | Path, options: SearchOptions | None, named: Mapping[str, Any]
+) -> tuple[TrainingJob, SearchOptions]:
+    """A job and options from objects and keywords: a job's fields beside a model, options' beside or instead of them.
 
-
-def check_choice(percentile: float | None, simpler_within: float | None) -> None:
-    """Refuse what cannot choose among plans, and two choices at once."""
-    if percentile is not None:
-        check_percentile(percentile)
-        if simpler_within is not None:
-            raise InputError("simpler_within", simpler_within, "this or a percentile, one of the two")
-    if simpler_within is not None and not 0 <= simpler_within <= 1:  # so that NaN is refused
-        raise InputError("simpler_within", simpler_within, "a share of a step from 0 to 1", SIMPLER_WITHIN)
+    Raises
+    ------
+    InputError
+        For an unknown name, a missing one, or a job's field beside a job.
+    """
+    known_arguments(named, (*OF_THE_JOB, *OF_THE_OPTIONS, "space", "options"), "plan_training")
+    own = {name: value for name, value in named.items() if name in OF_THE_OPTIONS}
+    given = of_kind(options, (SearchOptions, type(None)), "options", "SearchOptions")
+    chosen = SearchOptions(**own) if given is None else replace(given, **own)
+    said = {name: value for name, value in named.items() if name in OF_THE_JOB}
+    if isinstance(job, TrainingJob):
+        for name, value in said.items():
+            raise InputError(name, value, "in the job, not beside it")
+        return job, chosen
+    for field in fields(TrainingJob):
+        if field.default is MISSING and field.name not in ("model", *said):
+            raise InputError(field.name, None, "this argument is required", why="is missing")
+    return TrainingJob(model=job, **said), chosen
 
 
 def chosen_space(space: Any, precision: str | Sequence[str] | None) -> tuple[SearchSpace, str | None]:
