@@ -1,4 +1,4 @@
-"""What documents show of commands is what these print."""
+"""What documents show of commands and code is what these print."""
 
 from __future__ import annotations
 
@@ -7,21 +7,45 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import run
+from typer.testing import CliRunner
+
+from llmsim.cli import app
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
-from documents import DOCUMENTS, missing, shown, write_files
+from documents import DOCUMENTS, REFUSED, TUTORIALS, blocks, in_a_shell, missing, outcomes
 
-BLOCKS = [block for path in DOCUMENTS for block in shown(path)]
-
-
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda own: f"{own.path.name}: {' '.join(own.command.split()[1:6])}")
-def test_documents_show_what_commands_print(block, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_files(block.path, tmp_path)
-    printed = run(*shlex.split(block.command)[1:]).splitlines()
-    assert [block.lines[number] for number, _ in missing(block.lines, printed)] == []
+PAGES = [path for path in DOCUMENTS if path not in TUTORIALS and any(b.kind != "not run" for b in blocks(path))]
 
 
-def test_there_are_blocks_to_hold():
-    assert {block.path.name for block in BLOCKS} >= {"README.md", "calibration.md", "search.md"}
+def lost_lines(path, folder, monkeypatch):
+    """Lines of a document that are not printed when all of its blocks run in a folder, and how many were compared."""
+    monkeypatch.chdir(folder)
+    found = list(outcomes(path, folder, _in_this_process))
+    lost = [shown.lines[number] for shown, printed in found for number, _ in missing(shown.lines, printed)]
+    return lost, sum(len(shown.lines) for shown, _ in found)
+
+
+def _in_this_process(command, folder):
+    if not command.startswith("llmsim "):
+        return in_a_shell(command, folder)
+    done = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert done.exit_code == 0 or done.stderr.startswith(REFUSED), f"{command}\n{done.output}"
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_documents_show_what_is_printed(path, tmp_path, monkeypatch):
+    lost, compared = lost_lines(path, tmp_path, monkeypatch)
+    assert lost == []
+    assert compared > 0
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_runs_or_says_why_not(path):
+    assert [block.text for block in blocks(path) if block.kind == "unknown"] == []
+    assert all(len(block.name) > 10 for block in blocks(path) if block.kind == "not run")
+    assert path.read_text(encoding="utf-8").count("\n```") == 2 * len(blocks(path)), "a fence that is not understood"
+
+
+def test_there_are_pages_to_hold():
+    assert {path.name for path in PAGES} >= {"README.md", "calibration.md", "explain.md", "hardware.md", "search.md"}
