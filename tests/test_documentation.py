@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from llmsim.cli import app
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
-from documents import DOCUMENTS, REFUSED, TUTORIALS, blocks, in_a_shell, missing, outcomes
+from documents import DOCUMENTS, REFUSED, ROOT, TUTORIALS, blocks, in_a_shell, missing, outcomes
 
 PAGES = [path for path in DOCUMENTS if path not in TUTORIALS and any(b.kind != "not run" for b in blocks(path))]
 
