@@ -3,8 +3,8 @@
     python tools/formulas.py           # whether docs/formulas.md is what the docstrings say
     python tools/formulas.py --write   # write it
 
-A function or class is listed where its docstring cites a source, or the docstring of its module does: a *References*
-section, or a sentence with an arXiv number or a DOI.
+A function, method or class is listed where its docstring cites a source: a *References* section, an arXiv number or a
+DOI. So are public functions that compute something in a module whose docstring cites one.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from typing import TypeAlias
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "formulas.md"
 PACKAGE = ROOT / "llmsim"
-LEFT_OUT = ("measure", "cli", "report")
-"""Packages that hold references and text, no formula of an answer."""
-CITED = re.compile(r"arXiv:\s*\d{4}\.\d{4,5}|doi:\S+")
+LEFT_OUT = ("huggingface", "measure", "cli", "report")
+"""Packages that read, print or hold what formulas are compared with."""
+NO_FORMULA = ("get_", "default_", "checked_", "parse_", "read_", "is_", "to_")
+CITED = re.compile(r"(?:[A-Z][\w-]+(?: \d{4})?, )?arXiv:\s*\d{4}\.\d{4,5}|doi:\S+")
+BRACKETS = re.compile(r"\s*\(([^()]*(?:arXiv|doi):[^()]*)\)")
 REFERENCES = re.compile(r"^References\n-+\n(.*?)(?=\n\n\S[^\n]*\n-+\n|\Z)", re.MULTILINE | re.DOTALL)
 INTRODUCTION = """# Formulas and their sources
 
 Every published formula or method in llmsim, the function that holds it and where it comes from. The page is written from
-the docstrings: `python tools/formulas.py --write`. Where a row has no source of its own, that of its module holds.
+the docstrings by `python tools/formulas.py --write`. Where a row has no source of its own, that of its module holds.
 """
 
 Named: TypeAlias = ast.FunctionDef | ast.ClassDef
@@ -69,7 +71,7 @@ def modules() -> Iterator[Module]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         text = ast.get_docstring(tree) or ""
         source = references(text)
-        formulas = tuple(_formulas(tree, bool(source)))
+        formulas = tuple(_formulas(tree, bool(source))) or (tuple(_public(tree)) if source else ())
         if formulas:
             yield Module(path, _first_sentence(text), source, formulas)
 
@@ -78,33 +80,53 @@ def _formulas(tree: ast.Module, module_cites: bool) -> Iterator[Formula]:
     for node in tree.body:
         if not isinstance(node, Named):
             continue
-        text = ast.get_docstring(node) or ""
-        methods = [n for n in node.body if isinstance(n, Named)] if isinstance(node, ast.ClassDef) else []
-        own = references(text)
-        if text and (own or (module_cites and isinstance(node, ast.FunctionDef) and not node.name.startswith("_"))):
-            yield Formula(node.name, _first_sentence(text), own)
-        for method in methods:
-            text = ast.get_docstring(method) or ""
-            if source := references(text):
-                yield Formula(f"{node.name}.{method.name}", _first_sentence(text), source)
+        yield from _formula(node, node.name, module_cites)
+        for method in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(method, ast.FunctionDef):
+                yield from _formula(method, f"{node.name}.{method.name}", False)
+
+
+def _formula(node: Named, name: str, module_cites: bool) -> Iterator[Formula]:
+    """One that cites a source itself, or that computes something in a module that does."""
+    text = ast.get_docstring(node) or ""
+    own = references(text)
+    if own or (module_cites and text and _computes(node) and not name.startswith("_")):
+        yield Formula(name, _first_sentence(text), own)
+
+
+def _public(tree: ast.Module) -> Iterator[Formula]:
+    """All that a module has which cites a source for its tables and rules."""
+    for node in tree.body:
+        if isinstance(node, Named) and not node.name.startswith("_") and (text := ast.get_docstring(node)):
+            yield Formula(node.name, _first_sentence(text), "")
+
+
+def _computes(node: Named) -> bool:
+    """Whether a function returns more than a text, a truth value or what a name stands for."""
+    if not isinstance(node, ast.FunctionDef) or node.name.startswith(NO_FORMULA) or node.returns is None:
+        return False
+    return not re.fullmatch(r"(str|bool|None|(tuple|list|dict|set|frozenset)\[str\b.*\])", ast.unparse(node.returns))
 
 
 def references(docstring: str) -> str:
     """What a docstring cites: its section of references, else the sentences with a number of a paper."""
     if section := REFERENCES.search(docstring):
-        return " ".join(section[1].split())
-    entries = [" ".join(part.split()) for part in re.split(r"\n\s*\n|\n(?=\S[^\n]*\n {4})", docstring)]
-    cited = [s for entry in entries for s in _sentences(entry) if CITED.search(s)]
-    return " ".join(cited)
+        return _in_one_line(section[1])
+    found: list[str] = []
+    for text in map(_in_one_line, re.split(r"\n\s*\n|\n(?=\S[^\n]*\n {4})", docstring)):
+        inside = [match[1].split(": ``")[0] for match in BRACKETS.finditer(text)]
+        rest = BRACKETS.sub("", text)
+        found += [*inside, *(match[0] for match in CITED.finditer(rest))]
+    return "; ".join(dict.fromkeys(found))
 
 
-def _sentences(text: str) -> list[str]:
-    return re.split(r"(?<=[.:;])\s+(?=[A-Z`])", text) if "References" not in text else []
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _first_sentence(docstring: str) -> str:
-    paragraph = " ".join(docstring.split("\n\n")[0].split())
-    return re.split(r"(?<=[a-z`)\]])\. (?=[A-Z`])", paragraph)[0].rstrip(".")
+    text = BRACKETS.sub("", _in_one_line(docstring.split("\n\n")[0]))
+    return re.split(r"(?<=[\w`)\]])\. (?=[A-Z`])", text)[0].rstrip(".")
 
 
 def page() -> str:
