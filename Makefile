@@ -67,7 +67,7 @@ documents: $(VENV)/.developing
 	$(BIN)/python tools/documents.py --write
 	$(BIN)/python tools/formulas.py --write
 
-# The site, in site/: open site/index.html.
+# The site, in site/. Its search needs a server: $(BIN)/python -m http.server -d site
 docs: $(VENV)/.documenting
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 

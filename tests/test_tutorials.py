@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_documentation import ROOT, TUTORIALS, blocks, lost_lines
+from documented import ROOT, TUTORIALS, blocks, lost_lines
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)

@@ -29,8 +29,9 @@ BRACKETS = re.compile(r"\s*\(([^()]*(?:arXiv|doi):[^()]*)\)")
 REFERENCES = re.compile(r"^References\n-+\n(.*?)(?=\n\n\S[^\n]*\n-+\n|\Z)", re.MULTILINE | re.DOTALL)
 INTRODUCTION = """# Formulas and their sources
 
-Every published formula or method in llmsim, the function that holds it and where it comes from. The page is written from
-the docstrings by `python tools/formulas.py --write`. Where a row has no source of its own, that of its module holds.
+Every published formula or method in llmsim, the function that holds it and where it comes from. The page is written
+from the docstrings by `python tools/formulas.py --write`. Where a row has no source of its own, that of its module
+holds.
 """
 
 Named: TypeAlias = ast.FunctionDef | ast.ClassDef
@@ -125,7 +126,7 @@ def _in_one_line(text: str) -> str:
 
 
 def _first_sentence(docstring: str) -> str:
-    text = BRACKETS.sub("", _in_one_line(docstring.split("\n\n")[0]))
+    text = BRACKETS.sub("", _in_one_line(docstring.split("\n\n", maxsplit=1)[0]))
     return re.split(r"(?<=[\w`)\]])\. (?=[A-Z`])", text)[0].rstrip(".")
 
 
