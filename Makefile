@@ -14,7 +14,7 @@ SEQUENCE ?= 8192
 BATCH ?= 512
 TOKENS ?= 15T
 
-.PHONY: plan test lint fit validate scoreboard rankings conform conform-full mutation documents bench clean
+.PHONY: plan test lint fit validate scoreboard rankings conform conform-full mutation documents docs bench clean
 
 plan: $(VENV)/.installed
 	$(BIN)/llmsim plan train --model $(MODEL) --cluster $(CLUSTER) --sequence $(SEQUENCE) --global-batch $(BATCH) --tokens $(TOKENS)
@@ -62,9 +62,14 @@ conform-full: $(VENV)/.publishing
 mutation: $(VENV)/.developing
 	$(BIN)/python tools/mutation.py
 
-# What README and docs show of commands, put in again as these print it.
+# What README and docs show, put in again as it is printed, and the index of formulas.
 documents: $(VENV)/.developing
 	$(BIN)/python tools/documents.py --write
+	$(BIN)/python tools/formulas.py --write
+
+# The site, in site/. Its search needs a server: $(BIN)/python -m http.server -d site
+docs: $(VENV)/.documenting
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/search.py
@@ -85,10 +90,14 @@ $(VENV)/.developing: $(VENV)/.installed
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $@
 
+$(VENV)/.documenting: $(VENV)/.installed
+	$(BIN)/pip install --quiet -e ".[docs]"
+	touch $@
+
 # transformers builds the published models; torch stays as it is.
 $(VENV)/.publishing: $(VENV)/.developing
 	$(BIN)/pip install --quiet -e ".[transformers]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,9 @@
-"""Widths of intervals from what refits predicted for runs that they had not seen."""
+"""Widths of intervals from what refits predicted for runs that they had not seen.
+
+References
+----------
+Split conformal prediction by group: Vovk 2005, Algorithmic Learning in a Random World.
+"""
 
 from __future__ import annotations
 

@@ -54,7 +54,14 @@ class ShapeTable:
     weight: np.ndarray
 
     def factor(self, hidden: Number, tensor_parallel: Number, tokens: Number, sequence: Number) -> Number:
-        """By how much layers take longer than predicted: an array where any argument is one."""
+        """By how much layers take longer than predicted: an array where any argument is one.
+
+        The mean of a Gaussian process with a squared exponential covariance between the logarithms of shapes.
+
+        References
+        ----------
+        Rasmussen and Williams 2006, *Gaussian Processes for Machine Learning*, algorithm 2.1.
+        """
         where = self._log2(hidden, tensor_parallel, tokens, sequence)
         result = np.exp(covariance(where, self.points) @ self.weight)
         return result if self._is_array(hidden, tensor_parallel, tokens, sequence) else float(result[0])

@@ -1,4 +1,11 @@
-"""Closed forms of pipeline schedules, which whole tables of plans share: never above the longest path."""
+"""Closed forms of pipeline schedules, which whole tables of plans share: never above the longest path.
+
+References
+----------
+GPipe: Huang 2018, arXiv:1811.06965. One forward one backward and interleaved, with its bubble (p - 1) / v: Narayanan
+2021, arXiv:2104.04473. Zero bubble: Qi 2023, arXiv:2401.10241, and Qi 2024, arXiv:2405.15362. DualPipe: DeepSeek-V3,
+arXiv:2412.19437.
+"""
 
 from __future__ import annotations
 
