@@ -46,7 +46,7 @@ REMEMBERED = 1024
 
 
 def plan_training(
-    job: TrainingJob | Architecture | str | Path,
+    model: TrainingJob | Architecture | str | Path,
     cluster: Cluster | Mapping[str, Any] | str | Path,
     *,
     space: SearchSpace | Mapping[str, Any] | None = None,
@@ -57,7 +57,7 @@ def plan_training(
 
     Parameters
     ----------
-    job
+    model
         A :class:`~llmsim.plans.job.TrainingJob`; or its model, with the other fields as keywords
         (``sequence=8192, global_batch=512``).
     cluster
@@ -77,7 +77,7 @@ def plan_training(
         Where no plan fits, with the nearest miss and the memory it lacks.
     """
     started = perf_counter()
-    job, options = read_question(job, options, named)
+    job, options = read_question(model, options, named)
     chosen, precision = chosen_space(space, job.precision)
     architecture, fit, top, tokens = job.architecture, options.fit, options.top, job.training_tokens
     sequence, global_batch = job.shape

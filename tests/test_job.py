@@ -1,0 +1,52 @@
+"""A job and options as objects ask the same question as the keywords they stand for."""
+
+import pytest
+
+import llmsim
+from llmsim.core.errors import InputError
+from llmsim.plans.job import TrainingJob
+from llmsim.search.options import SearchOptions
+
+FIELDS = {"sequence": "4k", "global_batch": 64, "precision": "bf16", "tokens": "1T"}
+
+
+@pytest.fixture(scope="module")
+def by_keywords():
+    return llmsim.plan_training("llama-3-8b", "8xh100-sxm", top=2, oom_risk=0.02, **FIELDS)
+
+
+def test_objects_give_the_plans_of_keywords(by_keywords):
+    job = TrainingJob("llama-3-8b", **FIELDS)
+    by_objects = llmsim.plan_training(job, "8xh100-sxm", options=SearchOptions(top=2, oom_risk=0.02))
+    assert [p.result for p in by_objects.best] == [p.result for p in by_keywords.best]
+
+
+def test_a_keyword_stands_above_the_options(by_keywords):
+    job = TrainingJob("llama-3-8b", **FIELDS)
+    found = llmsim.plan_training(job, "8xh100-sxm", options=SearchOptions(top=5, oom_risk=0.02), top=2)
+    assert len(found.best) == len(by_keywords.best)
+
+
+def test_the_model_may_be_named(by_keywords):
+    found = llmsim.plan_training(model="llama-3-8b", cluster="8xh100-sxm", top=2, oom_risk=0.02, **FIELDS)
+    assert [p.result for p in found.best] == [p.result for p in by_keywords.best]
+
+
+def test_a_field_beside_a_job_is_refused():
+    with pytest.raises(InputError, match=r"sequence.*in the job"):
+        llmsim.plan_training(TrainingJob("llama-3-8b", **FIELDS), "8xh100-sxm", sequence=2048)
+
+
+@pytest.mark.parametrize("name", ["sequence", "global_batch"])
+def test_a_missing_field_is_named(name):
+    with pytest.raises(InputError, match=f"{name}.*missing"):
+        llmsim.plan_training("llama-3-8b", "8xh100-sxm", **{k: v for k, v in FIELDS.items() if k != name})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("sequence", 0), ("global_batch", -1), ("epochs", float("nan")), ("tokens", "many"), ("optimizer", 3)],
+)
+def test_a_job_refuses_what_it_cannot_use(field, value):
+    with pytest.raises(InputError, match=field):
+        TrainingJob("llama-3-8b", **{**FIELDS, field: value})
