@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from documented import DOCUMENTS, TUTORIALS, blocks, lost_lines
 
-PAGES = [path for path in DOCUMENTS if path not in TUTORIALS and any(b.kind != "not run" for b in blocks(path))]
+PAGES = [path for path in DOCUMENTS if any(b.kind != "not run" for b in blocks(path))]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_documents_show_what_is_printed(path, tmp_path, monkeypatch):
     lost, compared = lost_lines(path, tmp_path, monkeypatch)
     assert lost == []
-    assert compared > 0
+    assert compared > (10 if path in TUTORIALS else 0)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

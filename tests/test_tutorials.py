@@ -1,18 +1,11 @@
-"""Tutorials run from top to bottom, and print what they show."""
+"""Tutorials leave nothing out, and the site leads to them."""
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from documented import ROOT, TUTORIALS, blocks, lost_lines
-
-
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-def test_a_tutorial_prints_what_it_shows(path, tmp_path, monkeypatch):
-    lost, compared = lost_lines(path, tmp_path, monkeypatch)
-    assert lost == []
-    assert compared > 10
+from documented import ROOT, TUTORIALS, blocks
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)

@@ -44,7 +44,9 @@ _OF_NODE = re.compile(
 _BOTH_WAYS = re.compile(r"bi-?dir|both (?:ways|directions)|duplex", re.IGNORECASE)
 _CLAUSE = re.compile(r"[;+]|,\s|\.\s|\s(?:and|plus)\s")
 _WHOLE_LINKS = 100.0
+"""Gb from which a number without "per second" names a link by its bits (200GB HDR): no link has so many bytes/s."""
 _LONGEST = 1000
+"""Characters of a text that are looked at."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ SLOWEST = 200.0
 """Measured over predicted time beyond which a figure has another unit: milliseconds come out near 1,000, and the
 slowest of 2,000 published runs near 2."""
 _LIKE_MILLISECONDS = 30.0
+"""Measured over predicted time from which a doubtful one is said to look like milliseconds: far above the slowest
+published runs, far below 1,000. A choice of wording, not a measurement."""
 _USUAL_MFU = 0.4
 
 

@@ -21,9 +21,6 @@ def visible_positions(queries: Number, cached: Number = 0, *, causal: bool, wind
     """
     if not causal:
         return cached + queries
-    if isinstance(cached, int) and cached == 0:
-        own = queries if window is None else minimum(window, queries)
-        return own - own * (own - 1) / (2 * queries)
     return (_seen(cached + queries, window) - _seen(cached, window)) / queries
 
 

@@ -16,7 +16,7 @@ from .operators import Operator, Tensor
 from .sharding import Sharding
 from .terms import Term, Terms
 
-CACHE, INDEX_CACHE, RECURRENT = "cache", "index_cache", "recurrent_state"
+CACHE, INDEX_CACHE, RECURRENT_STATE = "cache", "index_cache", "recurrent_state"
 """Storage classes of keys, values and latents; of the keys of an indexer; of the states of recurrences."""
 
 _OF_POSITIONS = frozenset({"sequence", "steps", "chunks", "context", "index_context", "memory"})
@@ -80,7 +80,7 @@ def _of_sequence(op: Operator, sharding: Sharding) -> Terms:
     dims = op.products[0].dims if op.kind == "selective_scan" else op.states
     if not dims:
         return ()
-    return (home_term(Tensor(op.name, _lasting(dims)), sharding, RECURRENT),)
+    return (home_term(Tensor(op.name, _lasting(dims)), sharding, RECURRENT_STATE),)
 
 
 def _lasting(dims: Iterable[str]) -> tuple[str, ...]:

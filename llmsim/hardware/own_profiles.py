@@ -52,6 +52,8 @@ _NEEDED = ("memory_bytes", "memory_bandwidth", "scale_up.bandwidth")
 _NOT_PHYSICAL = ("price", "host_memory_bytes")
 _DEPTH = 8
 _LARGEST_NODE = 16
+"""Devices that a node may have where a whole device of one's own says nothing: as many as the largest servers on sale
+hold. More must be said."""
 
 
 def describes_fabric(path: Path, depth: int = 0) -> bool:

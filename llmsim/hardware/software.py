@@ -23,6 +23,9 @@ from .profiles import build, profile_names, profiles_root, read_profile, read_ya
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
+LIKE_NEWEST = " like the newest "
+"""Between a release without rows of its own and the framework that it is taken for, where answers say so."""
+
 
 class Formats(BaseModel):
     """Formats of what a training state is made of.
@@ -258,7 +261,7 @@ class Software(BaseModel):
         split backward passes and that the framework does not offer."""
         found: dict[str, str] = {}
         if self.release and not any(_matches(self.release, pattern) for pattern in self.releases):
-            found["release"] = f"{self.release} like the newest {self.name} (its profile has no rows for this release)"
+            found["release"] = f"{self.release}{LIKE_NEWEST}{self.name} (its profile has no rows for this release)"
         foreign = [s for s in schedules if schedule_facts(s).split and s not in self.choices.schedule]
         if foreign:
             offered = ", ".join(self.choices.schedule)

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from ..core.operators import Operator
 from ..core.sharding import mesh_sharding
-from ..core.state import derive_state
+from ..core.state import CACHE, INDEX_CACHE, RECURRENT_STATE, derive_state
 from ..core.terms import Sizes
 from ..core.work import derive_work
 from ..layers.base import LayerKind
-from ..layers.mla import LATENT, absorbed
+from ..layers.mla import absorbed
+from ..timing.columns import Columns, kind_sizes
+from ..timing.structure import Structure
 from . import blocks, mixers, sparse
 from .counters import WorkCounter
 from .pairs import BlockSpec, block_module, inventory, layer_operators
@@ -49,35 +50,25 @@ def derived(spec: BlockSpec, cached: int, *, absorb: bool = False) -> Counts:
     absorb
         Whether latent attention takes its up-projections into queries and outputs.
     """
-    operators, sharding = _operators(spec, absorb=absorb), mesh_sharding(sequence_parallel=False)
-    sizes = _sizes(spec, cached)
-    works = derive_work(operators, sharding, inventory(spec))
+    kind = LayerKind("block", layer_operators(spec), spec.dims(), window=None, causal=True)
+    kind = absorbed(kind) if absorb else kind
+    sharding, sizes = mesh_sharding(sequence_parallel=False), _sizes(spec, kind, cached)
+    works = derive_work(kind.operators, sharding, inventory(spec))
     # What is computed element by element has no products, for torch or anyone who counts them.
     forward = [w for w in works if w.phase == "forward" and w.kind != "recurrence"]
-    state = derive_state(operators, sharding)
+    state = derive_state(kind.operators, sharding)
     flops = sum(sizes.count(w.flops) for w in forward)
     return Counts(int(flops), int(sizes.size((*state.tokens, *state.selected, *state.sequences))))
 
 
-def _operators(spec: BlockSpec, *, absorb: bool) -> tuple[Operator, ...]:
-    operators = layer_operators(spec)
-    if not absorb:
-        return operators
-    return absorbed(LayerKind("block", operators, spec.dims(), window=None, causal=True)).operators
-
-
-def _sizes(spec: BlockSpec, cached: int) -> Sizes:
-    """Sizes with the new tokens as queries and all tokens as context; a scan goes on in chunks of what is new."""
-    s = spec.dims()
-    own: dict[str, int] = dict.fromkeys(("context", "index_context", "memory"), cached + s["sequence"])
-    if "kv_rank" in s:
-        own[LATENT] = s["kv_rank"] + s["rope_dim"]
-    if "conv_kernel" in s:
-        own["conv_taps"] = s["conv_kernel"] - 1
-    plain = spec.values()
-    kept = {"cache": "activation", "index_cache": "activation", "recurrent_state": "fp32"}
-    formats = {**plain.formats, **{name: plain.formats[format] for name, format in kept.items()}}
-    return Sizes({**plain.dims, **own}, plain.degrees, formats)
+def _sizes(spec: BlockSpec, kind: LayerKind, cached: int) -> Sizes:
+    """The planner's sizes of new tokens after cached ones, with the formats of the block."""
+    columns = Columns(spec.sizes["sequence"], spec.sizes["batch"], 1, cached=cached)
+    formats = spec.values().formats
+    kept = {CACHE: "activation", INDEX_CACHE: "activation", RECURRENT_STATE: "fp32"}
+    own = {**formats, **{name: formats[format] for name, format in kept.items()}}
+    sizes = kind_sizes(kind, columns, Structure("torch-eager"))
+    return Sizes(sizes.dims, sizes.degrees, own)
 
 
 # --- in torch -------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..core.units import counted
+from ..hardware.software import LIKE_NEWEST
 from ..scoring.result import GroupScore, Ranking, Score, ValidationReport
 
 METRIC_NAMES = {
@@ -174,11 +175,11 @@ def _without_profile(report: ValidationReport) -> Table:
         if column == "framework":
             found.add_row(str(len(rows)), f"framework {what}")
         else:
-            release, _, newest = what.partition(" like the newest ")
+            release, _, newest = what.partition(LIKE_NEWEST)
             releases[newest.partition(" (")[0]][release] = len(rows)
     for name, own in releases.items():
         shown = ", ".join(list(own)[:_SHOWN_RELEASES]) + (" ..." if len(own) > _SHOWN_RELEASES else "")
-        found.add_row(str(sum(own.values())), f"releases like the newest {name}: {shown}")
+        found.add_row(str(sum(own.values())), f"releases{LIKE_NEWEST}{name}: {shown}")
     return found
 
 

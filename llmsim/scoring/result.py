@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .._version import __version__
+from ..hardware.software import LIKE_NEWEST
 from .ranking import RankedSet
 
 SCHEMA = "llmsim.validation/1"
@@ -232,7 +233,7 @@ class ValidationReport:
         for entry in self.rows:
             texts = [f"framework: {entry.assumed['framework']}"] if "framework" in entry.assumed else []
             release = entry.assumed.get("framework_release", "")
-            texts += [f"release: {release}"] if " like the newest " in release else []
+            texts += [f"release: {release}"] if LIKE_NEWEST in release else []
             for text in texts:
                 if entry.id not in found.setdefault(text, []):
                     found[text].append(entry.id)

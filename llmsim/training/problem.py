@@ -117,5 +117,5 @@ def plan_columns(plan: TrainingPlan) -> Columns:
 
 def stack_columns(columns: Sequence[Columns]) -> Columns:
     """Several single plans as one table."""
-    names = (f.name for f in fields(Columns) if f.name != "cached")
-    return Columns(**{name: np.asarray([getattr(c, name) for c in columns]) for name in names})
+    said = (f.name for f in fields(Columns) if getattr(columns[0], f.name) is not None)
+    return Columns(**{name: np.asarray([getattr(c, name) for c in columns]) for name in said})
