@@ -22,7 +22,8 @@ ssm_heads          groups of heads of a linear-time mixer that tensor parallelis
 chunk_context      positions of a chunk that one of its positions may see; ``chunks`` chunks make a sequence
 conv_kernel        taps of a short convolution; ``conv_span`` positions that it reads to write a sequence
 index_context      positions that an indexer scores (``context`` are those it leaves)
-memory             positions of the encoder that a decoder attends to
+memory, encoded    positions of the encoder that a decoder attends to, those of them whose keys a pass computes
+cache_span         positions whose keys and values are there for the next pass
 =================  ==================================================================================================
 
 Other dimensions (``q_rank``, ``kv_rank``, ``rope_dim``, ...) belong to one layer file and are never sharded.
@@ -265,13 +266,15 @@ class LayerBuilder:
             reads.append(weight(f"{name}.bias", outputs))
         return self.op(name, "contract", reads, " ".join([*kept, outputs]), state=state)
 
-    def norm(self, name: str, x: Tensor, over: str, *, kind: str = "norm", bias: bool = False) -> Tensor:
+    def norm(
+        self, name: str, x: Tensor, over: str, *, kind: str = "norm", bias: bool = False, state: bool = False
+    ) -> Tensor:
         """A root-mean-square norm (``norm``) or a layer norm (``layer_norm``) with a gain, over the named
         dimensions."""
         reads: list[Tensor | Read] = [x, weight(f"{name}.weight", over)]
         if bias:
             reads.append(weight(f"{name}.bias", over))
-        return self.op(name, kind, reads, " ".join(x.dims), over=over, format="normed")
+        return self.op(name, kind, reads, " ".join(x.dims), over=over, format="normed", state=state)
 
     def dropout(self, name: str, x: Tensor) -> Tensor:
         """Zeroes a random share of ``x``."""

@@ -45,13 +45,13 @@ class Attention:
         if self.qk_norm in ("head", "full"):
             full = self.qk_norm == "full"
             q = b.norm("q_norm", q, "heads head_dim" if full else "head_dim")
-            k = b.norm("k_norm", k, "kv_heads head_dim" if full else "head_dim")
+            k = b.norm("k_norm", k, "kv_heads head_dim" if full else "head_dim", state=True)
         if self.rotary:
             q = b.op("q_rotary", "rotary", [q], HEADS)
             k = b.op("k_rotary", "rotary", [k], KV_HEADS, state=True)
         if self.qk_norm == "gainless":
             q = b.op("q_norm", "norm", [q], HEADS, over="head_dim", format="normed")
-            k = b.op("k_norm", "norm", [k], KV_HEADS, over="head_dim", format="normed")
+            k = b.op("k_norm", "norm", [k], KV_HEADS, over="head_dim", format="normed", state=True)
         reads: list[Tensor | Read] = [q, renamed(k, sequence="context"), renamed(v, sequence="context")]
         if self.sinks:
             reads.append(weight("attention.sinks", "heads"))

@@ -43,12 +43,12 @@ class LatentAttention:
             q_in, width = x, "hidden"
         q = b.linear("q", q_in, width, "heads qk_dim")
         q = b.op("q_rotary", "rotary", [q], QUERY)
-        latent = b.linear("kv_down", x, "hidden", "kv_rank", bias=self.bias, state=True)
-        k_rope = b.linear("k_rope", x, "hidden", "rope_dim", bias=self.bias, state=True)
-        latent = b.norm("kv_down_norm", latent, "kv_rank")
+        latent = b.linear("kv_down", x, "hidden", "kv_rank", bias=self.bias)
+        k_rope = b.linear("k_rope", x, "hidden", "rope_dim", bias=self.bias)
+        latent = b.norm("kv_down_norm", latent, "kv_rank", state=True)
         k_nope = b.linear("k_up", latent, "kv_rank", "heads nope_dim")
         v = b.linear("v_up", latent, "kv_rank", "heads v_dim")
-        k_rope = b.op("k_rotary", "rotary", [k_rope], "batch sequence rope_dim")
+        k_rope = b.op("k_rotary", "rotary", [k_rope], "batch sequence rope_dim", state=True)
         k = b.op("k_concat", "concat", [k_nope, k_rope], QUERY)
         reads: list[Tensor | Read] = [q, renamed(k, sequence="context"), renamed(v, sequence="context")]
         if self.indexer:
@@ -117,7 +117,7 @@ def _absorbed_core(
     heads = q.dims[:-1]
     in_latent = activation("q_absorbed", " ".join((*heads, "kv_rank")))
     wide = activation("q_latent", " ".join((*heads, LATENT)))
-    key = activation("k_latent", f"batch sequence {LATENT}")
+    key = activation("k_latent", f"batch sequence {LATENT}", state=True)
     yield Operator("q_absorbed", "contract", (Read(q, (*heads, "nope_dim")), by_name["k_up"].reads[1]), in_latent)
     yield Operator("q_latent", "concat", (Read(in_latent, in_latent.dims), Read(q, (*heads, "rope_dim"))), wide)
     yield Operator("k_latent", "concat", (Read(latent, latent.dims), Read(k_rope, k_rope.dims)), key)

@@ -147,7 +147,12 @@ def derivation(structure: Structure) -> tuple[object, ...]:
 
 
 def layer_state(kind: LayerKind, structure: Structure) -> State:
-    """What a layer keeps of a sequence between passes, derived once."""
+    """What a layer keeps of a sequence between passes, derived once.
+
+    Where positions see those behind them it keeps nothing: a new one changes what all others make.
+    """
+    if not kind.causal:
+        return State()
     key = ("state", structure.sequence_parallel, structure.context_kind)
     found: State | None = kind.derived.get(key)
     if found is None:
