@@ -12,6 +12,7 @@ from ..architecture import Architecture
 from ..core.numeric import maximum
 from ..core.units import GIB
 from ..hardware.software import Software
+from ..layers.mla import is_latent
 from ..plans.recompute import parse_recompute
 from ..timing.columns import Columns
 from ..timing.constants import StepConstants
@@ -26,7 +27,7 @@ def recompute_ladder(architecture: Architecture, software: Software) -> tuple[st
     modules = ["layernorm", "mlp_act"]
     if any(k.is_moe for k in architecture.kinds.values()):
         modules.append("moe_act")
-    if any("kv_rank" in k.sizes for k in architecture.kinds.values()):
+    if any(map(is_latent, architecture.kinds.values())):
         modules.append("mla_up_proj")
     ladder = ["none", f"selective:{','.join(modules)}"]
     if software.early_stop:  # stacks on torch's checkpoint have policies rather than modules
