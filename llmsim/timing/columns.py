@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
 
 from ..core.numeric import Number, ceil_div, minimum, total, where
 from ..core.positions import visible_positions
+from ..core.records import map_numbers
 from ..core.symbolic import Symbolic
 from ..core.terms import Sizes
 from ..hardware.network import Stride
@@ -87,10 +88,7 @@ class Columns:
 
     def take(self, rows: Number) -> Columns:
         """Some rows (an index array, a mask or a slice)."""
-        return replace(
-            self,
-            **{f.name: v[rows] for f in fields(self) if isinstance(v := getattr(self, f.name), np.ndarray) and v.ndim},
-        )
+        return map_numbers(self, lambda value: take(value, rows))
 
     def group(self, axes: tuple[str, ...]) -> tuple[Number, Stride]:
         """Size and stride (in global ranks) of the group spanned by mesh axes.
@@ -208,6 +206,6 @@ def distinct_rows(values: Sequence[Number]) -> tuple[list[tuple[int, ...]], np.n
     return [tuple(map(int, row)) for row in table[:, first].T], inverse.reshape(-1)
 
 
-def take(value: Number, rows: np.ndarray | None) -> Number:
+def take(value: Number, rows: Number | None) -> Number:
     """Entries of an array; a single number is the same for all, and no rows are all of them in order."""
     return value[rows] if rows is not None and isinstance(value, np.ndarray) and value.ndim else value

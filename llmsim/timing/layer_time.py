@@ -9,7 +9,6 @@ What overlaps with what: Galvatron, arXiv:2211.13878.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..core.numeric import Number, maximum, minimum, soft_maximum, total, where
@@ -84,26 +83,23 @@ class KindTime:
     recompute: LayerTime
     weight_s: Number = 0
 
-    def map(self, change: Callable[[Number], Number], *, whole: bool = True) -> KindTime:
-        """One number a pass, changed (a selection of rows); the parts are summed first.
+    def summed(self, *, whole: bool = True) -> KindTime:
+        """One number a pass, the sum of its parts.
 
         Parameters
         ----------
         whole
             False leaves exposed expert transfers apart, for schedules that hide some of them.
         """
-
-        def one(time: LayerTime) -> LayerTime:
-            return LayerTime(_summed(time, change, whole))
-
-        return KindTime(one(self.forward), one(self.backward), one(self.recompute), change(self.weight_s))
+        forward, backward, recompute = (_summed(t, whole) for t in (self.forward, self.backward, self.recompute))
+        return KindTime(forward, backward, recompute, self.weight_s)
 
 
-def _summed(time: LayerTime, change: Callable[[Number], Number], whole: bool) -> dict[str, Number]:
+def _summed(time: LayerTime, whole: bool) -> LayerTime:
     if whole or "ep" not in time.parts:
-        return {"layer": change(time.seconds)}
+        return LayerTime({"layer": time.seconds})
     rest = total(seconds for name, seconds in time.parts.items() if name != "ep")
-    return {"layer": change(rest), "ep": change(time.parts["ep"])}
+    return LayerTime({"layer": rest, "ep": time.parts["ep"]})
 
 
 def layer_time(
