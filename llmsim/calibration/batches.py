@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.errors import LlmsimError
 from ..timing.columns import Columns
-from ..timing.constants import Overlay, overlaid_constants
+from ..timing.step_constants import Overlay, overlaid_constants
 from ..timing.structure import derivation
 from ..training.problem import Problem, plan_columns, plan_problem, stack_columns
 from ..training.recompute import lightest_recomputes
@@ -62,7 +62,7 @@ def _key(problem: Problem) -> Hashable:
         software.formats,
         software.defaults,
         software.padded_shards,
-        software.memory,
+        tuple(own.value for key, own in software.constants.items() if key.startswith("memory/")),
         software.gradients,
         software.update,
         problem.sharding,

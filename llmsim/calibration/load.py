@@ -14,9 +14,9 @@ import numpy as np
 
 from ..core.numeric import Number, maximum
 from ..hardware.network import WireTime
-from ..timing.constants import Overlay, StepConstants, overlaid_constants
 from ..timing.kernel_times import PHASES, KindSeconds, PhaseSeconds
 from ..timing.layer_time import UnitTraffic
+from ..timing.step_constants import Overlay, StepConstants, overlaid_constants
 from ..training.build_load import Prepared, build_load
 from ..training.compose import StageLoad, StepLoad
 from ..training.memory import stage_memory
@@ -77,6 +77,7 @@ def run_constants(items: Sequence[RunPlan], overlay: Overlay | None = None) -> S
         first,
         in_situ={work: column([c.in_situ[work] for c in distinct]) for work in first.in_situ},
         overlap={key: column([c.overlap[key] for c in distinct]) for key in first.overlap},
+        stack={key: column([c.stack[key] for c in distinct]) for key in first.stack},
         **changes,
     )
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import fnmatch
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import InputError, unknown_name
 from ..core.inventory import Inventory, KernelRow, parse_row
 from ..core.operator_kinds import OPERATOR_KINDS
 from ..core.operators import HIGH
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.provenance import Quantity
 from ..core.sharding import ContextKind
+from .constants import Kind
+from .profile_constants import Profile
 from .profiles import build, profile_names, profiles_root, read_profile, read_yaml
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -54,102 +55,6 @@ class Formats(BaseModel):
     moments: str = "fp32"
 
 
-class Overlap(BaseModel):
-    """What is hidden behind compute: fractions of the transfer that may run beside it, each in [0, 1].
-
-    ``offload`` is of transfers between device and host;
-    ``tensor_on`` and ``expert_on`` hold where a plan asks for that overlap.
-    """
-
-    model_config = _STRICT
-
-    gradient: Quantity
-    parameter: Quantity
-    tensor: Quantity
-    context: Quantity
-    expert: Quantity
-    pipeline: Quantity
-    offload: Quantity
-    tensor_on: Quantity
-    expert_on: Quantity
-
-
-class StackRates(BaseModel):
-    """What the stack's kernels reach of the device's in-step rate: generation (or ``default``) -> fraction.
-
-    Attributes
-    ----------
-    in_situ
-        Of all kernels.
-    attention
-        Of attention kernels besides: a generation of flash attention that does not suit the hardware.
-    """
-
-    model_config = _STRICT
-
-    in_situ: dict[str, Quantity]
-    attention: dict[str, Quantity]
-
-    @model_validator(mode="after")
-    def _complete(self) -> StackRates:
-        for name in ("in_situ", "attention"):
-            fractions = getattr(self, name)
-            if "default" not in fractions:
-                raise ValueError(f"{name} needs a default")
-            for generation, quantity in fractions.items():
-                if not 0 < quantity.value <= 1:
-                    raise ValueError(f"{name}.{generation} must lie in (0, 1], not {quantity.value}")
-        return self
-
-
-class HostCosts(BaseModel):
-    """Seconds that the host side costs.
-
-    Attributes
-    ----------
-    launch_s
-        Host seconds for one kernel launch; the device waits where launches take longer than kernels.
-    moe_layer_s
-        Host seconds of one mixture-of-experts layer per micro-batch, forward and backward together, beyond its launches
-        (routing, permutation, size exchanges).
-    graphed
-        Fraction of host work that captured graphs remove.
-    microbatch_s, step_s
-        Fixed seconds per micro-batch and per step.
-    """
-
-    model_config = _STRICT
-
-    launch_s: Quantity
-    moe_layer_s: Quantity
-    graphed: Quantity
-    microbatch_s: Quantity
-    step_s: Quantity
-
-
-class MemoryCosts(BaseModel):
-    """Memory beyond the tensors of the model.
-
-    Attributes
-    ----------
-    workspace_bytes
-        Kernel workspaces, allocated by the framework.
-    reserved_factor
-        Reserved over allocated: caching and fragmentation, at least 1.
-    context_bytes
-        Driver context and communication buffers, outside the framework's allocator.
-    headroom
-        Fraction of the device that a plan leaves free.
-    """
-
-    model_config = _STRICT
-
-    workspace_bytes: Quantity
-    reserved_factor: Quantity
-    context_bytes: Quantity
-    headroom: Quantity
-
-
 class Defaults(BaseModel):
     """What the stack does when nobody says otherwise; what a plan could say is listed under ``assumed``.
 
@@ -182,8 +87,8 @@ class Choices(BaseModel):
     overlap: tuple[Literal["tensor", "expert"], ...] = ()
 
 
-class Software(BaseModel):
-    """One training stack.
+class Software(Profile):
+    """One training stack; its constants are those of ``software/*`` in the registry.
 
     Attributes
     ----------
@@ -219,15 +124,13 @@ class Software(BaseModel):
         FSDP: whether the root unit is freed after forward.
     padded_shards
         FSDP: whether each parameter is padded along its first dimension (per parameter) or the flat buffer is.
-    formats, rates, overlap, host, memory, defaults, choices
+    formats, defaults, choices
         See the classes.
-    contention
-        Slow-down of compute and communication while both run, at least 1 (Galvatron, arXiv:2211.13878).
     releases
         Pattern of a release -> overrides, the first match holds.
     """
 
-    model_config = _STRICT
+    profile_kind: ClassVar[Kind] = "software"
 
     name: str
     release: str = ""
@@ -246,13 +149,8 @@ class Software(BaseModel):
     reshard_root: bool = False
     padded_shards: bool = True
     formats: Formats = Formats()
-    rates: StackRates
-    overlap: Overlap
-    host: HostCosts
-    memory: MemoryCosts
     defaults: Defaults = Defaults()
     choices: Choices = Choices()
-    contention: Quantity
     releases: dict[str, dict[str, Any]] = Field(default_factory=dict)
     notes: str = ""
 

@@ -24,7 +24,7 @@ from ..hardware.software import Software, get_software
 from ..layers.base import LayerKind
 from ..plans.recompute import parse_recompute
 from ..timing.columns import Columns
-from ..timing.constants import step_constants
+from ..timing.step_constants import step_constants
 from ..training.build_load import kind_parameters
 from ..training.memory import MEMORY_PARTS, memory_of_stage, stage_states
 from ..training.problem import Problem

@@ -23,10 +23,10 @@ from ..hardware.network import NO_TRAFFIC, WireTime
 from ..plans.recompute import Recompute
 from ..plans.training import TrainingPlan
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants, step_constants
 from ..timing.kernel_times import Keyed, KindRates, KindSeconds, PhaseSeconds
 from ..timing.layer_time import KindTime, UnitTraffic, kind_time
 from ..timing.model_rates import keyed, model_rates
+from ..timing.step_constants import StepConstants, step_constants
 from ..training.build_load import kind_parameters, model_seconds
 from ..training.memory import memory_limit
 from ..training.problem import Problem, plan_problem

@@ -27,7 +27,7 @@ from ..hardware.kernels import (
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..layers.base import LayerKind
 from .columns import Columns, kind_sizes, take, visible_sizes
-from .constants import StepConstants
+from .step_constants import StepConstants
 from .structure import Structure, layer_terms
 
 PHASES = ("forward", "backward", "recompute")

@@ -15,10 +15,10 @@ from ..core.records import where_numbers
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..plans.optimizer import get_optimizer
 from ..timing.columns import Columns, kind_sizes
-from ..timing.constants import StepConstants
 from ..timing.kernel_times import KindRates, KindSeconds
 from ..timing.layer_time import UnitTraffic
 from ..timing.model_rates import known_rates
+from ..timing.step_constants import StepConstants
 from ..timing.structure import layer_terms
 from .compose import StageLoad, StepLoad
 from .problem import Problem

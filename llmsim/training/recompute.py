@@ -14,7 +14,7 @@ from ..core.units import GIB
 from ..hardware.software import Software
 from ..plans.recompute import parse_recompute
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
+from ..timing.step_constants import StepConstants
 from .build_load import kind_parameters
 from .memory import memory_of_stage, stage_states
 from .problem import Problem

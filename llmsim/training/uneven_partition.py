@@ -15,8 +15,8 @@ from ..architecture import body_kinds, model_kinds
 from ..core.numeric import Number, maximum, minimum, total, where
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
 from ..timing.layer_time import KindTime
+from ..timing.step_constants import StepConstants
 from .build_load import recomputed_layers, step_load
 from .closed_forms import in_flight
 from .compose import StepLoad, compose_step
