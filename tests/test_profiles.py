@@ -75,7 +75,7 @@ def test_peaks_used_in_public_tables():
 @pytest.mark.parametrize("name", software_names())
 def test_software(name):
     software = get_software(name)
-    inventory = software.inventory()
+    inventory = software.stack.inventory()
     for kind in kernel_rows():
         assert inventory.row(kind)
     for release in software.releases:
@@ -90,8 +90,8 @@ def test_frameworks_are_known_by_other_names():
 
 
 def test_releases_differ_from_their_framework():
-    assert get_software("megatron-lm").kernels["attention"] == "flash"
-    assert get_software("megatron-lm", "2022-05").kernels["attention"] != "flash"
+    assert get_software("megatron-lm").stack.kernels["attention"] == "flash"
+    assert get_software("megatron-lm", "2022-05").stack.kernels["attention"] != "flash"
 
 
 def test_a_number_without_a_source_is_refused():

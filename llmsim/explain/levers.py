@@ -204,7 +204,7 @@ def _settings(plan: TrainingPlan, architecture: Architecture) -> Iterator[tuple[
     for setting in recompute_ladder(architecture, plan.software):
         if setting != plan.recompute:
             yield f"recompute {plan.recompute} -> {setting}", {"recompute": setting, "recompute_layers": "uniform"}
-    choices = plan.software.choices
+    choices = plan.software.training.choices
     yield from ((f"{plan.sharding} -> {s}", {"sharding": s}) for s in choices.sharding if s != plan.sharding)
     yield from ((f"{plan.schedule_name} -> {s}", {"schedule": s}) for s in choices.schedule if s != plan.schedule_name)
     yield from ((f"{plan.context_kind} -> {k}", {"context_kind": k}) for k in choices.context_kind
@@ -212,6 +212,6 @@ def _settings(plan: TrainingPlan, architecture: Architecture) -> Iterator[tuple[
     for overlap, degree in (("tensor", plan.tensor_parallel), ("expert", plan.expert_parallel)):
         if degree > 1 and plan.overlap != overlap:
             yield f"overlap {plan.overlap} -> {overlap}", {"overlap": overlap}
-    if plan.expert_parallel > 1 and plan.software.defaults.dispatch == "once_per_domain":
+    if plan.expert_parallel > 1 and plan.software.stack.dispatch == "once_per_domain":
         others = (d for d in ("deepep", "hybridep") if d != plan.dispatcher)
         yield from ((f"dispatcher {plan.dispatcher} -> {d}", {"dispatcher": d}) for d in others)

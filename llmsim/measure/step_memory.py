@@ -123,9 +123,11 @@ def _software(
     own = get_software(framework)
     wide = ["parameter", "gradient", "reduce", "moments"] if sharded or precision == "autocast" else []
     wide += ["residual"] if precision == "autocast" else []
-    formats = own.formats.model_copy(update=dict.fromkeys(wide, "fp32"))
+    formats = own.training.formats.model_copy(update=dict.fromkeys(wide, "fp32"))
     how = "loop" if update == "momentum" else update
-    return own.model_copy(update={"kernels": {**own.kernels, **dict(kernels)}, "formats": formats, "update": how})
+    stack = own.stack.model_copy(update={"kernels": {**own.stack.kernels, **dict(kernels)}})
+    training = own.training.model_copy(update={"formats": formats, "update": how})
+    return own.model_copy(update={"stack": stack, "training": training})
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}

@@ -175,7 +175,7 @@ def space_evaluators(
         problem = plan_problem(architecture, cluster, template.replace(precision=precision))
         own = problem.architecture, cluster, problem.structure, table
         first = Evaluator(*own, template.sequence_length, template.rows_factor, fit)
-        overlaps = space.overlap or ("profile", *problem.structure.software.choices.overlap)
+        overlaps = space.overlap or ("profile", *problem.structure.software.training.choices.overlap)
         found += [replace(first, base=replace(first.base, overlap=overlap)) for overlap in overlaps]
     return found
 

@@ -260,7 +260,7 @@ def _template(job: TrainingJob, precision: str, software: Software, assumed: dic
     if imbalance is not None and not routed:
         assumed["routing"] = f"none: {job.architecture.name} has no experts, an imbalance says nothing"
     if imbalance is None:
-        imbalance = software.defaults.imbalance
+        imbalance = software.training.defaults.imbalance
         if routed:
             assumed["routing"] = f"busiest expert rank at {imbalance:g} times the mean ({software.name} profile)"
     values = {

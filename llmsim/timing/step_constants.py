@@ -260,7 +260,7 @@ def usual_dispatcher(cluster: Cluster) -> str:
 
 def assumed_dispatcher(dispatcher: str, software: Software, cluster: Cluster) -> dict[str, str]:
     """The dispatcher of a mixture of experts whose plan names none, where its stack has a choice."""
-    if dispatcher != "profile" or software.defaults.dispatch != "once_per_domain":
+    if dispatcher != "profile" or software.stack.dispatch != "once_per_domain":
         return {}
     where = "a rack is one scale-up domain" if cluster.spans_nodes else "scale-up domains are nodes"
     return {"dispatcher": f"{usual_dispatcher(cluster)} ({where})"}

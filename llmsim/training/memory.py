@@ -161,13 +161,14 @@ def stage_states(
     sharded = problem.fully_sharded
     frozen = total(_frozen(p, sharded=sharded) * n for p, n in zip(parameters, stage.counts, strict=True))
     unsharded: Number = 0
-    if sharded and software.gradients == "kept":  # stacks that free gradients have units of their own at each moment
+    # Stacks that free gradients have units of their own at each moment.
+    if sharded and software.training.gradients == "kept":
         largest = maximum(*(p.held * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True)))
         with_gradient = maximum(
             *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
         )
         unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(with_gradient)
-    update = stage_update(shares, stage.counts, software.formats, problem.structure.recipe.compute)
+    update = stage_update(shares, stage.counts, software.training.formats, problem.structure.recipe.compute)
     return {
         "parameters": formats["weight"].bytes((share if sharded else trained) + frozen),
         "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else trained),
@@ -200,7 +201,7 @@ def memory_of_stage(
     kinds
         Activations of one layer of each kind on one rank.
     """
-    if problem.structure.software.gradients == "freed" and not problem.facts.split:
+    if problem.structure.software.training.gradients == "freed" and not problem.facts.split:
         flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
         found = {**stage_peak(problem, columns, stage, states, flying / columns.chunks)}
         found["workspace"] = constants.stack["memory/workspace_bytes"]

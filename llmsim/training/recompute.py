@@ -29,7 +29,7 @@ def recompute_ladder(architecture: Architecture, software: Software) -> tuple[st
     if any("kv_rank" in k.sizes for k in architecture.kinds.values()):
         modules.append("mla_up_proj")
     ladder = ["none", f"selective:{','.join(modules)}"]
-    if software.early_stop:  # stacks on torch's checkpoint have policies rather than modules
+    if software.training.early_stop:  # stacks on torch's checkpoint have policies rather than modules
         ladder = ["none", "selective:alternate"]
     return (*ladder, *(f"full@{Fraction(n, 4)}" for n in (1, 2, 3)), "full")
 
@@ -61,7 +61,7 @@ def lightest_recomputes(problem: Problem, columns: Columns, constants: StepConst
     heaviest.
     """
     software = problem.structure.software
-    usual = software.defaults.recompute
+    usual = software.training.defaults.recompute
     ladder = recompute_ladder(problem.architecture, software)
     rungs = [usual, *ladder[ladder.index(usual) + 1 if usual in ladder else 1 :]]
     limit = problem.cluster.profile.memory_bytes.value

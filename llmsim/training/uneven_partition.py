@@ -153,7 +153,7 @@ def held_at_least(schedule: ScheduleName, rank: Number, pp: int, chunks: Number,
 
 def kind_states(problem: Problem, columns: Columns, parameters: Sequence[LocalParameters]) -> list[Number]:
     """Bytes that a layer of each kind takes whatever is kept for backward, at least."""
-    freed = problem.structure.software.gradients == "freed" and not problem.facts.split
+    freed = problem.structure.software.training.gradients == "freed" and not problem.facts.split
     names = ("parameters", "optimizer") if freed else ("parameters", "gradients", "optimizer")
     found = []
     for i in range(len(parameters)):
