@@ -174,7 +174,7 @@ def test_profiles_and_plans_speak_of_operators_that_exist() -> None:
     operators = [op for kind in kinds() for op in kind.operators]
     names = {op.name for op in operators}
     for software in map(get_software, software_names()):
-        inventory = software.inventory()
+        inventory = software.stack.inventory()
         assert {name for group in inventory.fused for name in group} <= names, software.name
         assert inventory.split <= names
     for module, (select, _) in MODULES.items():

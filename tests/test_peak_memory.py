@@ -7,7 +7,7 @@ from llmsim import TrainingPlan, simulate_training
 from llmsim.architecture import Architecture
 from llmsim.core.records import stack_records
 from llmsim.hardware.cluster import Cluster
-from llmsim.timing.constants import step_constants
+from llmsim.timing.step_constants import step_constants
 from llmsim.training.build_load import kind_parameters
 from llmsim.training.memory import memory_of_stage, model_memory, stage_states
 from llmsim.training.problem import plan_columns, plan_problem

@@ -14,8 +14,8 @@ from llmsim.core.symbolic import Symbolic, symbol
 from llmsim.hardware.cluster import Cluster
 from llmsim.plans.rules import nearest_divisor, violations
 from llmsim.plans.training import TrainingPlan
-from llmsim.timing.constants import step_constants
 from llmsim.timing.layer_time import exposed
+from llmsim.timing.step_constants import step_constants
 from llmsim.training.build_load import build_load
 from llmsim.training.compose import STEP_PARTS, compose_step
 from llmsim.training.memory import stage_memory

@@ -12,7 +12,7 @@ import numpy as np
 from ..core.errors import LlmsimError
 from ..core.records import stack_records
 from ..timing.columns import Columns
-from ..timing.constants import Overlay, overlaid_constants
+from ..timing.step_constants import Overlay, overlaid_constants
 from ..timing.structure import derivation
 from ..training.problem import Problem, plan_columns, plan_problem
 from ..training.recompute import lightest_recomputes
@@ -60,12 +60,12 @@ def _key(problem: Problem) -> Hashable:
         structure.recompute,
         structure.precision,
         software.name,
-        software.formats,
-        software.defaults,
-        software.padded_shards,
-        software.memory,
-        software.gradients,
-        software.update,
+        software.training.formats,
+        software.training.defaults,
+        software.training.padded_shards,
+        tuple(own.value for key, own in software.constants.items() if key.startswith("memory/")),
+        software.training.gradients,
+        software.training.update,
         problem.sharding,
         problem.schedule,
         problem.optimizer,

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core.numeric import Number, maximum
 from ..core.records import stack_records
-from ..timing.constants import Overlay, StepConstants, overlaid_constants
+from ..timing.step_constants import Overlay, StepConstants, overlaid_constants
 from ..training.build_load import Prepared, build_load
 from ..training.compose import StepLoad
 from ..training.memory import stage_memory
@@ -74,6 +74,7 @@ def run_constants(items: Sequence[RunPlan], overlay: Overlay | None = None) -> S
         first,
         in_situ={work: column([c.in_situ[work] for c in distinct]) for work in first.in_situ},
         overlap={key: column([c.overlap[key] for c in distinct]) for key in first.overlap},
+        stack={key: column([c.stack[key] for c in distinct]) for key in first.stack},
         **changes,
     )
 

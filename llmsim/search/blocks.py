@@ -245,7 +245,7 @@ class _Work:
     ) -> list[tuple[Number, Number]]:
         """Bytes on the device and on the host, of each run of stages."""
         structure, settings = self.problem.structure, self.settings
-        if structure.software.gradients != "freed" or self.problem.facts.split:
+        if structure.software.training.gradients != "freed" or self.problem.facts.split:
             return self._memory_under(self.problem, where, stages, kept)
         # What is alive depends on what is recomputed in more ways than ``kept`` says: one mode at a time.
         shape = len(settings.ladder), len(where)

@@ -21,10 +21,10 @@ from ..hardware.fitted import Fit
 from ..plans.recompute import Recompute
 from ..plans.training import TrainingPlan
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants, step_constants
 from ..timing.kernel_times import Keyed, KindRates, KindSeconds
 from ..timing.layer_time import KindTime, UnitTraffic, kind_time
 from ..timing.model_rates import keyed, model_rates
+from ..timing.step_constants import StepConstants, step_constants
 from ..training.build_load import kind_parameters, model_seconds
 from ..training.memory import memory_limit
 from ..training.problem import Problem, plan_problem
@@ -172,7 +172,7 @@ def space_evaluators(
         problem = plan_problem(architecture, cluster, template.replace(precision=precision))
         own = problem.architecture, cluster, problem.structure, table
         first = Evaluator(*own, template.sequence_length, template.rows_factor, fit)
-        overlaps = space.overlap or ("profile", *problem.structure.software.choices.overlap)
+        overlaps = space.overlap or ("profile", *problem.structure.software.training.choices.overlap)
         found += [replace(first, base=replace(first.base, overlap=overlap)) for overlap in overlaps]
     return found
 

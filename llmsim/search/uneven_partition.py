@@ -294,7 +294,7 @@ class _Block:
             kept=[plain + share * change for plain, change in kept],
             change=[free * change for _, change in kept],
         )
-        room = float(allocated_room(evaluator.limit, constants) - constants.workspace_bytes)
+        room = float(allocated_room(evaluator.limit, constants) - constants.stack["memory/workspace_bytes"])
         chunks, m = pick(self._column("chunks")), pick(self._column("micro_batches"))
         slowest = slowest_device(problem, layers, pp, chunks, m, room * (1 + 1e-9))
         return np.where(np.isfinite(slowest), self._step_s(pick, np.where(np.isfinite(slowest), slowest, 0.0)), np.inf)

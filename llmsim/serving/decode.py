@@ -60,6 +60,6 @@ def roofline_seconds(
     """The least time of a decoding step on ``devices`` devices that share weights and caches evenly, seconds: no
     transfer, no launch, and every byte at the rate that copies reach."""
     moved = weight_bytes(architecture, batch=batch) + batch * cache.bytes(context)
-    memory = moved / (device.memory_bandwidth.value * device.kernel_rates().memory_efficiency.value)
+    memory = moved / (device.memory_bandwidth.value * device.kernel_rates().constants["memory_efficiency"].value)
     compute = batch * decode_flops(architecture, context) / device.peak_of("bf16")
     return maximum(memory, compute) / devices

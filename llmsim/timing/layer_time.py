@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from ..core.numeric import Number, maximum, minimum, soft_maximum, total, where
 from ..hardware.network import NO_TRAFFIC, WireTime
-from .constants import StepConstants
 from .kernel_times import KindSeconds, PhaseSeconds
+from .step_constants import StepConstants
 
 HOST_SHARPNESS = 3.0
 """Of the soft maximum of what the device computes and what its host launches: the queue between them runs empty in
@@ -131,12 +131,14 @@ def layer_time(
     compute = total(parts.values())
     for axis, wire in phase.wires.items():
         under = parts.get("attention", 0) if axis == "cp" else compute
-        parts[axis] = exposed(under, wire_seconds(wire, c), c.overlap[_OVERLAP_OF[axis]], c.contention)
+        parts[axis] = exposed(under, wire_seconds(wire, c), c.overlap[_OVERLAP_OF[axis]], c.stack["contention"])
     if unit is not NO_TRAFFIC:
-        parts["fsdp"] = exposed(compute + beside_s, wire_seconds(unit, c), c.overlap["parameter"], c.contention)
+        parts["fsdp"] = exposed(
+            compute + beside_s, wire_seconds(unit, c), c.overlap["parameter"], c.stack["contention"]
+        )
     busy = total(parts.values())
-    queued = phase.launches * c.launch_s * (1 - c.graphed)
-    waiting = moe_share * c.moe_layer_s * (1 - c.graphed)
+    queued = phase.launches * c.stack["host/launch_s"] * (1 - c.stack["host/graphed"])
+    waiting = moe_share * c.stack["host/moe_layer_s"] * (1 - c.stack["host/graphed"])
     parts["host"] = soft_maximum(busy, queued, HOST_SHARPNESS) - busy + waiting
     return LayerTime(parts)
 

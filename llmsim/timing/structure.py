@@ -73,8 +73,8 @@ class Structure:
     def inventory(self) -> Inventory:
         """The kernels that run: those of the software, with products as the recipe wants them."""
         if self.recipe.converts:
-            return self.software.inventory(contract=self.software.converted_products, contract_high="plain")
-        return self.software.inventory()
+            return self.software.stack.inventory(contract=self.software.stack.converted_products, contract_high="plain")
+        return self.software.stack.inventory()
 
     @property
     def sharding(self) -> Sharding:
@@ -83,7 +83,7 @@ class Structure:
 
     def formats(self) -> dict[str, Format]:
         """Storage class -> format."""
-        return storage_classes(self.recipe, self.software.formats)
+        return storage_classes(self.recipe, self.software.training.formats)
 
     def format_names(self) -> dict[str, str]:
         """Storage class -> name of its format."""
@@ -92,7 +92,7 @@ class Structure:
     @property
     def gather_policy(self) -> dict[str, GatherPolicy]:
         """Axis -> what becomes of a gathered copy."""
-        policy: dict[str, GatherPolicy] = {str(axis): how for axis, how in self.software.gather.items()}
+        policy: dict[str, GatherPolicy] = {str(axis): how for axis, how in self.software.stack.gather.items()}
         if "ring" in self.context_kind:
             policy["cp"] = "stream"
         elif policy.get("cp") == "stream":
@@ -121,7 +121,7 @@ def layer_terms(kind: LayerKind, structure: Structure) -> LayerTerms:
     found: LayerTerms | None = kind.derived.get(key)
     if found is None:
         operators, sharding, inventory = kind.operators, structure.sharding, structure.inventory
-        shared, gather = structure.software.shared_input, structure.gather_policy
+        shared, gather = structure.software.stack.shared_input, structure.gather_policy
         found = kind.derived[key] = LayerTerms(
             derive_work(operators, sharding, inventory),
             derive_messages(operators, sharding, inventory, shared_input=shared, gather=gather),
@@ -140,9 +140,9 @@ def derivation(structure: Structure) -> tuple[object, ...]:
         structure.context_kind,
         tuple(sorted(structure.format_names().items())),
         tuple(sorted(structure.gather_policy.items())),
-        software.shared_input,
-        software.early_stop,
-        software.accumulates_in_place,
+        software.stack.shared_input,
+        software.training.early_stop,
+        software.stack.accumulates_in_place,
     )
 
 

@@ -19,11 +19,11 @@ from ..hardware.fitted import Fit, checked_fit, shipped_fit
 from ..plans.defaults import resolve_plan
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
-from ..timing.constants import StepConstants, assumed_dispatcher, step_constants
 from ..timing.conventions import published_flops
 from ..timing.intervals import around, log_width, memory_width, model_class, out_of_memory_chance, unseen
 from ..timing.layer_time import KindTime, kind_time
 from ..timing.model_rates import shape_known
+from ..timing.step_constants import StepConstants, assumed_dispatcher, step_constants
 from ..timing.structure import Documents
 from .balance import balanced_layout
 from .breakdown import step_breakdown
