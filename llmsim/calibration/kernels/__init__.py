@@ -1,0 +1,1 @@
+"""Constants of kernels and networks, fitted to measured tables."""
