@@ -184,7 +184,12 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
 
 def names_file(name: object) -> bool:
     """Whether a text is the path of a file with a profile of one's own, and not a bundled name."""
-    return Path(str(name)).suffix.lower() in (".yaml", ".yml", ".json")
+    return _has_suffix(str(name))
+
+
+@lru_cache(maxsize=1024)
+def _has_suffix(name: str) -> bool:
+    return Path(name).suffix.lower() in (".yaml", ".yml", ".json")
 
 
 @lru_cache(maxsize=256)

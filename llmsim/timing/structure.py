@@ -6,6 +6,7 @@ A table of plans is split by structure first; inside one structure all plans sha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -81,9 +82,9 @@ class Structure:
         """Its layout rule."""
         return mesh_sharding(sequence_parallel=self.sequence_parallel, context_kind=self.context_kind)
 
-    def formats(self) -> dict[str, Format]:
+    def formats(self) -> Mapping[str, Format]:
         """Storage class -> format."""
-        return storage_classes(self.recipe, self.software.formats)
+        return _formats(self.precision, self.framework, self.release)
 
     def format_names(self) -> dict[str, str]:
         """Storage class -> name of its format."""
@@ -98,6 +99,11 @@ class Structure:
         elif policy.get("cp") == "stream":
             policy["cp"] = "again"
         return policy
+
+
+@lru_cache(maxsize=256)
+def _formats(precision: str, framework: str, release: str) -> Mapping[str, Format]:
+    return storage_classes(get_precision(precision), get_software(framework, release).formats)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ the gradients of weights for those of inputs.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from .orders import device_order, routes
 
 Times: TypeAlias = Sequence[Sequence[Number]]
 """Seconds of one micro-batch, ``[device][chunk]``."""
+
+_Node: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,20 @@ def longest_path(
     pp, chunks = len(forward), len(forward[0])
     program = _program(schedule, pp, chunks, micro_batches)
     costs = _costs(program.lanes, forward, backward, weight, saved)
-    waits = (0.0, hop_s)
-    ends: list[Number] = [0.0] * program.slots
+    arrived: list[Number] = [0.0] * program.slots
     clock: list[Number] = [0.0] * pp
     if isinstance(forward[0][0], np.ndarray):
-        for i, ready, wait, cost, end in program.nodes:
-            clock[i] = ends[end] = np.maximum(clock[i], ends[ready] + waits[wait]) + costs[cost]
+        for i, ready, cost, end in program.nodes:
+            now = np.maximum(clock[i], arrived[ready]) if ready else clock[i]
+            clock[i] = now = now + costs[cost]
+            arrived[end] = now + hop_s
     else:
-        for i, ready, wait, cost, end in program.nodes:
-            now, free = clock[i], ends[ready] + waits[wait]
+        for i, ready, cost, end in program.nodes:
+            now, free = clock[i], arrived[ready]
             if free > now:  # noqa: PLR1730 (a call would take as long as all the rest)
                 now = free
-            clock[i] = ends[end] = now + costs[cost]
+            clock[i] = now = now + costs[cost]
+            arrived[end] = now + hop_s
     each = micro_batches // len(routes(schedule, pp, chunks))
     busy: tuple[Number, ...] = tuple(each * (sum(forward[i]) + sum(backward[i])) for i in range(pp))
     if saved is not None:
@@ -109,12 +114,13 @@ class _Lane:
 
 @dataclass(frozen=True)
 class _Program:
-    """A schedule as a list of steps, each after all that it waits for: (device, slot that it waits for, whether a hop
-    lies between, number of its lane, slot of its result). Slot 0 is the start."""
+    """A schedule as a list of steps, each after all that it waits for: (device, slot of the message that it waits for,
+    number of its lane, slot of the message with its result). Slot 0 is for those that wait for none: what comes from
+    their own device is there, since it runs one node after the other. Slot 1 is for messages that nobody waits for."""
 
-    nodes: list[tuple[int, int, int, int, int]]
-    lanes: list[_Lane]
+    nodes: list[_Node]
     slots: int
+    lanes: list[_Lane]
     pairs: tuple[int, ...]
 
 
@@ -132,7 +138,7 @@ def _program(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -
     number = {(lane.device, lane.kind, lane.chunk): n for n, lane in enumerate(lanes)}
     done = bytearray(slots)
     done[0] = 1
-    nodes: list[tuple[int, int, int, int, int]] = []
+    nodes: list[_Node] = []
     position, left = [0] * pp, sum(map(len, orders))
     while left:
         before = left
@@ -146,14 +152,39 @@ def _program(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -
                 if not done[ready]:
                     break
                 done[lane.ends[j]] = 1
-                nodes.append((i, ready, lane.hops, n, lane.ends[j]))
+                nodes.append((i, ready if lane.hops else 0, n, lane.ends[j]))
                 at += 1
             left -= at - position[i]
             position[i] = at
         if left == before:
             raise ValueError(f"schedule {schedule} deadlocks at p={pp}, v={chunks}, m={micro_batches}")
     pairs = tuple(sum(kind == "&" for kind, _, _ in order) for order in orders)
-    return _Program(nodes, lanes, slots, pairs)
+    return _Program(*_compact(nodes), lanes, pairs)
+
+
+def _compact(nodes: Sequence[_Node]) -> tuple[list[_Node], int]:
+    """The same steps with slots that are used again, lane by lane, once their message has been read, and how many there
+    are. Steps then repeat themselves, so that a long schedule stays in the processor's cache."""
+    awaited = {ready for _, ready, _, _ in nodes}
+    same: dict[_Node, _Node] = {}
+    now: dict[int, tuple[int, int]] = {}  # slot of a message -> lane and slot that hold it
+    free: dict[int, list[int]] = defaultdict(list)
+    found: list[_Node] = []
+    slots = 2
+    for i, ready, lane, end in nodes:
+        sender, own = now.pop(ready) if ready else (0, 0)
+        into = 1
+        if end in awaited:
+            if free[lane]:
+                into = free[lane].pop(0)
+            else:
+                into, slots = slots, slots + 1
+            now[end] = lane, into
+        if ready:
+            free[sender].append(own)
+        node = (i, own, lane, into)
+        found.append(same.setdefault(node, node))
+    return found, slots
 
 
 def _lanes(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -> tuple[list[_Lane], int]:
