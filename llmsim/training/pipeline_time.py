@@ -18,7 +18,7 @@ from .longest_path import Times, pipeline_seconds
 from .problem import Problem
 from .saved_activations import KeptTransfers
 from .split import pair_share, pass_seconds
-from .stages import chunk_counts, stage_shares
+from .stages import Stage, chunk_counts, stage_shares
 
 Chunk: TypeAlias = tuple[tuple[int, ...], float | None]
 """Layers of each kind, and which share of them recomputes where stages differ in it."""
@@ -124,12 +124,13 @@ def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, times: S
     """
     load = prepared.load
     own = chunk_times(problem, int(load.pp), int(load.chunks), times, load.kept)
-    saved = saved_seconds(problem, prepared, time)
+    saved = saved_seconds(problem, prepared.stages, time)
     return float(own.seconds(problem.schedule, int(load.micro_batches), float(time.hop_s), list(map(float, saved))))
 
 
-def saved_seconds(problem: Problem, prepared: Prepared, time: StepTime) -> list[Number]:
+def saved_seconds(problem: Problem, stages: Sequence[Stage], time: StepTime) -> list[Number]:
     """What a forward and a backward pass side by side take less than one after the other, stage by stage."""
-    share = pair_share(problem.schedule)
-    runs = zip(time.stages, prepared.stages, strict=True)
-    return [own.saved_s * share for own, run in runs for _ in range(int(run.repeats))]
+    share, found = pair_share(problem.schedule), list[Number]()
+    for own, run in zip(time.stages, stages, strict=True):
+        found += [own.saved_s * share] * int(run.repeats)
+    return found
