@@ -62,10 +62,11 @@ conform-full: $(VENV)/.publishing
 mutation: $(VENV)/.developing
 	$(BIN)/python tools/mutation.py
 
-# What README and docs show, put in again as it is printed, and the index of formulas.
+# What README and docs show, put in again as it is printed, the index of formulas, the list of constants.
 documents: $(VENV)/.developing
 	$(BIN)/python tools/documents.py --write
 	$(BIN)/python tools/formulas.py --write
+	$(BIN)/python tools/constants.py --write
 
 # The site, in site/. Its search needs a server: $(BIN)/python -m http.server -d site
 docs: $(VENV)/.documenting

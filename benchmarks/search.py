@@ -26,7 +26,7 @@ from llmsim.search.retained import Candidates
 from llmsim.search.select import candidate_plan
 from llmsim.search.space import enumerate_plans
 from llmsim.search.sweep import evaluate_space
-from llmsim.timing.constants import step_constants
+from llmsim.timing.step_constants import step_constants
 from llmsim.training.build_load import build_load
 from llmsim.training.compose import compose_step
 from llmsim.training.memory import stage_memory

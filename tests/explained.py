@@ -11,7 +11,7 @@ from llmsim.explain.quantities import simulated
 from llmsim.hardware.cluster import Cluster
 from llmsim.plans.training import TrainingPlan
 from llmsim.timing.columns import Columns
-from llmsim.timing.constants import StepConstants, step_constants
+from llmsim.timing.step_constants import StepConstants, step_constants
 from llmsim.training.problem import Problem, plan_columns, plan_problem
 from llmsim.training.result import TrainingResult
 from llmsim.training.simulate import simulate_training

@@ -21,6 +21,7 @@ from llmsim.core.work import derive_work
 from llmsim.hardware.software import get_software, software_names
 from llmsim.layers.base import LayerKind
 from llmsim.models import bundled_models
+from llmsim.plans.adapters import TARGETS
 from llmsim.plans.recompute import MODULES
 from llmsim.timing.structure import Structure
 
@@ -173,11 +174,14 @@ def test_profiles_and_plans_speak_of_operators_that_exist() -> None:
     operators = [op for kind in kinds() for op in kind.operators]
     names = {op.name for op in operators}
     for software in map(get_software, software_names()):
-        inventory = software.inventory()
+        inventory = software.stack.inventory()
         assert {name for group in inventory.fused for name in group} <= names, software.name
         assert inventory.split <= names
     for module, (select, _) in MODULES.items():
         assert any(map(select, operators)), module
+    asked = {*TARGETS, *(product for own in TARGETS.values() for product in own), *MODULES}
+    tags = {tag for op in operators for tag in op.tags}
+    assert tags <= asked | {"latent", "rope_key", "rope_query", "k_concat"}
 
 
 @pytest.mark.parametrize("framework", ["megatron-core", "torch-eager"])

@@ -123,7 +123,7 @@ def test_encoders_see_everything():
 def messages(kind, axis, context_kind="none"):
     software = get_software("megatron-core")
     found = derive_messages(
-        kind.operators, mesh_sharding(sequence_parallel=True, context_kind=context_kind), software.inventory(),
+        kind.operators, mesh_sharding(sequence_parallel=True, context_kind=context_kind), software.stack.inventory(),
         gather={"tp": "again", "cp": "stream"},
     )  # fmt: skip
     return [m for m in found if axis in m.axes]
@@ -161,7 +161,7 @@ def test_what_a_fused_mixer_keeps(context_kind):
     group: the closed form of mamba-ssm's kernel."""
     kind, software = NANO.kinds["mamba2"], get_software("megatron-core")
     kept = derive_saved(
-        kind.operators, mesh_sharding(sequence_parallel=False, context_kind=context_kind), software.inventory(),
+        kind.operators, mesh_sharding(sequence_parallel=False, context_kind=context_kind), software.stack.inventory(),
         formats={},
     ).kept  # fmt: skip
     sizes = Sizes({**kind.sizes, "batch": 1, "sequence": 1024, "steps": 1024}, {}, Structure("megatron-core").formats())

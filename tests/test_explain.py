@@ -17,7 +17,7 @@ from llmsim.core.symbolic import Symbolic
 from llmsim.explain.critical_path import critical_path
 from llmsim.explain.explain import explain_training
 from llmsim.explain.quantities import QUANTITIES, simulated
-from llmsim.explain.rates import RATES, change_rates, scaled
+from llmsim.explain.rates import change_rates, rates, scaled
 from llmsim.explain.trees import Tree, evaluate, gradient, leaf, shared, to_sympy
 from llmsim.explain.waterfall import rounded, waterfall
 from llmsim.plans.precision import device_recipes
@@ -120,7 +120,7 @@ def test_derivatives_equal_finite_differences_of_the_simulation(model, name):
     batch, step = result.plan.global_batch_size, 1e-5
     adjoints = form.table.adjoints(form.quantities["step"])
     chosen = sorted(
-        (s for s in adjoints if s in RATES), key=lambda s: -abs(adjoints[s] * form.table.definitions[s].value)
+        (s for s in adjoints if s in rates()), key=lambda s: -abs(adjoints[s] * form.table.definitions[s].value)
     )
     for symbol in [*chosen[:5], "B_out", "tau_step"]:
         high, low = (
@@ -189,7 +189,7 @@ def test_rates_are_one_by_one():
     _, _, _, constants = in_numbers("deepseek-v3", "plain")
     seen: dict[str, float] = {}
     change_rates(constants, seen.setdefault)
-    assert set(seen) <= set(RATES)
+    assert set(seen) <= set(rates())
     assert seen["peak_8bit"] > 1.9 * seen["peak_16bit"]
     twice = scaled(constants, "peak_16bit", 2)
     assert (twice.attention_peak, twice.high.peak) == (2 * constants.attention_peak, 2 * constants.high.peak)
@@ -233,7 +233,7 @@ def test_bars_sum_to_the_step_and_to_the_mfu(model, changes):
 
 
 def bars_of(plan, architecture, cluster):
-    from llmsim.timing.constants import step_constants
+    from llmsim.timing.step_constants import step_constants
 
     problem = plan_problem(architecture, cluster, plan)
     constants = step_constants(cluster, problem.structure)
@@ -272,7 +272,7 @@ def test_rates_are_simulated_again(answer):
         # About as far as the slope says, and in its direction.
         assert lever.change == pytest.approx(lever.elasticity * (lever.factor - 1), rel=0.25, abs=1e-4)
         assert lever.change <= 1e-15, lever.symbol
-        assert lever.meaning.startswith(RATES[lever.symbol].meaning)
+        assert lever.meaning.startswith(rates()[lever.symbol].meaning)
     assert all(abs(a.change) >= abs(b.change) for a, b in pairwise(answer.rates))
     assert answer.rates[0].symbol == "peak_16bit"
     assert cluster.profile.peak_of("bf16") == answer.rates[0].value

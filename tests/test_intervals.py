@@ -90,7 +90,7 @@ def test_a_stated_headroom_replaces_the_risk_and_the_profile_stands_in_for_what_
     assert "memory" not in said.assumed
     bare = shipped_fit().model_copy(update={"intervals": {}})
     unmeasured = plan_training("llama-3-8b", NODE, **QUESTION, fit=bare)
-    headroom = get_software("megatron-core").memory.headroom.value
+    headroom = get_software("megatron-core").constants["memory/headroom"].value
     assert unmeasured.best[0].result.memory_limit_bytes == pytest.approx((1 - headroom) * memory)
     assert "megatron-core profile" in unmeasured.assumed["memory"]
     assert unmeasured.best[0].result.out_of_memory_chance is None

@@ -40,7 +40,7 @@ def test_every_kind_of_every_bundled_model_has_an_entry() -> None:
 def test_every_row_of_kernels_is_of_a_kind_and_every_kind_has_kernels() -> None:
     assert {name.removesuffix(HIGH) for name in kernel_rows()} <= set(OPERATOR_KINDS)
     for framework in software_names():
-        inventory = get_software(framework).inventory()
+        inventory = get_software(framework).stack.inventory()
         for name in OPERATOR_KINDS:
             assert isinstance(inventory.row(name), KernelRow)
 

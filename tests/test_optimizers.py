@@ -86,7 +86,7 @@ def test_long_sides_have_no_preconditioner():
 
 def test_bytes_of_an_adamw_step():
     """30 bytes per parameter of a bf16 model with fp32 gradients, and 12 for the norm and clipping of gradients."""
-    formats = get_software("megatron-core").formats
+    formats = get_software("megatron-core").training.formats
     assert traffic_bytes(12, formats, "bf16") == 30 + 12
 
 

@@ -184,8 +184,10 @@ def test_numbers_may_say_who_measured_them(folder):
     )
     text = "inherits: h100\nrates: {gemm_efficiency: {16bit: 0.8}, kernel_latency_s: 5 us}\n"
     rates = get_device(file("mine.yaml", text)).kernel_rates()
-    assert (rates.gemm_efficiency["16bit"].value, rates.kernel_latency_s.value) == (0.8, 5e-6)
-    assert rates.gemm_efficiency["8bit"] == get_device("h100").kernel_rates().gemm_efficiency["8bit"]
+    assert (rates.constants["gemm_efficiency/16bit"].value, rates.constants["kernel_latency_s"].value) == (0.8, 5e-6)
+    assert (
+        rates.constants["gemm_efficiency/8bit"] == get_device("h100").kernel_rates().constants["gemm_efficiency/8bit"]
+    )
 
 
 def test_files_inherit_files(folder):
@@ -351,7 +353,7 @@ def test_nodes_of_a_device_that_does_not_say_how_many_may_be_as_large_as_any(fol
         (H20 + "network: absent.yaml\n", ["absent.yaml", "No such file"]),
         (H20 + "name: h100-sxm-80gb\n", ["name: 'h100-sxm-80gb'", "nearest: my-h100-sxm-80gb"]),
         (H20 + "rates: {in_situ: {attention: 0.9}}\n", ["rates: in_situ", "unknown key"]),
-        (H20 + "rates: {gemm_efficiency: {16bit: 1.2}}\n", ["(0, 1]"]),
+        (H20 + "rates: {gemm_efficiency: {16bit: 1.2}}\n", ["rates.gemm_efficiency.16bit: 1.2", "nearest: 1"]),
         (H20 + "schema: llmsim.device/9\n", ["schema: 'llmsim.device/9'", "llmsim.device/1"]),
         ("inherits: h100x\n", ["inherits: 'h100x'", "nearest: h100-sxm-80gb"]),
         ("inherits: [h100]\n", ["inherits", "is unknown"]),

@@ -5,11 +5,12 @@ import pytest
 
 from llmsim import TrainingPlan, simulate_training
 from llmsim.architecture import Architecture
+from llmsim.core.records import stack_records
 from llmsim.hardware.cluster import Cluster
-from llmsim.timing.constants import step_constants
+from llmsim.timing.step_constants import step_constants
 from llmsim.training.build_load import kind_parameters
 from llmsim.training.memory import memory_of_stage, model_memory, stage_states
-from llmsim.training.problem import plan_columns, plan_problem, stack_columns
+from llmsim.training.problem import plan_columns, plan_problem
 
 CLUSTER = Cluster.parse("2x8xh100-sxm-80gb")
 
@@ -40,7 +41,7 @@ def test_a_table_equals_its_plans(model, sharding, recompute):
         for m, s, d in ((1, 512, 16), (2, 8192, 8), (4, 1024, 16), (1, 64, 8))
     ]  # fmt: skip
     problem = plan_problem(architecture, CLUSTER, plans[0])
-    table = peak(problem, stack_columns([plan_columns(p) for p in plans]))
+    table = peak(problem, stack_records([plan_columns(p) for p in plans]))
     for i, each in enumerate(plans):
         single = peak(plan_problem(architecture, CLUSTER, each), plan_columns(each))
         for name, value in single.parts.items():

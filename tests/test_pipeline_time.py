@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from llmsim import Architecture, Cluster, TrainingPlan
-from llmsim.timing.constants import step_constants
+from llmsim.core.records import stack_records
 from llmsim.timing.layer_time import kind_time
+from llmsim.timing.step_constants import step_constants
 from llmsim.training.build_load import build_load
 from llmsim.training.longest_path import longest_path
 from llmsim.training.pipeline_time import ChunkTimes, chunk_times, pipeline_chunks
@@ -57,7 +58,7 @@ def test_batches_side_by_side_take_what_each_takes_alone() -> None:
         return ChunkTimes.of([[(f, f / 2, f / 3)] for f, _, _ in draw])
 
     first, second = batch(1, 2), batch(2, 3)
-    both = ChunkTimes.joined([first, second]).seconds("zb-h1", 12, 0.1)
+    both = stack_records([first, second]).seconds("zb-h1", 12, 0.1)
     alone = [own.seconds("zb-h1", 12, 0.1) for own in (first, second)]
     assert both.tolist() == np.concatenate(alone).tolist()
 

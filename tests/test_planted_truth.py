@@ -13,7 +13,7 @@ from run_tables import row
 from llmsim.calibration.fit import FitResult, Refits, RunSet, fit
 from llmsim.calibration.runs import RunPlan, plan_run
 from llmsim.calibration.table import MeasuredRun
-from llmsim.hardware.priors import LEARNED
+from llmsim.hardware.constants import LEARNED
 
 NOISE = 0.03
 """Standard deviation of the logarithm of a measured step time."""

@@ -14,19 +14,19 @@ from rich.console import Console
 from run_tables import row
 
 from llmsim import InputError, plan_training
-from llmsim.calibration.parameters import FAMILIES
+from llmsim.calibration.parameters import layout
 from llmsim.calibration.runs import plan_run
 from llmsim.calibration.table import MeasuredRun
 from llmsim.core.pipelines import SCHEDULES, schedule_facts
 from llmsim.core.provenance import Quantity
 from llmsim.hardware.cluster import Cluster
+from llmsim.hardware.constants import CONSTANTS, Constant, constant_at
 from llmsim.hardware.fitted import Fit, shipped_fit
-from llmsim.hardware.priors import SPREADS, Spread, prior_spread
 from llmsim.plans.training import TrainingPlan
 from llmsim.report.training import planning_report
 from llmsim.search.risk import by_percentile, chance_faster, percentile_s
-from llmsim.timing.constants import overlaid_constants
 from llmsim.timing.intervals import NORMAL_80
+from llmsim.timing.step_constants import overlaid_constants
 from llmsim.timing.structure import Structure
 from llmsim.training import prior_uncertainty as doubt
 from llmsim.training.prior_uncertainty import DRAWS, Draws, PriorUncertainty, deviates, drawn
@@ -68,32 +68,35 @@ def known(**changed: float) -> Fit:
 
 def moved(path: str, value: float) -> Quantity:
     """A constant whose error is still that of its prior."""
-    spread = prior_spread(path)
-    assert spread is not None
-    return Quantity(value=value, unit="1", provenance="fitted", error=spread.log, source="test")
+    constant = constant_at(path)
+    assert constant is not None
+    return Quantity(value=value, unit="1", provenance="fitted", error=constant.width, source="test")
 
 
 def spread_by(monkeypatch: pytest.MonkeyPatch, factor: float) -> None:
     """Spreads of the constants that the shipped fit has not learned, times a factor; the others are known."""
     unlearned = {path for path in asked() if isinstance(Draws(shipped_fit()).get(path, 0.5), np.ndarray)}
 
-    def found(path: str) -> Spread | None:
-        own = prior_spread(path)
-        return Spread(factor * own.log, own.fraction) if own is not None and path in unlearned else None
+    def found(path: str) -> Constant | None:
+        own = constant_at(path)
+        return replace(own, width=factor * own.width) if own is not None and own.width and path in unlearned else None
 
-    monkeypatch.setattr(doubt, "prior_spread", found)
+    monkeypatch.setattr(doubt, "constant_at", found)
 
 
-def test_every_family_has_the_spread_of_its_paths() -> None:
+def test_every_path_is_that_of_one_constant() -> None:
     for device, model in (("h100-sxm-80gb", "mixtral-8x7b"), ("gb200-186gb", "llama-3-8b")):
         cells = {k: str(v) for k, v in row(model=model, hardware=device).items()}
         item = plan_run(MeasuredRun(2, cells))
-        for family in FAMILIES:
-            path = family.path(item)
-            assert prior_spread(path) == Spread(family.spread, family.fraction), path
-            assert sum(fnmatchcase(path, pattern) for pattern in SPREADS) == 1, path
-    assert prior_spread("software/torchtitan/contention") is None
-    assert prior_spread("software/torchtitan/memory/reserved_factor") is None
+        plan = layout([item])
+        for constant, (number,) in zip(plan.constants, plan.index, strict=True):
+            path = plan.paths[number]
+            assert constant_at(path) is constant, path
+            assert sum(fnmatchcase(path, pattern) for pattern in CONSTANTS) == 1, path
+            assert plan.spread[number] == constant.width
+    for still in ("contention", "memory/reserved_factor"):
+        path = f"software/torchtitan/{still}"
+        assert Draws(Fit()).get(path, 1.3) == 1.3
 
 
 def test_draws_follow_from_the_path_and_keep_to_their_prior() -> None:
@@ -103,9 +106,9 @@ def test_draws_follow_from_the_path_and_keep_to_their_prior() -> None:
     assert np.var(z) == pytest.approx(1)
     assert np.array_equal(z[: DRAWS // 2], -z[DRAWS // 2 :])
     assert not np.array_equal(z, deviates(OVERLAP + "_on"))
-    free = drawn(OVERLAP, 0.03, Spread(0.5, False))
+    free = drawn(OVERLAP, 0.03, Constant("", "", "", width=0.5))
     assert np.log(free / 0.03) == pytest.approx(0.5 * z)
-    fraction = drawn(OVERLAP, 0.9, Spread(0.25, True))
+    fraction = drawn(OVERLAP, 0.9, Constant("", "", "", high=1, width=0.25))
     assert fraction.max() <= 1
     assert np.median(fraction) < 0.9  # what would lie beyond 1 lies below
 
@@ -152,7 +155,7 @@ def test_the_doubt_is_the_slope_times_the_spread_where_the_spread_is_small(monke
     slope = math.log(steps[1] / steps[0]) / 2e-3
     assert abs(slope) > 0.01
     assert result.prior_uncertainty.log_error == pytest.approx(
-        abs(slope) * 1e-3 * SPREADS["software/*/overlap/parameter"].log, rel=1e-3
+        abs(slope) * 1e-3 * float(CONSTANTS["software/*/overlap/parameter"].width or 0), rel=1e-3
     )
 
 

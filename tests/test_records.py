@@ -1,4 +1,4 @@
-"""Records of numbers are changed number by number."""
+"""Records of numbers are changed and joined number by number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmsim.core.records import map_numbers, where_numbers
+from llmsim.core.records import map_numbers, stack_records, where_numbers
 from llmsim.hardware.network import NO_TRAFFIC, WireTime
 from llmsim.timing.layer_time import UnitTraffic
 
@@ -64,3 +64,33 @@ def test_records_are_chosen_between_number_by_number() -> None:
     assert found[1].a.tolist() == [2, 4]
     same = Inner(7)
     assert where_numbers(condition, same, same) is same
+
+
+def test_records_are_joined_place_by_place() -> None:
+    whole = stack_records([outer(1.0), outer(2.0)])
+    assert whole.inner.a.tolist() == [1, 2]
+    assert (whole.inner.name, whole.flag, whole.nothing) == ("inner", True, None)
+    assert [v.tolist() for v in whole.numbers] == [[1, 2], [2, 4]]
+    assert whole.pair[1].a.tolist() == [5, 10]
+    rows = stack_records([(np.arange(3), np.ones((2, 3))), (np.arange(2), np.zeros((2, 2)))])
+    assert rows[0].tolist() == [0, 1, 2, 0, 1]
+    assert rows[1].tolist() == [[1, 1, 1, 0, 0]] * 2
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5))
+def test_taking_a_record_out_of_joined_ones_gives_it_back(values: list[float]) -> None:
+    whole = stack_records(list(map(outer, values)))
+    for i, x in enumerate(values):
+        assert map_numbers(whole, lambda v: float(v[i])) == outer(x)  # noqa: B023
+
+
+def test_what_a_record_lacks_is_none_to_its_join() -> None:
+    first, second = {"b": Inner(1.0), "a": Inner(2.0)}, {"c": Inner(3.0)}
+    found = stack_records([first, second], lambda values: sum(v or 0 for v in values), order=sorted)
+    assert found == {"a": Inner(2.0), "b": Inner(1.0), "c": Inner(3.0)}
+    assert list(found) == ["a", "b", "c"]
+    longer = stack_records([[1, 2], [3]], lambda values: [v is None for v in values])  # type: ignore[arg-type,return-value]
+    assert longer == [[False, False], [False, True]]
+    assert stack_records([True, False], sum) == 1
+    unit = UnitTraffic()
+    assert stack_records([unit, UnitTraffic()]) is unit

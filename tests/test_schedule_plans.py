@@ -28,7 +28,7 @@ from llmsim.search.plan import plan_training
 from llmsim.search.select import candidate_plan
 from llmsim.search.space import SearchSpace, enumerate_plans
 from llmsim.search.sweep import evaluate_space
-from llmsim.timing.constants import step_constants
+from llmsim.timing.step_constants import step_constants
 from llmsim.training.balance import split_layers, spread_layers
 from llmsim.training.build_load import build_load
 from llmsim.training.compose import STEP_PARTS, compose_step

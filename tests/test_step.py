@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from llmsim.architecture import Architecture
 from llmsim.core.errors import InputError
+from llmsim.core.records import stack_records
 from llmsim.core.symbolic import Symbolic, symbol
 from llmsim.hardware.cluster import Cluster
 from llmsim.plans.rules import nearest_divisor, violations
 from llmsim.plans.training import TrainingPlan
-from llmsim.timing.constants import step_constants
 from llmsim.timing.layer_time import exposed
+from llmsim.timing.step_constants import step_constants
 from llmsim.training.build_load import build_load
 from llmsim.training.compose import STEP_PARTS, compose_step
 from llmsim.training.memory import stage_memory
-from llmsim.training.problem import plan_columns, plan_problem, stack_columns
+from llmsim.training.problem import plan_columns, plan_problem
 from llmsim.training.simulate import simulate_training
 
 LLAMA = Architecture.from_config("llama-3-8b")
@@ -89,7 +90,7 @@ def test_breakdown_sums_to_the_step(model, one):
 def test_scalar_equals_array(model, one):
     single, memory = evaluated(model, one)
     doubled = one.replace(global_batch_size=2 * one.global_batch_size)
-    table = stack_columns([plan_columns(one), plan_columns(doubled), plan_columns(one)])
+    table = stack_records([plan_columns(one), plan_columns(doubled), plan_columns(one)])
     together, memories = evaluated(model, one, table)
     assert together.seconds[0] == pytest.approx(float(single.seconds), rel=1e-12)
     assert together.seconds[2] == together.seconds[0] < together.seconds[1]

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import LlmsimError
+from ..core.records import stack_records
 from ..timing.columns import Columns
-from ..timing.constants import Overlay, overlaid_constants
+from ..timing.step_constants import Overlay, overlaid_constants
 from ..timing.structure import derivation
-from ..training.problem import Problem, plan_columns, plan_problem, stack_columns
+from ..training.problem import Problem, plan_columns, plan_problem
 from ..training.recompute import lightest_recomputes
 from .runs import RunPlan, plan_run, reason
 from .table import MeasuredRun
@@ -44,7 +45,7 @@ def batches(items: Sequence[RunPlan]) -> Iterator[Batch]:
     for number, problem in enumerate(problems):
         alike[_key(problem)].append(number)
     for numbers in alike.values():
-        columns = stack_columns([plan_columns(items[n].plan) for n in numbers])
+        columns = stack_records([plan_columns(items[n].plan) for n in numbers])
         yield Batch(np.asarray(numbers), problems[numbers[0]], columns)
 
 
@@ -59,12 +60,12 @@ def _key(problem: Problem) -> Hashable:
         structure.recompute,
         structure.precision,
         software.name,
-        software.formats,
-        software.defaults,
-        software.padded_shards,
-        software.memory,
-        software.gradients,
-        software.update,
+        software.training.formats,
+        software.training.defaults,
+        software.training.padded_shards,
+        tuple(own.value for key, own in software.constants.items() if key.startswith("memory/")),
+        software.training.gradients,
+        software.training.update,
         problem.sharding,
         problem.schedule,
         problem.optimizer,

@@ -13,30 +13,18 @@ from .._version import __version__
 from ..architecture import Architecture
 from ..core.provenance import Quantity
 from ..hardware.cluster import Cluster
+from ..hardware.constants import Constant, moved_by_steps
 from ..hardware.fitted import Fit, checked_fit, shipped_fit
 from ..plans.training import TrainingPlan
 from ..timing.intervals import NORMAL_80, log_width
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
-from .parameters import FAMILIES, Family
+from .parameters import place_of, prior_of
 from .runs import RunPlan
 from .table import MeasuredRun
 
 SCHEMA = "llmsim.diagnosis/1"
 _STEP = 0.01
-
-ADVICE = {
-    "in_situ": "time a training step of one device whose kernels are mostly of this class",
-    "device": "time a training step that fits one device",
-    "stack.in_situ": "one step time of this framework on these devices: llmsim calibrate",
-    "stack.attention": "one step time of this framework with a sequence four times as long: llmsim calibrate",
-    "release": "one step time of this release: llmsim calibrate",
-    "host": "the same job with the smallest and the largest micro-batch: llmsim calibrate",
-    "overlap": "the same job with and without this overlap: llmsim calibrate",
-    "inner": "bus bandwidth of a large all-reduce within one scale-up domain (nccl-tests)",
-    "outer": "bus bandwidth of a large all-reduce over all nodes (nccl-tests)",
-}
-"""Family of constants, or the first part of its name -> the measurement that would settle it."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +121,7 @@ def doctor(
     known = shipped_fit() if fit is None else fit
     result = simulate_training(plan, model, machine, fit=known)
     item = RunPlan(MeasuredRun(0, {}), model, machine, result.plan)
-    found = [_constant(family, item, known, result) for family in FAMILIES]
+    found = [_constant(constant, item, known, result) for constant in moved_by_steps()]
     moving = [own for own in found if abs(own.elasticity) > 1e-6]
     variance = [(own.elasticity * own.log_error) ** 2 for own in moving]
     whole = sum(variance)
@@ -146,14 +134,15 @@ def doctor(
     return Diagnosis(result, sorted(shared, key=lambda own: -own.share), whole**0.5, width)
 
 
-def _constant(family: Family, item: RunPlan, known: Fit, result: TrainingResult) -> Weakness:
-    path = family.path(item)
+def _constant(constant: Constant, item: RunPlan, known: Fit, result: TrainingResult) -> Weakness:
+    place = place_of(item)
+    path = place.path(constant)
     quantity = known.values.get(path)
-    value = family.prior(item) if quantity is None else quantity.value
-    error = family.spread if quantity is None or quantity.error is None else float(quantity.error)
+    value = prior_of(constant, place) if quantity is None else quantity.value
+    error = float(constant.width or 0) if quantity is None or quantity.error is None else float(quantity.error)
     origin, source = ("assumed", "prior of the profile") if quantity is None else (quantity.provenance, quantity.source)
-    factor = 1 - _STEP if family.fraction else 1 + _STEP  # fractions cannot pass 1
-    moved = Quantity(value=value * factor, unit=family.unit, provenance="fitted", source="perturbed")
+    factor = 1 - _STEP if constant.fraction else 1 + _STEP  # fractions cannot pass 1
+    moved = Quantity(value=value * factor, unit=constant.unit, provenance="fitted", source="perturbed")
     changed = simulate_training(
         result.plan,
         item.architecture,
@@ -161,8 +150,7 @@ def _constant(family: Family, item: RunPlan, known: Fit, result: TrainingResult)
         fit=known.model_copy(update={"values": {**known.values, path: moved}}),
     )
     elasticity = float(np.log(changed.step_time_s / result.step_time_s) / np.log(factor))
-    advice = ADVICE.get(family.name) or ADVICE[family.name.split(".")[0].split("/")[0]]
-    return Weakness(path, value, family.unit, origin, source, error, elasticity, 0.0, advice)
+    return Weakness(path, value, constant.unit, origin, source, error, elasticity, 0.0, constant.measure)
 
 
 def advised(diagnosis: Diagnosis, count: int = 3) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 Maximum a posteriori in logarithms: a robust loss on the log ratio of predicted to measured time, every group of runs
 weighing the same however many rows it has, and a Gaussian prior for every constant. Runs are counted and rated once;
-a fit only composes them again. Since a run depends on one constant of each family, one extra evaluation per family
+a fit only composes them again. Since a run depends on one value of each constant, one extra evaluation per constant
 gives the whole Jacobian. Pipelines are composed by the closed form; what the exact schedule adds to it is carried as
 one factor a run, brought up to date between fits.
 
@@ -14,19 +14,19 @@ Robust loss: Cauchy's, which forgets gross outliers; Barron 2019, arXiv:1701.030
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..hardware.priors import LEARNED
+from ..hardware.constants import CONSTANTS, LEARNED, Constant
 from ..hardware.shapes import ShapeTable
-from ..timing.constants import StepConstants
 from ..timing.layer_time import KindTime, kind_time
+from ..timing.step_constants import OverlapChoice, StepConstants, movable_rates, overlap_choice
 from ..training.compose import StepLoad, StepTime, compose_step
 from .load import prepare_runs, run_constants, side_by_side
 from .newton import Linearisation, minimise
-from .parameters import COMPUTE_CLASSES, FAMILIES, Family, Layout, layout
+from .parameters import Layout, layout, place_of
 from .pipelines import exact_seconds
 from .runs import RunPlan
 from .shapes import learn_shapes, run_factors
@@ -49,6 +49,10 @@ class RunSet:
         What they have to do, side by side.
     constants
         Their constants as arrays, before the fit.
+    stated
+        Name of a constant that the fit does not move -> what the profiles of each run say.
+    overlap
+        What each run hides.
     layout
         Which fitted constants they depend on.
     log_time
@@ -62,18 +66,28 @@ class RunSet:
     items: list[RunPlan]
     load: StepLoad
     constants: StepConstants
+    stated: Mapping[str, np.ndarray]
+    overlap: OverlapChoice
     layout: Layout
     log_time: np.ndarray
     gap: np.ndarray = field(default_factory=lambda: np.zeros(1))
     slower: np.ndarray | None = None
 
     @classmethod
-    def prepare(cls, items: Sequence[RunPlan], families: Sequence[Family] = FAMILIES) -> RunSet:
-        """Count and rate runs; those without a measured time are left out."""
+    def prepare(cls, items: Sequence[RunPlan], moving: Sequence[Constant] | None = None) -> RunSet:
+        """Count and rate runs; those without a measured time are left out.
+
+        Parameters
+        ----------
+        moving
+            The constants to fit, by default all that step times move.
+        """
         timed = [item for item in items if item.run.step_time_s is not None]
         load = side_by_side(prepare_runs(timed), len(timed))
         times = np.array([float(item.run.step_time_s or 0) for item in timed])
-        found = cls(timed, load, _unfitted(timed), layout(timed, families), np.log(times))
+        plan = layout(timed, moving)
+        stated, overlap = _stated(timed, {c.name for c in plan.constants})
+        found = cls(timed, load, run_constants(timed, {}), stated, overlap, plan, np.log(times))
         found.update_gap(found.layout.prior)
         return found
 
@@ -93,7 +107,7 @@ class RunSet:
     def slopes(self, logarithms: np.ndarray) -> np.ndarray:
         """Derivatives of the logarithms of the predicted times, shape (runs, constants); gaps stay as they are.
 
-        A run depends on one constant of each family, so that one evaluation a family gives all of them.
+        A run depends on one value of each constant, so that one evaluation a constant gives all of them.
         """
         base = self.log_prediction(logarithms)
         found = np.zeros((len(self), len(logarithms)))
@@ -140,46 +154,22 @@ class RunSet:
 
     def _composed(self, logarithms: np.ndarray) -> tuple[list[KindTime], StepTime]:
         values = np.exp(logarithms)[self.layout.index]
-        named = {family.name: values[f] for f, family in enumerate(self.layout.families)}
-        c = laid_over(self.constants, named)
+        named = {**self.stated, **{c.name: v for c, v in zip(self.layout.constants, values, strict=True)}}
+        c = replace(self.constants, **movable_rates(named.__getitem__, self.overlap))
         load = self.load if self.slower is None else self.load.slowed(self.slower)
         times = [kind_time(kind, unit, c) for kind, unit in zip(load.kinds, load.units, strict=True)]
         return times, compose_step(load, c, times)
 
 
-def laid_over(c: StepConstants, named: Mapping[str, np.ndarray]) -> StepConstants:
-    """Constants with the families' values put where composition uses them."""
-    common = named["device"] * named["stack.in_situ"] * named["release.rate"]
-    in_situ = {work: named[f"in_situ.{work}"] * common for work in COMPUTE_CLASSES}
-    in_situ["attention"] = in_situ["attention"] * named["stack.attention"]
-    overlap = dict(c.overlap)
-    for family in ("gradient", "parameter", "tensor", "expert", "tensor_on", "expert_on"):
-        # An overlap that the stack does not have, or that the plan switches off, stays at nothing.
-        key = family.removesuffix("_on")
-        overlap[key] = np.where(c.overlap[f"{family}_fitted"], named[f"overlap/{family}"], overlap[key])
-    return replace(
-        c,
-        in_situ=in_situ,
-        overlap=overlap,
-        inner_efficiency=named["inner"],
-        outer_efficiency=named["outer"],
-        launch_s=named["host/launch_s"],
-        moe_layer_s=named["host/moe_layer_s"] * named["release.moe_layer"],
-        microbatch_s=named["host/microbatch_s"],
-        step_s=named["host/step_s"],
-    )
-
-
-def _unfitted(items: Sequence[RunPlan]) -> StepConstants:
-    """The constants of each run from its profiles, and which of its overlaps a fit may move."""
-    found = run_constants(items, {})
-    choice = np.array([item.plan.overlap for item in items])
-    overlap = dict(found.overlap)
-    for key in ("gradient", "parameter", "tensor", "expert"):
-        overlap[f"{key}_fitted"] = (choice != "none") & (choice != key) & (overlap[key] > 0)
-    for key in ("tensor", "expert"):
-        overlap[f"{key}_on_fitted"] = (choice == key) & (overlap[f"{key}_on"] > 0)
-    return replace(found, overlap=overlap)
+def _stated(items: Sequence[RunPlan], moving: Container[str]) -> tuple[dict[str, np.ndarray], OverlapChoice]:
+    """What the profiles of each run say of the constants that a fit does not move, and what each run hides."""
+    places = [place_of(item) for item in items]
+    still = [c for c in CONSTANTS.values() if c.kind == "software" and c.name not in moving]
+    stated = {c.name: np.array([place.default(c) for place in places]) for c in still}
+    each = [overlap_choice(place, item.plan.overlap) for place, item in zip(places, items, strict=True)]
+    offered = {key: np.array([own.offered[key] for own in each]) for key in each[0].offered} if each else {}
+    asked = {key: np.array([own.asked[key] for own in each]) for key in each[0].asked} if each else {}
+    return stated, OverlapChoice(offered, np.array([own.none for own in each]), asked)
 
 
 @dataclass(frozen=True)

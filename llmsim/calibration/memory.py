@@ -9,15 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.units import GIB
-from ..hardware.priors import LEARNED
+from ..hardware.constants import CONSTANTS, LEARNED, Constant
 from .load import allocated_bytes, prepare_runs
+from .parameters import place_of
 from .runs import RunPlan
 
 NOISE = 0.08
 """Standard deviation of the log ratio of memory between groups of runs: settings that nobody states come and go."""
-
-FACTOR_SPREAD, CONTEXT_SPREAD = 0.05, 0.5
-"""Standard deviations of the priors in logarithms; few runs report what they reserve."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +60,8 @@ def fit_memory(items: Sequence[RunPlan], allocated: np.ndarray | None = None) ->
     for number, item in enumerate(chosen):
         by_framework[item.plan.framework].append(number)
     found: dict[str, MemoryFit] = {}
-    for framework, numbers in sorted(by_framework.items()):
-        found |= _fit_framework(framework, [chosen[n] for n in numbers], own[numbers])
+    for _, numbers in sorted(by_framework.items()):
+        found |= _fit_framework([chosen[n] for n in numbers], own[numbers])
     return found
 
 
@@ -72,12 +70,12 @@ def _tells(item: RunPlan) -> bool:
     return kind and item.run.memory_gib is not None and bool(item.run["recompute"])
 
 
-def _fit_framework(framework: str, items: Sequence[RunPlan], allocated: np.ndarray) -> dict[str, MemoryFit]:
+def _fit_framework(items: Sequence[RunPlan], allocated: np.ndarray) -> dict[str, MemoryFit]:
     from scipy.optimize import least_squares
 
-    costs = items[0].plan.software.memory
-    prior = np.log([costs.reserved_factor.value, costs.context_bytes.value])
-    spread = np.array([FACTOR_SPREAD, CONTEXT_SPREAD])
+    place = place_of(items[0])
+    prior = np.log([place.default(c) for c in _moved()])
+    spread = np.array([c.width for c in _moved()])
     outside = np.array([item.run["memory_kind"] == "device" for item in items])
     measured = np.log([float(item.run["memory_gib"]) * GIB for item in items])
     sizes = Counter(item.run.group for item in items)
@@ -90,8 +88,12 @@ def _fit_framework(framework: str, items: Sequence[RunPlan], allocated: np.ndarr
     best = least_squares(residuals, prior, bounds=([0.0, -np.inf], np.inf), loss="soft_l1", x_scale=spread)
     slope = np.asarray(best.jac, dtype=float)
     errors = np.sqrt(np.diag(np.linalg.pinv(slope.T @ slope)))
-    named = (("memory/reserved_factor", "1"), ("memory/context_bytes", "B"))
     return {
-        f"software/{framework}/{name}": MemoryFit(float(np.exp(x)), float(error), float(wide), unit)
-        for (name, unit), x, error, wide in zip(named, best.x, errors, spread, strict=True)
+        place.path(c): MemoryFit(float(np.exp(x)), float(error), float(wide), c.unit)
+        for c, x, error, wide in zip(_moved(), best.x, errors, spread, strict=True)
     }
+
+
+def _moved() -> tuple[Constant, Constant]:
+    """Reserved over allocated, and what lies outside the allocator."""
+    return CONSTANTS["software/*/memory/reserved_factor"], CONSTANTS["software/*/memory/context_bytes"]

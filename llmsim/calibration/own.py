@@ -26,7 +26,7 @@ from .shapes import run_factors
 
 OWN_NOISE = 0.02
 """Standard deviation of the log ratio of a step time that is the median of a run's own steps."""
-JOB_FAMILY = "stack.in_situ"
+JOB_RATE = "software/*/rates/in_situ/*"
 """What takes up most of how a job differs from its kind."""
 LEAST_SPREAD, UNKNOWN_SPREAD = 0.15, 0.25
 """Of a job of a kind that is known well, and of one whose interval is not known."""
@@ -138,7 +138,7 @@ def own_fit(items: Sequence[RunPlan], data: str, *, prior: Fit | None = None, da
 
 
 def _prior(layout: Layout, known: Fit) -> FitResult:
-    """What is known before: fitted values with their errors, else the profiles' with the spread of their family."""
+    """What is known before: fitted values with their errors, else the profiles' with the width of their priors."""
     logarithms, errors = layout.prior.copy(), layout.spread.copy()
     for n, path in enumerate(layout.paths):
         quantity = known.values.get(path)
@@ -176,8 +176,8 @@ def update(runs: RunSet, prior: FitResult, rows: np.ndarray, spread: float) -> F
     """
     layout, upper = runs.layout, runs.layout.upper.copy()
     wide: np.ndarray = np.maximum(prior.errors, 1e-6)
-    for family, numbers in zip(layout.families, layout.index, strict=True):
-        if family.name == JOB_FAMILY:
+    for constant, numbers in zip(layout.constants, layout.index, strict=True):
+        if constant.name == JOB_RATE:
             own = np.unique(numbers)
             wide[own] = np.hypot(wide[own], spread)
             upper[own] = np.inf

@@ -187,7 +187,7 @@ def _settings(
     run: MeasuredRun, software: Software, cluster: Cluster, layers: int, assumed: dict[str, str]
 ) -> dict[str, Any]:
     """Settings that hold for any model."""
-    defaults = software.defaults
+    defaults = software.training.defaults
     sharding = run["sharding"] or "ddp"
     if run.count("data_parallel") * run.count("context_parallel") > 1:
         sharding = _taken(run, "sharding", defaults.sharding, software, assumed)
@@ -221,17 +221,17 @@ def _expert_settings(
     """Settings that depend on whether the model has experts."""
     tensor = run.count("tensor_parallel") > 1
     if not any(k.is_moe for k in architecture.kinds.values()):
-        usual = software.defaults.sequence_parallel
+        usual = software.training.defaults.sequence_parallel
         said = _taken(run, "sequence_parallel", usual, software, assumed) if tensor else "false"
         return {"imbalance": 1.0, "sequence_parallel": said.lower() == "true"}
     imbalance = 1.0
     if not run["routing"]:
-        imbalance = software.defaults.imbalance
+        imbalance = software.training.defaults.imbalance
         assumed["routing"] = f"busiest expert rank at {imbalance} times the mean ({software.name} profile)"
     assumed["expert_tensor_parallel"] = "1"
     if tensor and run["sequence_parallel"].lower() != "true":
         assumed["sequence_parallel"] = "on, which experts under tensor parallelism need"
-    flexible = software.defaults.dispatch == "once_per_domain"
+    flexible = software.stack.dispatch == "once_per_domain"
     dispatcher = dispatcher_of(run["notes"]) if flexible else "profile"
     return {"imbalance": imbalance, "sequence_parallel": tensor, "dispatcher": dispatcher}
 

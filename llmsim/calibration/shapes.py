@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..hardware.shapes import COLUMNS, ShapeTable, covariance, shape_key
-from ..timing.constants import format_class
 from ..timing.intervals import model_class
 from ..timing.model_rates import layer_shape
+from ..timing.step_constants import format_class
 from ..training.problem import plan_columns
 from .runs import RunPlan
 

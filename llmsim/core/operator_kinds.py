@@ -41,6 +41,11 @@ class OperatorKind:
         Passes a gradient on as it is; its backward is the sum that makes the gradient of its parameter.
     passes_gradient
         Its gradients are the gradient that arrives, one storage for all.
+    hands_on
+        What a pass hands to the next: the inputs that the ``taps`` of a convolution still need, or a state over the
+        dimensions that the operator names as its ``states`` or over those of its first ``product``, positions left out.
+    selects_from
+        The read that is kept of every position, so that later queries can select from it.
     row
         The kernel row where no software profile has one.
     """
@@ -53,6 +58,8 @@ class OperatorKind:
     looks_up: bool = False
     sums_gradient: bool = False
     passes_gradient: bool = False
+    hands_on: Literal["taps", "states", "product"] = "states"
+    selects_from: int | None = None
     row: KernelRow | None = None
 
 
@@ -64,11 +71,11 @@ OPERATOR_KINDS = _registry(
     (
         OperatorKind("contract", "gemm"),
         OperatorKind("attention", "attention"),
-        OperatorKind("index_select", "attention"),
+        OperatorKind("index_select", "attention", selects_from=1),
         OperatorKind("ssm_scan", "scan"),
         OperatorKind("delta_rule", "scan"),
-        OperatorKind("selective_scan", "recurrence"),
-        OperatorKind("convolution"),  # depthwise: so few products that its memory traffic decides
+        OperatorKind("selective_scan", "recurrence", hands_on="product"),
+        OperatorKind("convolution", hands_on="taps"),  # depthwise: so few products that its memory traffic decides
         OperatorKind("norm", statistic_reductions=(1, 1)),
         OperatorKind("layer_norm", statistic_reductions=(2, 2)),
         OperatorKind("gated_norm"),

@@ -22,15 +22,29 @@ ssm_heads          groups of heads of a linear-time mixer that tensor parallelis
 chunk_context      positions of a chunk that one of its positions may see; ``chunks`` chunks make a sequence
 conv_kernel        taps of a short convolution; ``conv_span`` positions that it reads to write a sequence
 index_context      positions that an indexer scores (``context`` are those it leaves)
-memory             positions of the encoder that a decoder attends to
+memory, encoded    positions of the encoder that a decoder attends to, those of them whose keys a pass computes
+cache_span         positions whose keys and values are there for the next pass
 =================  ==================================================================================================
 
 Other dimensions (``q_rank``, ``kv_rank``, ``rope_dim``, ...) belong to one layer file and are never sharded.
+
+Operators carry tags, by which others find them whatever a layer calls them:
+
+==========================================  =========================================================================
+tag                                         who asks for it
+==========================================  =========================================================================
+attention, mlp, mixers                      adapters of a group of products; ``mlp`` recomputation, outside ``moe``
+q, k, v, attention_out, gate, up, ...       adapters of one product; the ``projections`` policy of recomputation
+core_attn, mlp_act, moe_act, mla_up_proj    recomputation of the module of that name
+moe, shared_experts                         the same of a whole module, with the adapters of its products
+latent, rope_key, rope_query, k_concat      the absorbed form of latent attention, beside its products
+==========================================  =========================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -131,6 +145,8 @@ class Operator:
         Of a scan, a convolution or a selection: what its kernel multiplies.
     states
         Dimensions of what such a kernel hands from chunk to chunk.
+    tags
+        What it is to adapters, to recomputation and to other forms of its layer.
     """
 
     name: str
@@ -140,6 +156,7 @@ class Operator:
     over: tuple[str, ...] = ()
     products: tuple[Product, ...] = ()
     states: tuple[str, ...] = ()
+    tags: frozenset[str] = frozenset()
 
     @property
     def space(self) -> tuple[str, ...]:
@@ -225,6 +242,15 @@ class LayerBuilder:
 
     def __init__(self) -> None:
         self.operators: list[Operator] = []
+        self._tags: frozenset[str] = frozenset()
+
+    @contextmanager
+    def tagged(self, tags: str) -> Iterator[None]:
+        """What is appended inside has these tags beside its own."""
+        before = self._tags
+        self._tags = before | {*names(tags)}
+        yield
+        self._tags = before
 
     def op(
         self,
@@ -239,11 +265,13 @@ class LayerBuilder:
         role: Role = "activation",
         products: Sequence[Product] = (),
         states: str = "",
+        tags: str = "",
     ) -> Tensor:
         """Append an operator; ``dims`` are those of the tensor it writes, which takes the operator's name."""
         write = Tensor(name, names(dims), role, format, state)
         read = tuple(r if isinstance(r, Read) else Read(r, r.dims) for r in reads)
-        self.operators.append(Operator(name, kind, read, write, names(over), tuple(products), names(states)))
+        own = self._tags | {*names(tags)}
+        self.operators.append(Operator(name, kind, read, write, names(over), tuple(products), names(states), own))
         return write
 
     def linear(
@@ -255,6 +283,7 @@ class LayerBuilder:
         *,
         bias: bool = False,
         state: bool = False,
+        tags: str = "",
     ) -> Tensor:
         """``y = x W (+ b)``: contracts ``inputs`` of x with a weight (inputs, outputs), keeps the other dimensions."""
         read = x if isinstance(x, Read) else Read(x, x.dims)
@@ -263,15 +292,25 @@ class LayerBuilder:
         reads: list[Tensor | Read] = [read, weight(f"{name}.weight", inputs, outputs)]
         if bias:
             reads.append(weight(f"{name}.bias", outputs))
-        return self.op(name, "contract", reads, " ".join([*kept, outputs]), state=state)
+        return self.op(name, "contract", reads, " ".join([*kept, outputs]), state=state, tags=tags)
 
-    def norm(self, name: str, x: Tensor, over: str, *, kind: str = "norm", bias: bool = False) -> Tensor:
+    def norm(
+        self,
+        name: str,
+        x: Tensor,
+        over: str,
+        *,
+        kind: str = "norm",
+        bias: bool = False,
+        state: bool = False,
+        tags: str = "",
+    ) -> Tensor:
         """A root-mean-square norm (``norm``) or a layer norm (``layer_norm``) with a gain, over the named
         dimensions."""
         reads: list[Tensor | Read] = [x, weight(f"{name}.weight", over)]
         if bias:
             reads.append(weight(f"{name}.bias", over))
-        return self.op(name, kind, reads, " ".join(x.dims), over=over, format="normed")
+        return self.op(name, kind, reads, " ".join(x.dims), over=over, format="normed", state=state, tags=tags)
 
     def dropout(self, name: str, x: Tensor) -> Tensor:
         """Zeroes a random share of ``x``."""

@@ -18,12 +18,13 @@ from ..architecture import model_kinds
 from ..core.numeric import Number, maximum, total
 from ..core.symbolic import Switch, recorded_switches
 from ..core.work import Work
+from ..hardware.constants import WORK_CLASSES
 from ..hardware.network import NO_TRAFFIC, WireTime
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
 from ..timing.kernel_times import KindRates, KindSeconds, PhaseSeconds
 from ..timing.layer_time import KindTime, LayerTime, UnitTraffic, kind_time
 from ..timing.model_rates import keyed, shape_factor
+from ..timing.step_constants import StepConstants
 from ..training.build_load import kind_parameters, model_seconds, offloading, recomputed_layers, step_load
 from ..training.compose import StageLoad, StepLoad, StepTime, compose_step
 from ..training.orders import paired_passes
@@ -35,7 +36,6 @@ from ..training.split import pair_share, pass_seconds
 from ..training.stages import Stage
 from .critical_path import critical_path
 from .quantities import busiest_stage
-from .rates import CLASSES
 from .symbol_table import SymbolTable
 from .symbols import (
     counted,
@@ -196,7 +196,7 @@ def _phase(own: Form, phase: PhaseSeconds, passes: str, label: str, words: str) 
     classes: dict[str, Number] = {}
     for work, seconds in phase.classes.items():
         name = f"t_{short}_{label}_{work.replace('_', '')}"
-        classes[work] = own.table.define(name, seconds, f"{CLASSES[work]} alone: {what}, {words}")
+        classes[work] = own.table.define(name, seconds, f"{WORK_CLASSES[work]} alone: {what}, {words}")
     wires = {
         axis: _wire(own, wire, f"X_{short}_{label}_{axis}", f"{AXES[axis]} transfers alone: {what}, {words}")
         for axis, wire in phase.wires.items()

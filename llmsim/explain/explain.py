@@ -14,7 +14,7 @@ from ..core.symbolic import Symbolic
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, checked_fit
 from ..plans.training import TrainingPlan
-from ..timing.constants import step_constants
+from ..timing.step_constants import step_constants
 from ..training.problem import plan_columns, plan_problem
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training

@@ -10,8 +10,8 @@ from ..core.work import Work
 from ..layers.base import LayerKind
 from ..plans.training import TrainingPlan
 from ..timing.columns import Columns, kind_sizes, visible_sizes
-from ..timing.constants import StepConstants
 from ..timing.conventions import Convention, flops_per_token
+from ..timing.step_constants import StepConstants
 from ..timing.structure import Structure, layer_terms
 
 

@@ -12,18 +12,19 @@ from ..architecture import Architecture
 from ..core.errors import LlmsimError
 from ..core.symbolic import Symbolic
 from ..hardware.cluster import Cluster
+from ..hardware.constants import Constant
 from ..hardware.fitted import Fit
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
+from ..timing.step_constants import StepConstants
 from ..training.problem import Problem
 from ..training.recompute import recompute_ladder
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
 from .closed_form import Form
 from .quantities import simulated
-from .rates import RATES, SHAPE, Rate, scaled
+from .rates import SHAPE, rates, scaled
 
 STEP = 0.1
 """By how much a rate is made better: more of a bandwidth, less of a latency."""
@@ -72,12 +73,12 @@ def rate_levers(form: Form, name: str, problem: Problem, columns: Columns, const
         The plan in numbers, simulated again with each rate a tenth better.
     """
     quantity = form.quantities[name]
-    adjoints, now = form.table.adjoints(quantity), float(quantity)
+    adjoints, now, known = form.table.adjoints(quantity), float(quantity), rates()
     found = []
     for symbol, slope in adjoints.items():
-        if symbol not in RATES or not slope:
+        if symbol not in known or not slope:
             continue
-        rate, definition = RATES[symbol], form.table.definitions[symbol]
+        rate, definition = known[symbol], form.table.definitions[symbol]
         value = float(definition.value)
         factor = _better(rate, value)
         then = now
@@ -92,11 +93,11 @@ def rate_levers(form: Form, name: str, problem: Problem, columns: Columns, const
     return sorted(found, key=lambda lever: -abs(lever.change))
 
 
-def _better(rate: Rate, value: float) -> float:
+def _better(rate: Constant, value: float) -> float:
     """A tenth better, as far as the rate can be."""
     if not rate.more:
-        return max(1 - STEP, rate.least / value)
-    return min(1 + STEP, 1 / value) if rate.share else 1 + STEP
+        return max(1 - STEP, rate.low / value)
+    return min(1 + STEP, 1 / value) if rate.fraction else 1 + STEP
 
 
 def size_derivatives(form: Form, name: str) -> dict[str, dict[str, float]]:
@@ -104,10 +105,10 @@ def size_derivatives(form: Form, name: str) -> dict[str, dict[str, float]]:
     quantity = form.quantities[name]
     if not isinstance(quantity, Symbolic):
         return {}
-    found = {}
+    found, known = {}, rates()
     for symbol, slope in form.table.adjoints(quantity).items():
         definition = form.table.definitions[symbol]
-        if definition.tree is None and symbol not in RATES and symbol != SHAPE and slope:
+        if definition.tree is None and symbol not in known and symbol != SHAPE and slope:
             value = float(definition.value)
             found[symbol] = {"value": value, "derivative": slope, "elasticity": slope * value / float(quantity)}
     return found
@@ -203,7 +204,7 @@ def _settings(plan: TrainingPlan, architecture: Architecture) -> Iterator[tuple[
     for setting in recompute_ladder(architecture, plan.software):
         if setting != plan.recompute:
             yield f"recompute {plan.recompute} -> {setting}", {"recompute": setting, "recompute_layers": "uniform"}
-    choices = plan.software.choices
+    choices = plan.software.training.choices
     yield from ((f"{plan.sharding} -> {s}", {"sharding": s}) for s in choices.sharding if s != plan.sharding)
     yield from ((f"{plan.schedule_name} -> {s}", {"schedule": s}) for s in choices.schedule if s != plan.schedule_name)
     yield from ((f"{plan.context_kind} -> {k}", {"context_kind": k}) for k in choices.context_kind
@@ -211,6 +212,6 @@ def _settings(plan: TrainingPlan, architecture: Architecture) -> Iterator[tuple[
     for overlap, degree in (("tensor", plan.tensor_parallel), ("expert", plan.expert_parallel)):
         if degree > 1 and plan.overlap != overlap:
             yield f"overlap {plan.overlap} -> {overlap}", {"overlap": overlap}
-    if plan.expert_parallel > 1 and plan.software.defaults.dispatch == "once_per_domain":
+    if plan.expert_parallel > 1 and plan.software.stack.dispatch == "once_per_domain":
         others = (d for d in ("deepep", "hybridep") if d != plan.dispatcher)
         yield from ((f"dispatcher {plan.dispatcher} -> {d}", {"dispatcher": d}) for d in others)

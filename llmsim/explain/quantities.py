@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
 from ..timing.layer_time import kind_time
+from ..timing.step_constants import StepConstants
 from ..training.breakdown import step_breakdown
 from ..training.build_load import build_load
 from ..training.compose import StepTime, compose_step

@@ -10,8 +10,8 @@ from ..architecture import Architecture
 from ..core.numeric import Number
 from ..layers.base import LayerKind
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
-from .rates import RATES, SHAPE, SHAPE_MEANING, change_rates, rate_meaning
+from ..timing.step_constants import StepConstants
+from .rates import SHAPE, SHAPE_MEANING, change_rates, rate_meaning, rates
 from .symbol_table import SymbolTable
 
 SIZES: dict[str, tuple[str, str]] = {
@@ -73,7 +73,7 @@ def symbolic_rates(table: SymbolTable, constants: StepConstants) -> StepConstant
     """A step's constants as symbols; what is nothing stays nothing."""
 
     def named(symbol: str, value: Number) -> Number:
-        return table.base(symbol, value, rate_meaning(symbol, constants), RATES[symbol].unit) if value else value
+        return table.base(symbol, value, rate_meaning(symbol, constants), rates()[symbol].unit) if value else value
 
     return change_rates(constants, named)
 

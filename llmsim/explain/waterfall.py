@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..architecture import model_kinds
 from ..plans.training import TrainingPlan
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
+from ..timing.step_constants import StepConstants
 from ..training.breakdown import PART_NAMES
 from ..training.build_load import Prepared, build_load
 from ..training.compose import STEP_PARTS, compose_step

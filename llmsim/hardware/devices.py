@@ -6,109 +6,33 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import InputError, nearest_names
 from ..core.provenance import Quantity
+from .constants import Kind
+from .profile_constants import Profile, gathered, nested
 from .profiles import build, names_file, profile_names, read_profile
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
 
 
-WorkClass = Literal[
-    "gemm_32bit", "gemm_16bit", "gemm_8bit", "gemm_4bit", "grouped", "attention", "scan", "memory", "permute",
-    "convert",
-]  # fmt: skip
-"""Classes of kernels that share an in-step efficiency."""
-
-
-class GenerationRates(BaseModel):
-    """How kernels of one generation of hardware behave: constants of the forms in :mod:`llmsim.hardware.kernels`.
+class GenerationRates(Profile):
+    """How kernels of one generation of hardware behave: constants of the forms in :mod:`llmsim.hardware.kernels`, those
+    of ``generations/*`` in the registry.
 
     Attributes
     ----------
     name, typical_device
         The generation, and the device that stands for one of it whose file leaves something out.
-    gemm_efficiency
-        Matrix format class (``16bit``, ``8bit``, ``4bit``, ``32bit``) -> largest fraction of the dense peak.
-    tile_half_area
-        Elements of an output tile at which a tile reaches half of that.
-    depth_overhead
-        Depth (in k) that the prologue of a tile is worth.
-    split_cost_s
-        Seconds for each doubling of split-K.
-    sharpness
-        Exponent of the soft maximum of compute and memory time.
-    grouped_efficiency
-        Fraction of a plain product's rate that a grouped one reaches.
-    attention_forward, attention_backward
-        Largest fraction of the 16-bit peak on executed FLOPs.
-    attention_head_dim_half
-        Head width at which attention reaches half of that.
-    attention_tail
-        Unfilled time at the end of an attention kernel, in blocks per compute unit.
-    scan_forward, scan_backward
-        Fraction of the 16-bit peak that products inside a scan reach.
-    recurrence
-        Fraction of the 16-bit peak that a recurrence, computed element by element, reaches.
-    memory_efficiency
-        Fraction of the memory bandwidth that elementwise kernels reach.
-    quantise_efficiency
-        Fraction of the memory bandwidth that the conversion to a matrix format reaches.
-    kernel_latency_s
-        Shortest time of a kernel.
-    in_situ
-        Class of work -> rate inside a training step over the rate of the kernel alone (clocks under load, cold caches,
-        neighbours).
     """
 
-    model_config = _STRICT
+    profile_kind: ClassVar[Kind] = "generations"
 
     name: str
     typical_device: str
-    gemm_efficiency: dict[Literal["32bit", "16bit", "8bit", "4bit"], Quantity]
-    tile_half_area: Quantity
-    depth_overhead: Quantity
-    split_cost_s: Quantity
-    sharpness: Quantity
-    grouped_efficiency: Quantity
-    attention_forward: Quantity
-    attention_backward: Quantity
-    attention_head_dim_half: Quantity
-    attention_tail: Quantity
-    scan_forward: Quantity
-    scan_backward: Quantity
-    recurrence: Quantity
-    memory_efficiency: Quantity
-    quantise_efficiency: Quantity
-    kernel_latency_s: Quantity
-    in_situ: dict[WorkClass, Quantity]
-
-    @model_validator(mode="after")
-    def _physical(self) -> GenerationRates:
-        fractions: dict[str, Quantity] = {f"gemm_efficiency.{k}": v for k, v in self.gemm_efficiency.items()}
-        fractions |= {f"in_situ.{k}": v for k, v in self.in_situ.items()}
-        for key in (
-            "grouped_efficiency", "attention_forward", "attention_backward", "scan_forward", "scan_backward",
-            "recurrence", "memory_efficiency", "quantise_efficiency",
-        ):  # fmt: skip
-            fractions[key] = getattr(self, key)
-        for key, quantity in fractions.items():
-            if not 0 < quantity.value <= 1:
-                raise ValueError(f"{key} is an efficiency and must lie in (0, 1], not {quantity.value}")
-        for key in (
-            "tile_half_area",
-            "depth_overhead",
-            "split_cost_s",
-            "kernel_latency_s",
-            "attention_head_dim_half",
-            "attention_tail",
-        ):
-            if getattr(self, key).value < 0:
-                raise ValueError(f"{key} must not be negative")
-        return self
 
 
 class ScaleUp(BaseModel):
@@ -224,10 +148,9 @@ class Device(BaseModel):
     def _kernel_rates(self) -> GenerationRates:
         if not self.rates:
             return generation_rates(self.generation)
-        data = generation_rates(self.generation).model_dump()
-        for key, value in self.rates.items():
-            data[key] = {**data[key], **value} if key in ("gemm_efficiency", "in_situ") else value
-        return build(GenerationRates, data, f"device {self.name}: rates")
+        known = generation_rates(self.generation)
+        own, _ = gathered("generations", {**nested(known.constants), **_over(nested(known.constants), self.rates)})
+        return known.model_copy(update={"constants": own})
 
     def assumed(self) -> dict[str, str]:
         """Of a device of one's own: what its file leaves open, for an answer to list."""
@@ -249,6 +172,14 @@ class Device(BaseModel):
     def supports(self, format: str) -> bool:
         """Whether the device multiplies matrices in that format natively."""
         return format in self.peak
+
+
+def _over(sections: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Some constants in place of others, section by section."""
+    return {
+        key: {**sections[key], **value} if isinstance(sections.get(key), dict) else value
+        for key, value in changes.items()
+    }
 
 
 _PEAK_FALLBACK = {

@@ -12,9 +12,10 @@ when the tiles do not fill the device.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from ..core.numeric import Number, maximum, minimum, soft_maximum
+from .constants import CONSTANTS
 from .devices import Device
 
 TILES = ((256, 256), (256, 128), (128, 128), (128, 64), (64, 64), (64, 32))
@@ -60,6 +61,10 @@ class KernelConstants:
     kernel_latency_s: Number
 
 
+FORM_CONSTANTS = tuple(f.name for f in fields(KernelConstants) if f"generations/*/{f.name}" in CONSTANTS)
+"""The constants of a generation that do not depend on the matrix format, by their keys in its profile."""
+
+
 def kernel_constants(device: Device, format: str) -> KernelConstants:
     """The constants of a device for products in a matrix format (bf16, fp8 ...).
 
@@ -68,29 +73,15 @@ def kernel_constants(device: Device, format: str) -> KernelConstants:
     InputError
         When the device has no rate for the format.
     """
-    rates = device.kernel_rates()
+    rates = device.kernel_rates().constants
     native = format if device.supports(format) else "bf16" if format in ("fp8", "fp4") else format
-    efficiency = rates.gemm_efficiency.get(FORMAT_CLASS[native]) or rates.gemm_efficiency["16bit"]  # type: ignore[call-overload]
+    efficiency = rates.get(f"gemm_efficiency/{FORMAT_CLASS[native]}") or rates["gemm_efficiency/16bit"]
     return KernelConstants(
         peak=device.peak_of(native),
         bandwidth=device.memory_bandwidth.value,
         compute_units=device.compute_units,
         gemm_efficiency=efficiency.value,
-        tile_half_area=rates.tile_half_area.value,
-        depth_overhead=rates.depth_overhead.value,
-        split_cost_s=rates.split_cost_s.value,
-        sharpness=rates.sharpness.value,
-        grouped_efficiency=rates.grouped_efficiency.value,
-        attention_forward=rates.attention_forward.value,
-        attention_backward=rates.attention_backward.value,
-        attention_head_dim_half=rates.attention_head_dim_half.value,
-        attention_tail=rates.attention_tail.value,
-        scan_forward=rates.scan_forward.value,
-        scan_backward=rates.scan_backward.value,
-        recurrence=rates.recurrence.value,
-        memory_efficiency=rates.memory_efficiency.value,
-        quantise_efficiency=rates.quantise_efficiency.value,
-        kernel_latency_s=rates.kernel_latency_s.value,
+        **{key: rates[key].value for key in FORM_CONSTANTS},
     )
 
 

@@ -16,15 +16,16 @@ from typing import Any
 from ..core.errors import InputError, nearest_names, unknown_name
 from ..core.provenance import Quantity
 from ..core.quantities import example
+from .constants import Constant, constants_of
 from .devices import Device, bundled_device, device_names, generation_rates
 from .fitted import shipped_fit
 from .network import TYPICAL_FABRIC, Fabric, bundled_fabric, fabric_names
+from .profile_constants import nested
 from .profiles import build, names_file, profile_names, read_yaml
 from .stated import (
     DEVICE_FIELDS,
     FABRIC_FIELDS,
     PEAKS,
-    Field,
     is_number,
     split_per_node,
     stated_count,
@@ -102,7 +103,7 @@ def read_device(path: Path, depth: int = 0) -> Device:
     if whole and "scale_up.in_switch_traffic" not in stated:
         taken["scale_up.in_switch_traffic"] = LEFT_OUT
     plain = _plain_fields(data, scale_up, parent, where, taken, whence)
-    rates = _rates(_mapping(data, "rates", where), plain["generation"], where, path.name)
+    rates = _rates(_mapping(data, "rates", where), where, path.name)
     same = not whole and _same_step(values, plain, rates, parent)
     if same:
         values |= {name: own for name, own in _profile_values(parent).items() if name not in _NOT_PHYSICAL}
@@ -320,22 +321,23 @@ def _plain_fields(
     return found
 
 
-def _rates(own: dict[str, Any], generation: str, where: str, file: str) -> dict[str, Any]:
+def _rates(own: dict[str, Any], where: str, file: str) -> dict[str, Any]:
     """Overrides of a generation's kernel rates; those that runs are fitted to belong to the generation alone."""
-    known = generation_rates(generation).model_dump(exclude={"name", "typical_device", "in_situ"})
+    known = nested({c.key: c for c in constants_of("generations") if not c.key.startswith("in_situ/")})
     _check_keys(own, tuple(known), f"{where}: rates")
     found: dict[str, Any] = {}
     for key, value in own.items():
-        nested = "value" not in known[key]
-        if nested and not isinstance(value, dict):
-            raise InputError(f"{where}: rates.{key}", value, f"a mapping of {', '.join(known[key])}")
-        entries = value if nested else {key: value}
-        units = {name: (known[key].get(name, {"unit": "1"}) if nested else known[key])["unit"] for name in entries}
-        made = {
-            name: stated_quantity(entry, Field(units[name], 0.0, 1e9, 1.0, False, ""), f"{where}: rates.{name}", file)
-            for name, entry in entries.items()
+        section = known[key]
+        if isinstance(section, Constant):
+            found[key] = stated_quantity(value, section, f"{where}: rates.{key}", file).model_dump()
+            continue
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: rates.{key}", value, f"a mapping of {', '.join(section)}")
+        _check_keys(value, tuple(section), f"{where}: rates.{key}")
+        found[key] = {
+            name: stated_quantity(entry, section[name], f"{where}: rates.{key}.{name}", file).model_dump()
+            for name, entry in value.items()
         }
-        found[key] = {n: q.model_dump() for n, q in made.items()} if nested else made[key].model_dump()
     return found
 
 

@@ -1,24 +1,26 @@
 """Software profiles: what is a fact of a framework and its release is data, not code.
 
-A profile says which kernels a stack runs, what it fuses, which copies it keeps, in what formats it holds weights and
-gradients, what it overlaps, and what its host side costs. A release overrides what it changed.
+A profile says which kernels a stack runs, what it fuses and which copies it keeps; in what formats the framework holds
+weights and gradients and what it offers; and, as constants, what both overlap, reach and cost the host. A release
+overrides what it changed.
 """
 
 from __future__ import annotations
 
 import fnmatch
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.errors import InputError, unknown_name
 from ..core.inventory import Inventory, KernelRow, parse_row
 from ..core.operator_kinds import OPERATOR_KINDS
 from ..core.operators import HIGH
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..core.provenance import Quantity
 from ..core.sharding import ContextKind
+from .constants import Kind
+from .profile_constants import Profile
 from .profiles import build, profile_names, profiles_root, read_profile, read_yaml
 
 _STRICT = ConfigDict(extra="forbid", frozen=True)
@@ -54,108 +56,11 @@ class Formats(BaseModel):
     moments: str = "fp32"
 
 
-class Overlap(BaseModel):
-    """What is hidden behind compute: fractions of the transfer that may run beside it, each in [0, 1].
-
-    ``offload`` is of transfers between device and host;
-    ``tensor_on`` and ``expert_on`` hold where a plan asks for that overlap.
-    """
-
-    model_config = _STRICT
-
-    gradient: Quantity
-    parameter: Quantity
-    tensor: Quantity
-    context: Quantity
-    expert: Quantity
-    pipeline: Quantity
-    offload: Quantity
-    tensor_on: Quantity
-    expert_on: Quantity
-
-
-class StackRates(BaseModel):
-    """What the stack's kernels reach of the device's in-step rate: generation (or ``default``) -> fraction.
-
-    Attributes
-    ----------
-    in_situ
-        Of all kernels.
-    attention
-        Of attention kernels besides: a generation of flash attention that does not suit the hardware.
-    """
-
-    model_config = _STRICT
-
-    in_situ: dict[str, Quantity]
-    attention: dict[str, Quantity]
-
-    @model_validator(mode="after")
-    def _complete(self) -> StackRates:
-        for name in ("in_situ", "attention"):
-            fractions = getattr(self, name)
-            if "default" not in fractions:
-                raise ValueError(f"{name} needs a default")
-            for generation, quantity in fractions.items():
-                if not 0 < quantity.value <= 1:
-                    raise ValueError(f"{name}.{generation} must lie in (0, 1], not {quantity.value}")
-        return self
-
-
-class HostCosts(BaseModel):
-    """Seconds that the host side costs.
-
-    Attributes
-    ----------
-    launch_s
-        Host seconds for one kernel launch; the device waits where launches take longer than kernels.
-    moe_layer_s
-        Host seconds of one mixture-of-experts layer per micro-batch, forward and backward together, beyond its launches
-        (routing, permutation, size exchanges).
-    graphed
-        Fraction of host work that captured graphs remove.
-    microbatch_s, step_s
-        Fixed seconds per micro-batch and per step.
-    """
-
-    model_config = _STRICT
-
-    launch_s: Quantity
-    moe_layer_s: Quantity
-    graphed: Quantity
-    microbatch_s: Quantity
-    step_s: Quantity
-
-
-class MemoryCosts(BaseModel):
-    """Memory beyond the tensors of the model.
-
-    Attributes
-    ----------
-    workspace_bytes
-        Kernel workspaces, allocated by the framework.
-    reserved_factor
-        Reserved over allocated: caching and fragmentation, at least 1.
-    context_bytes
-        Driver context and communication buffers, outside the framework's allocator.
-    headroom
-        Fraction of the device that a plan leaves free.
-    """
-
-    model_config = _STRICT
-
-    workspace_bytes: Quantity
-    reserved_factor: Quantity
-    context_bytes: Quantity
-    headroom: Quantity
-
-
 class Defaults(BaseModel):
-    """What the stack does when nobody says otherwise; what a plan could say is listed under ``assumed``.
+    """What the framework does when nobody says otherwise; what a plan could say is listed under ``assumed``.
 
     ``data_parallel_reduce``: whether fully sharded gradients are reduced once a step or after each micro-batch;
-    ``dispatch``: whether a token goes to each of its experts separately, or once to each scale-up domain (DeepEP,
-    HybridEP); ``expert_tensor_parallel``: whether experts stay whole or are cut as dense layers are.
+    ``expert_tensor_parallel``: whether experts stay whole or are cut as dense layers are.
     """
 
     model_config = _STRICT
@@ -167,11 +72,10 @@ class Defaults(BaseModel):
     expert_tensor_parallel: Literal["whole", "tensor_parallel"] = "whole"
     imbalance: float = Field(default=1.0, ge=1)
     data_parallel_reduce: Literal["step", "microbatch"] = "step"
-    dispatch: Literal["per_expert", "once_per_domain"] = "per_expert"
 
 
 class Choices(BaseModel):
-    """What the stack can do, best first: what a search chooses from; of schedules it takes 1F1B and interleaving
+    """What the framework can do, best first: what a search chooses from; of schedules it takes 1F1B and interleaving
     unless it is told to look at others. ``overlap``: what it can hide besides when it is asked to."""
 
     model_config = _STRICT
@@ -182,17 +86,11 @@ class Choices(BaseModel):
     overlap: tuple[Literal["tensor", "expert"], ...] = ()
 
 
-class Software(BaseModel):
-    """One training stack.
+class Stack(BaseModel):
+    """Kernels, fusions and messages of a stack: what training and serving on it share.
 
     Attributes
     ----------
-    name, release
-        Profile and the release that was asked for.
-    lineage
-        The profile whose code it shares, by default its own: stacks of one lineage share some constants.
-    aliases
-        Other names of the framework.
     kernels
         Operator kind -> implementation, a row of ``kernels.yaml``.
     converted_products
@@ -203,56 +101,89 @@ class Software(BaseModel):
         Operators of fused groups whose outputs are copied out into storages of their own.
     accumulates_in_place
         Whether a product adds its weight gradient to the accumulated one itself.
+    gather
+        Axis -> what becomes of a gathered copy (``keep``, ``again``, ``stream``).
+    shared_input
+        Whether operators that read one tensor share its gather and reduction.
+    dispatch
+        Whether a token goes to each of its experts separately, or once to each scale-up domain (DeepEP, HybridEP).
+    """
+
+    model_config = _STRICT
+
+    kernels: dict[str, str]
+    converted_products: str = "low"
+    fused: tuple[tuple[str, ...], ...] = ()
+    split: tuple[str, ...] = ()
+    accumulates_in_place: bool = True
+    gather: dict[Literal["tp", "cp", "etp"], Literal["keep", "again", "stream"]] = Field(default_factory=dict)
+    shared_input: bool = True
+    dispatch: Literal["per_expert", "once_per_domain"] = "per_expert"
+
+    def inventory(self, **override: str) -> Inventory:
+        """The kernel rows that this stack uses; keywords replace implementations (``attention="math"``)."""
+        return _inventory(tuple(sorted({**self.kernels, **override}.items())), self.fused, frozenset(self.split))
+
+
+class TrainingFramework(BaseModel):
+    """What a framework holds while it trains, and what it offers.
+
+    Attributes
+    ----------
     gradients
         ``kept``: buffers for all gradients exist throughout (Megatron); ``freed``: each is allocated when backward
         makes it and freed by the update, and whatever else is not needed any more is freed at once (eager torch).
     update
         Whether parameters are updated by one ``fused`` kernel, by operators on lists of all tensors (``foreach``), or
         tensor by tensor (``loop``): where not fused, temporaries of all parameters, or of the largest.
-    gather
-        Axis -> what becomes of a gathered copy (``keep``, ``again``, ``stream``).
-    shared_input
-        Whether operators that read one tensor share its gather and reduction.
     early_stop
         Whether recomputing stops once everything kept has been made again.
     reshard_root
         FSDP: whether the root unit is freed after forward.
     padded_shards
         FSDP: whether each parameter is padded along its first dimension (per parameter) or the flat buffer is.
-    formats, rates, overlap, host, memory, defaults, choices
+    formats, defaults, choices
         See the classes.
-    contention
-        Slow-down of compute and communication while both run, at least 1 (Galvatron, arXiv:2211.13878).
+    """
+
+    model_config = _STRICT
+
+    gradients: Literal["kept", "freed"] = "kept"
+    update: Literal["fused", "foreach", "loop"] = "fused"
+    early_stop: bool = True
+    reshard_root: bool = False
+    padded_shards: bool = True
+    formats: Formats = Formats()
+    defaults: Defaults = Defaults()
+    choices: Choices = Choices()
+
+
+class Software(Profile):
+    """A framework at a release: the stack of kernels that it runs and how it trains. Its constants are those of
+    ``software/*`` in the registry.
+
+    Attributes
+    ----------
+    name, release
+        Profile and the release that was asked for.
+    lineage
+        The profile whose code it shares, by default its own: stacks of one lineage share some constants.
+    aliases
+        Other names of the framework.
+    stack, training
+        See the classes.
     releases
         Pattern of a release -> overrides, the first match holds.
     """
 
-    model_config = _STRICT
+    profile_kind: ClassVar[Kind] = "software"
 
     name: str
     release: str = ""
     lineage: str = ""
     aliases: tuple[str, ...] = ()
-    kernels: dict[str, str]
-    converted_products: str = "low"
-    fused: tuple[tuple[str, ...], ...] = ()
-    split: tuple[str, ...] = ()
-    accumulates_in_place: bool = True
-    gradients: Literal["kept", "freed"] = "kept"
-    update: Literal["fused", "foreach", "loop"] = "fused"
-    gather: dict[Literal["tp", "cp", "etp"], Literal["keep", "again", "stream"]] = Field(default_factory=dict)
-    shared_input: bool = True
-    early_stop: bool = True
-    reshard_root: bool = False
-    padded_shards: bool = True
-    formats: Formats = Formats()
-    rates: StackRates
-    overlap: Overlap
-    host: HostCosts
-    memory: MemoryCosts
-    defaults: Defaults = Defaults()
-    choices: Choices = Choices()
-    contention: Quantity
+    stack: Stack
+    training: TrainingFramework = TrainingFramework()
     releases: dict[str, dict[str, Any]] = Field(default_factory=dict)
     notes: str = ""
 
@@ -262,15 +193,11 @@ class Software(BaseModel):
         found: dict[str, str] = {}
         if self.release and not any(_matches(self.release, pattern) for pattern in self.releases):
             found["release"] = f"{self.release}{LIKE_NEWEST}{self.name} (its profile has no rows for this release)"
-        foreign = [s for s in schedules if schedule_facts(s).split and s not in self.choices.schedule]
+        foreign = [s for s in schedules if schedule_facts(s).split and s not in self.training.choices.schedule]
         if foreign:
-            offered = ", ".join(self.choices.schedule)
+            offered = ", ".join(self.training.choices.schedule)
             found["schedule"] = f"{', '.join(foreign)} as if {self.name} had it (its profile lists {offered})"
         return found
-
-    def inventory(self, **override: str) -> Inventory:
-        """The kernel rows that this stack uses; keywords replace implementations (``attention="math"``)."""
-        return _inventory(tuple(sorted({**self.kernels, **override}.items())), self.fused, frozenset(self.split))
 
 
 @lru_cache(maxsize=1)

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from ..core.errors import InputError, unknown_name
 from ..core.provenance import Quantity
 from ..core.quantities import written
+from .constants import Constant
 from .devices import Device, bundled_device, device_names
 from .fitted import shipped_fit
 from .network import Fabric, bundled_fabric, fabric_names
 from .profiles import names_file, profile_names
-from .stated import DEVICE_FIELDS, FABRIC_FIELDS, Field
+from .stated import DEVICE_FIELDS, FABRIC_FIELDS
 
 _HEAD = """# {file}
 # A {kind} of your own. Change what differs from {name} and delete the other lines: what is not here is inherited.
@@ -90,7 +91,7 @@ def _fabric(fabric: Fabric) -> str:
     return head + "\n".join(lines) + "\n"
 
 
-def _field(path: str, key: str, field: Field, quantity: Quantity, fitted: Mapping[str, str]) -> str:
+def _field(path: str, key: str, field: Constant, quantity: Quantity, fitted: Mapping[str, str]) -> str:
     """The line of a quantity; of one that runs are fitted to, as a comment: stated, it would lose what they say."""
     if path not in fitted:
         return _line(key, quantity, field.meaning)

@@ -9,6 +9,8 @@ from ..core.operators import LayerBuilder, Read, Tensor, renamed, weight
 
 HEADS = "batch sequence heads head_dim"
 KV_HEADS = "batch sequence kv_heads head_dim"
+# Megatron recomputes this module of latent attention; of other attention it takes the query and the rotations.
+UP = "mla_up_proj"
 
 
 @dataclass(frozen=True)
@@ -38,24 +40,27 @@ class Attention:
     gate: bool = False
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
-        q = b.linear("q", x, "hidden", "heads head_dim", bias=self.bias)
-        gate = b.linear("q_gate", x, "hidden", "heads head_dim", bias=self.bias) if self.gate else None
-        k = b.linear("k", x, "hidden", "kv_heads head_dim", bias=self.bias, state=True)
-        v = b.linear("v", x, "hidden", "kv_heads head_dim", bias=self.bias, state=True)
+        q = b.linear("q", x, "hidden", "heads head_dim", bias=self.bias, tags=f"attention q {UP}")
+        gate = None
+        if self.gate:
+            gate = b.linear("q_gate", x, "hidden", "heads head_dim", bias=self.bias, tags="attention q_gate")
+        k = b.linear("k", x, "hidden", "kv_heads head_dim", bias=self.bias, state=True, tags="attention k")
+        v = b.linear("v", x, "hidden", "kv_heads head_dim", bias=self.bias, state=True, tags="attention v")
         if self.qk_norm in ("head", "full"):
             full = self.qk_norm == "full"
             q = b.norm("q_norm", q, "heads head_dim" if full else "head_dim")
-            k = b.norm("k_norm", k, "kv_heads head_dim" if full else "head_dim")
+            k = b.norm("k_norm", k, "kv_heads head_dim" if full else "head_dim", state=True)
         if self.rotary:
-            q = b.op("q_rotary", "rotary", [q], HEADS)
-            k = b.op("k_rotary", "rotary", [k], KV_HEADS, state=True)
+            q = b.op("q_rotary", "rotary", [q], HEADS, tags=UP)
+            k = b.op("k_rotary", "rotary", [k], KV_HEADS, state=True, tags=UP)
         if self.qk_norm == "gainless":
             q = b.op("q_norm", "norm", [q], HEADS, over="head_dim", format="normed")
-            k = b.op("k_norm", "norm", [k], KV_HEADS, over="head_dim", format="normed")
+            k = b.op("k_norm", "norm", [k], KV_HEADS, over="head_dim", format="normed", state=True)
         reads: list[Tensor | Read] = [q, renamed(k, sequence="context"), renamed(v, sequence="context")]
         if self.sinks:
             reads.append(weight("attention.sinks", "heads"))
-        o = b.op("attention", "attention", reads, HEADS, over="context")
+        o = b.op("attention", "attention", reads, HEADS, over="context", tags="core_attn")
         if gate is not None:
             o = b.op("attention_gate", "gate", [gate, o], HEADS)
-        return b.linear("attention_out", o, "heads head_dim", "hidden", bias=self.out_bias)
+        tags = "attention attention_out"
+        return b.linear("attention_out", o, "heads head_dim", "hidden", bias=self.out_bias, tags=tags)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from ..core.operators import LayerBuilder, Operator, Tensor, activation
+from ..core.state import over_cache, selects
 
 RESIDUAL = "batch sequence hidden"
 
@@ -67,6 +68,18 @@ class LayerKind:
             for op in self.operators
             for read in (op.trained if trained else op.weights)
         }
+
+    @cached_property
+    def over_cache(self) -> LayerKind:
+        """The layer as it runs where it keeps a state, of :func:`~llmsim.core.state.over_cache`."""
+        operators = over_cache(self.operators)
+        return self if operators == self.operators else replace(self, operators=operators)
+
+    @cached_property
+    def kept_window(self) -> int | None:
+        """Positions whose keys and values are kept, None for all: those in the window, unless an indexer selects the
+        window among all of them."""
+        return None if any(map(selects, self.operators)) else self.window
 
     @property
     def parameters(self) -> int:

@@ -27,11 +27,14 @@ class Mlp:
     prefix: str = ""
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
+        with b.tagged("mlp"):
+            return self._products(b, x)
+
+    def _products(self, b: LayerBuilder, x: Tensor) -> Tensor:
         p, inner = self.prefix, f"batch sequence {self.width}"
-        gate = b.linear(f"{p}gate", x, "hidden", self.width, bias=self.bias) if self.gated else None
-        up = b.linear(f"{p}up", x, "hidden", self.width, bias=self.bias)
-        if gate is not None:
-            act = b.op(f"{p}activate", "gate", [gate, up], inner)
-        else:
-            act = b.op(f"{p}activate", "activation", [up], inner)
-        return b.linear(f"{p}down", act, self.width, "hidden", bias=self.bias)
+        gate = [b.linear(f"{p}gate", x, "hidden", self.width, bias=self.bias, tags=f"{p}gate")] if self.gated else []
+        up = b.linear(f"{p}up", x, "hidden", self.width, bias=self.bias, tags=f"{p}up")
+        act = b.op(
+            f"{p}activate", "gate" if self.gated else "activation", [*gate, up], inner, tags="" if p else "mlp_act"
+        )
+        return b.linear(f"{p}down", act, self.width, "hidden", bias=self.bias, tags=f"{p}down")

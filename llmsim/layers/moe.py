@@ -45,9 +45,14 @@ class MixtureOfExperts:
     clamped: bool = False
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
-        routed = self._routed(b, x)
-        if not self.shared:
-            return routed
+        with b.tagged("moe"):
+            routed = self._routed(b, x)
+            if not self.shared:
+                return routed
+            with b.tagged("shared_experts"):
+                return self._shared(b, x, routed)
+
+    def _shared(self, b: LayerBuilder, x: Tensor, routed: Tensor) -> Tensor:
         side = Mlp(self.gated, width="shared_ffn", prefix="shared_")(b, x)
         if self.shared_gate:
             score = b.op(
@@ -70,12 +75,10 @@ class MixtureOfExperts:
         chosen = b.op("route", "route", [logits], "batch sequence top_k", over="router_experts", format="fp32")
         inner, width = (b.linear("latent_down", x, "hidden", "latent"), "latent") if self.latent else (x, "hidden")
         rows = b.op("dispatch", "dispatch", [inner, chosen], f"slots {width}")
-        gate = self._expert(b, "expert_gate", rows, width, "moe_ffn") if self.gated else None
+        gate = [self._expert(b, "expert_gate", rows, width, "moe_ffn")] if self.gated else []
         up = self._expert(b, "expert_up", rows, width, "moe_ffn")
-        if gate is not None:
-            act = b.op("expert_activate", "clamped_gate" if self.clamped else "gate", [gate, up], "slots moe_ffn")
-        else:
-            act = b.op("expert_activate", "activation", [up], "slots moe_ffn")
+        kind = "activation" if not gate else "clamped_gate" if self.clamped else "gate"
+        act = b.op("expert_activate", kind, [*gate, up], "slots moe_ffn", tags="moe_act")
         rows = self._expert(b, "expert_down", act, "moe_ffn", width)
         y = b.op("combine", "combine", [rows, chosen], f"batch sequence {width}")
         return b.linear("latent_up", y, "latent", "hidden") if self.latent else y

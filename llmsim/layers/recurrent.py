@@ -52,6 +52,10 @@ class Mamba2:
     conv_bias: bool
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
+        with b.tagged("mixers"):
+            return self._mixed(b, x)
+
+    def _mixed(self, b: LayerBuilder, x: Tensor) -> Tensor:
         z, inner = (b.linear(f"ssm_{n}", x, "hidden", MAMBA2_HEADS, bias=self.bias) for n in ("z", "x"))
         keys, queries = (b.linear(f"ssm_{n}", x, "hidden", "ssm_heads ssm_state", bias=self.bias) for n in ("b", "c"))
         dt = b.linear("ssm_dt", x, "hidden", "ssm_heads group_heads", bias=self.bias)
@@ -98,6 +102,10 @@ class Mamba1:
     conv_bias: bool = True
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
+        with b.tagged("mixers"):
+            return self._mixed(b, x)
+
+    def _mixed(self, b: LayerBuilder, x: Tensor) -> Tensor:
         z, inner = (b.linear(f"mamba_{n}", x, "hidden", "ssm_heads", bias=self.bias) for n in ("z", "x"))
         conv = convolution(b, "mamba_conv", inner, bias=self.conv_bias)
         widths = {"dt": "dt_rank", "b": "ssm_state", "c": "ssm_state"}
@@ -128,6 +136,10 @@ class GatedDeltaNet:
     each of ``ssm_heads`` heads, values and gates of width ``linear_v_dim`` for ``head_share`` times as many."""
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
+        with b.tagged("mixers"):
+            return self._mixed(b, x)
+
+    def _mixed(self, b: LayerBuilder, x: Tensor) -> Tensor:
         q, k = (b.linear(f"delta_{n}", x, "hidden", "ssm_heads linear_k_dim") for n in ("q", "k"))
         v, z = (b.linear(f"delta_{n}", x, "hidden", DELTA_VALUES) for n in ("v", "z"))
         beta, decay = (b.linear(f"delta_{n}", x, "hidden", "ssm_heads head_share") for n in ("b", "a"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 from unittest import mock
 
@@ -17,19 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from ..core.sharding import mesh_sharding
-from ..core.state import CACHE, INDEX_CACHE, RECURRENT_STATE, derive_state
+from ..core.numeric import Number
+from ..core.state import CACHE, INDEX_CACHE, RECURRENT_STATE
 from ..core.terms import Sizes
 from ..core.work import derive_work
 from ..layers.base import LayerKind
 from ..layers.mla import absorbed
-from ..timing.columns import Columns, kind_sizes
-from ..timing.structure import Structure
-from . import blocks, mixers, sparse
+from ..timing.columns import Columns, kind_sizes, visible_sizes
+from ..timing.structure import Structure, layer_state
+from . import mixers
+from .cached_attention import CachedCrossAttention, cached_attention
 from .counters import WorkCounter
-from .pairs import BlockSpec, block_module, inventory, layer_operators
+from .pairs import BlockSpec, Family, block_module, inventory, layer_operators
 
-RECURRENT = ("mamba2", "mamba1", "delta_net")
+RECURRENT: tuple[Family, ...] = ("mamba2", "mamba1", "delta_net")
+_EAGER = Structure("torch-eager", sequence_parallel=False)
 
 
 class Counts(NamedTuple):
@@ -39,44 +41,75 @@ class Counts(NamedTuple):
     state_bytes: int
 
 
-# --- from the operators ---------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Pass:
+    """A forward pass of a block over the ``sequence`` new tokens of its specification.
 
-
-def derived(spec: BlockSpec, cached: int, *, absorb: bool = False) -> Counts:
-    """The counts from the operator passes, for ``spec.sizes["sequence"]`` new tokens.
-
-    Parameters
+    Attributes
     ----------
+    spec
+        The block. Its ``flash`` kernel skips what is masked: here each query meets the positions that it sees, one by
+        one; ``eager`` and ``math`` attention compute the whole rectangle of new tokens and positions.
+    cached
+        Tokens before them.
+    window
+        Positions that attention sees, and that are kept of them.
+    memory
+        Positions of the encoder's output, where there is one.
     absorb
         Whether latent attention takes its up-projections into queries and outputs.
     """
-    kind = LayerKind("block", layer_operators(spec), spec.dims(), window=None, causal=True)
-    kind = absorbed(kind) if absorb else kind
-    sharding, sizes = mesh_sharding(sequence_parallel=False), _sizes(spec, kind, cached)
-    works = derive_work(kind.operators, sharding, inventory(spec))
+
+    spec: BlockSpec
+    cached: int
+    window: int | None = None
+    memory: int | None = None
+    absorb: bool = False
+
+
+# --- from the operators ---------------------------------------------------------------------------------------------
+
+
+def derived(run: Pass) -> Counts:
+    """The counts from the operator passes, with the planner's own sizes."""
+    spec = run.spec
+    kind = LayerKind("block", layer_operators(spec), spec.dims(), window=run.window, causal=True)
+    kind = absorbed(kind) if run.absorb else kind
+    sizes = _sizes(run, kind)
+    works = derive_work(kind.over_cache.operators, _EAGER.sharding, inventory(spec))
+    seen = visible_sizes(kind, sizes) if spec.kernel == "flash" else sizes
     # What is computed element by element has no products, for torch or anyone who counts them.
     forward = [w for w in works if w.phase == "forward" and w.kind != "recurrence"]
-    state = derive_state(kind.operators, sharding)
-    flops = sum(sizes.count(w.flops) for w in forward)
-    return Counts(int(flops), int(sizes.size((*state.tokens, *state.selected, *state.sequences))))
+    flops = sum((seen if w.masked_flops else sizes).count(w.flops) for w in forward)
+    state = layer_state(kind, _EAGER)
+    kept = sizes.size((*state.tokens, *state.selected, *state.encoded, *state.sequences))
+    return Counts(_whole(flops), _whole(kept))
 
 
-def _sizes(spec: BlockSpec, kind: LayerKind, cached: int) -> Sizes:
+def _whole(count: Number) -> int:
+    """A count as an integer: means of visible positions may be fractions, their sums over the new tokens are not."""
+    nearest = round(count)
+    assert abs(count - nearest) < 1e-9 * max(count, 1)
+    return nearest
+
+
+def _sizes(run: Pass, kind: LayerKind) -> Sizes:
     """The planner's sizes of new tokens after cached ones, with the formats of the block."""
-    columns = Columns(spec.sizes["sequence"], spec.sizes["batch"], 1, cached=cached)
+    spec = run.spec
+    columns = Columns(spec.sizes["sequence"], spec.sizes["batch"], 1, cached=run.cached, memory=run.memory)
     formats = spec.values().formats
     kept = {CACHE: "activation", INDEX_CACHE: "activation", RECURRENT_STATE: "fp32"}
     own = {**formats, **{name: formats[format] for name, format in kept.items()}}
-    sizes = kind_sizes(kind, columns, Structure("torch-eager"))
+    sizes = kind_sizes(kind, columns, _EAGER)
     return Sizes(sizes.dims, sizes.degrees, own)
 
 
 # --- in torch -------------------------------------------------------------------------------------------------------
 
 
-def executed(spec: BlockSpec, cached: int, *, absorb: bool = False) -> Counts:
+def executed(run: Pass) -> Counts:
     """The counts of the same block run by torch, its attention over a cache or its scan after a state."""
-    s = spec.sizes
+    spec, s = run.spec, run.spec.sizes
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), WorkCounter() as counter:
         x = torch.zeros(s["batch"], s["sequence"], s["hidden"], dtype=spec.dtype)
         block = block_module(spec)
@@ -85,93 +118,28 @@ def executed(spec: BlockSpec, cached: int, *, absorb: bool = False) -> Counts:
                 block(x)
             kept = _bytes(states) + _convolution_bytes(block, s["batch"])
         else:
-            latent = CachedSparseAttention if spec.family == "dsa" else CachedLatentAttention
-            make = latent if absorb else CachedAttention
-            block.attention = make(block.attention, s["batch"], cached)
+            each = spec.kernel == "flash"
+            block.attention = attention = cached_attention(
+                block.attention, s["batch"], run.cached, absorb=run.absorb, window=run.window, each=each,
+                **dict(spec.mixer),
+            )  # fmt: skip
+            cross = _cached_cross(block, run)
             block(x)
-            kept = _bytes(block.attention.state)
+            kept = _bytes(attention.state) + (_bytes(cross.state) if cross else 0)
     return Counts(counter.flops["forward"], kept)
+
+
+def _cached_cross(block: nn.Module, run: Pass) -> CachedCrossAttention | None:
+    if run.memory is None:
+        return None
+    s = run.spec.sizes
+    block.cross = CachedCrossAttention(block.cross, s["batch"], run.cached, run.memory)
+    block.encoded = torch.zeros(s["batch"], run.memory, s["hidden"], dtype=run.spec.dtype)
+    return block.cross
 
 
 def _bytes(tensors: list[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-class CachedAttention(nn.Module):
-    """Grouped-query attention of new tokens over cached and new keys and values."""
-
-    def __init__(self, module: blocks.Attention, batch: int, cached: int):
-        super().__init__()
-        self.inner = module
-        shape = (batch, cached, module.widths[1] // module.head_dim, module.head_dim)
-        self.state = [torch.zeros(shape, dtype=module.out.weight.dtype) for _ in range(2)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        own = self.inner
-        flat = own.qkv(x).split(own.widths, -1) if own.fused else (own.q(x), own.k(x), own.v(x))
-        q, k, v = (t.unflatten(-1, (-1, own.head_dim)) for t in flat)
-        if own.rotary is not None:  # tables of the new positions: their number is what counts
-            q, k = own.rotary(q), own.rotary(k)
-        self.state = [torch.cat(pair, 1) for pair in zip(self.state, (k, v), strict=True)]
-        repeats = q.shape[2] // k.shape[2]
-        keys, values = (t.repeat_interleave(repeats, 2).transpose(1, 2) for t in self.state)
-        scores = q.transpose(1, 2) @ keys.transpose(-1, -2)
-        attended = torch.softmax(scores, -1) @ values
-        y: Tensor = own.out(attended.transpose(1, 2).flatten(2))
-        return y
-
-
-class CachedLatentAttention(nn.Module):
-    """Latent attention of new tokens over cached latents, which nothing expands: every head attends to the latent and
-    the shared rotary key."""
-
-    def __init__(self, module: blocks.LatentAttention, batch: int, cached: int):
-        super().__init__()
-        self.inner = module
-        dtype = module.out.weight.dtype
-        self.state = [torch.zeros(batch, cached, width, dtype=dtype) for width in (module.kv_rank, module.rope_dim)]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._attend(x, self.inner.q_norm(self.inner.q_down(x)))
-
-    def _attend(self, x: Tensor, q_input: Tensor, mask: Tensor | float = 0.0) -> Tensor:
-        own = self.inner
-        q = own.q_up(q_input).unflatten(-1, (own.heads, -1))
-        q_nope, q_rope = q.split([own.nope_dim, own.rope_dim], -1)
-        latent, k_rope = own._down(x)
-        new = (own.kv_norm(latent), own.rotary(k_rope.unsqueeze(2)).squeeze(2))
-        self.state[:2] = [torch.cat(pair, 1) for pair in zip(self.state, new, strict=False)]
-        up, out = (m.weight.unflatten(0, (own.heads, -1)) for m in (own.k_up, own.v_up))
-        q_low = torch.einsum("bshn,hnr->bshr", q_nope, up)
-        q_wide = torch.cat((q_low, own.rotary(q_rope)), -1).transpose(1, 2)  # (batch, heads, new, latent)
-        keys = torch.cat(self.state[:2], -1).unsqueeze(1)
-        weights = torch.softmax(q_wide @ keys.transpose(-1, -2) + mask, -1)
-        low = (weights @ self.state[0].unsqueeze(1)).transpose(1, 2)
-        attended = torch.einsum("bshr,hvr->bshv", low, out)
-        y: Tensor = own.out(attended.flatten(2))
-        return y
-
-
-class CachedSparseAttention(CachedLatentAttention):
-    """The same to the positions that an indexer leaves, whose keys are cached too."""
-
-    inner: sparse.SparseLatentAttention
-
-    def __init__(self, module: sparse.SparseLatentAttention, batch: int, cached: int):
-        super().__init__(module, batch, cached)
-        width = module.indexer.k.weight.shape[0]
-        self.state.append(torch.zeros(batch, cached, width, dtype=module.out.weight.dtype))
-
-    def forward(self, x: Tensor) -> Tensor:
-        own, indexer = self.inner, self.inner.indexer
-        q_low = own.q_norm(own.q_down(x))
-        self.state[2] = torch.cat((self.state[2], indexer.norm(indexer.k(x))), 1)
-        q = indexer.q(q_low).unflatten(-1, (indexer.heads, -1)).flatten(1, 2)
-        scores = (q @ self.state[2].transpose(1, 2)).unflatten(1, (-1, indexer.heads)).relu()
-        scores = (scores * indexer.share(x)[..., None]).sum(2)
-        chosen = scores.topk(min(own.top_k, scores.shape[-1])).indices
-        mask = torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0)
-        return self._attend(x, q_low, mask[:, None])
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import memory_cells, published_cells, sharded_memory, step_memory
+from .cached_cells import CACHED_CELLS
 from .cells import BLOCK_CELLS, MESSAGE_GROUPS, MODEL_CELLS
 from .full_cells import FULL_MESSAGE_CELLS
 from .kernel_rows import BACKWARD_CASES, CASES, SCORES
@@ -54,6 +55,12 @@ _WORDS = {
         "cross-attention (T5), Mamba-2, Mamba-1, Gated DeltaNet; flash, math and eager attention; bf16, autocast, "
         "fp32; no recompute, checkpointed block or branch, two selective policies; separate and fused products; two "
         "eager norms; multi-query, grouped and multi-head; dropout; frozen blocks with low-rank adapters; two shapes",
+    ),
+    "passes with a cache": (
+        "FLOPs forward; bytes of keys, values, latents and states after the pass",
+        "prompts, chunks and decoding steps of grouped and multi-head attention, sinks, gates, norms of heads, windows "
+        "(below, across, above; whole rectangles and visible pairs alone), cross-attention, latent attention expanded "
+        "and absorbed, its indexer, mixtures of experts, Mamba-2, Mamba-1, Gated DeltaNet; bf16, fp32; two shapes",
     ),
     "models": ("the same", "embedding, learned positions, head and loss around one to seven blocks"),
     "tensor parallelism": (
@@ -116,6 +123,7 @@ def groups() -> list[Group]:
 
     add("blocks", len(BLOCK_CELLS), len(WIDE_GROUPS["blocks"]))
     add("models", len(MODEL_CELLS), len(WIDE_GROUPS["models"]))
+    add("passes with a cache", len(CACHED_CELLS))
     for name, cells in MESSAGE_GROUPS.items():
         add(name, len(cells), len(WIDE_GROUPS[name]), len(FULL_MESSAGE_CELLS) * (name == "sharding"))
     every = (published_cells.CUT_CELLS, published_cells.PARAMETER_CELLS, published_cells.WHOLE_CELLS)

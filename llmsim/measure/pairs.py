@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -71,6 +71,8 @@ class BlockSpec:
         Behind the embedding and both branches, and on the attention weights of the eager kernel.
     adapter
         As plans say it: low-rank adapters of a frozen block.
+    mixer
+        Options of its attention beside the family's, for cells that run attention of their own.
     """
 
     family: Family
@@ -82,6 +84,7 @@ class BlockSpec:
     fused: bool = False
     dropout: bool = False
     adapter: str = "none"
+    mixer: tuple[tuple[str, Any], ...] = ()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -169,11 +172,17 @@ def kernel_choices(spec: BlockSpec, **implementations: str) -> dict[str, str]:
     }
 
 
+def block_mixers(spec: BlockSpec) -> dict[str, Mixer]:
+    """The branches of the block: name -> mixer."""
+    attention, mlp, _ = _mixers(spec)
+    return {"attention": attention, **({"cross": CrossAttention()} if spec.family == "t5" else {}), "mlp": mlp}
+
+
 def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:
     rms = Norm("norm")
     match spec.family:
         case "llama":
-            return Attention(), Mlp(), rms
+            return Attention(**dict(spec.mixer)), Mlp(), rms
         case "t5":
             return Attention(rotary=False), Mlp(), rms
         case "gpt2" | "bert":
@@ -194,13 +203,11 @@ def _mixers(spec: BlockSpec) -> tuple[Mixer, Mixer, Norm]:
 
 def layer_operators(spec: BlockSpec) -> tuple[Operator, ...]:
     """The operators of the block."""
-    attention, mlp, norm = _mixers(spec)
-    b = LayerBuilder()
+    norm = _mixers(spec)[2]
+    b, x = LayerBuilder(), layer_input()
     where: Arrangement = "after" if spec.family == "bert" else "pre"
-    x = residual(b, layer_input(), "attention", attention, norm, where, dropout=spec.dropout)
-    if spec.family == "t5":
-        x = residual(b, x, "cross", CrossAttention(), norm)
-    residual(b, x, "mlp", mlp, norm, where, dropout=spec.dropout)
+    for name, mixer in block_mixers(spec).items():
+        x = residual(b, x, name, mixer, norm, where, dropout=spec.dropout and name != "cross")
     adapters = parse_adapter(spec.adapter)
     return tuple(b.operators) if adapters is None else adapted_operators(b.operators, adapters)
 

@@ -116,7 +116,7 @@ def _sizes(kind: LayerKind, model: PublishedModel) -> Sizes:
 
 
 def _work(kind: LayerKind, attention: Attention) -> list[Work]:
-    inventory = get_software("torch-eager").inventory(attention="math" if attention == "eager" else attention)
+    inventory = get_software("torch-eager").stack.inventory(attention="math" if attention == "eager" else attention)
     work = derive_work(kind.operators, mesh_sharding(sequence_parallel=False), inventory)
     return [w for w in work if w.kind != "recurrence"]  # element by element: no products for anyone who counts them
 

@@ -24,7 +24,7 @@ from ..hardware.software import Software, get_software
 from ..layers.base import LayerKind
 from ..plans.recompute import parse_recompute
 from ..timing.columns import Columns
-from ..timing.constants import step_constants
+from ..timing.step_constants import step_constants
 from ..training.build_load import kind_parameters
 from ..training.memory import MEMORY_PARTS, memory_of_stage, stage_states
 from ..training.problem import Problem
@@ -123,9 +123,11 @@ def _software(
     own = get_software(framework)
     wide = ["parameter", "gradient", "reduce", "moments"] if sharded or precision == "autocast" else []
     wide += ["residual"] if precision == "autocast" else []
-    formats = own.formats.model_copy(update=dict.fromkeys(wide, "fp32"))
+    formats = own.training.formats.model_copy(update=dict.fromkeys(wide, "fp32"))
     how = "loop" if update == "momentum" else update
-    return own.model_copy(update={"kernels": {**own.kernels, **dict(kernels)}, "formats": formats, "update": how})
+    stack = own.stack.model_copy(update={"kernels": {**own.stack.kernels, **dict(kernels)}})
+    training = own.training.model_copy(update={"formats": formats, "update": how})
+    return own.model_copy(update={"stack": stack, "training": training})
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}

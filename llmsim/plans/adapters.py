@@ -24,10 +24,13 @@ TARGETS: dict[str, tuple[str, ...]] = {
         "q", "k", "v", "attention_out", "q_gate", "q_down", "q_up", "kv_down", "k_rope", "k_up", "v_up",
     ),
     "mlp": ("gate", "up", "down", "shared_gate", "shared_up", "shared_down"),
-    "mixers": ("ssm_", "mamba_", "delta_"),
+    "mixers": (),
 }  # fmt: skip
-"""Groups of products by name; those of recurrent mixers by how their names begin. ``all`` is all of them: every dense
-product of a layer, but no router and no routed experts."""
+"""Groups of products, and those that can be named one by one; both are tags of operators. ``all`` is all of them: every
+dense product of a layer, but no router and no routed experts."""
+
+_INHERITED = frozenset({"moe", "shared_experts"})
+"""Tags that an adapter's operators take over from their product: of modules that are recomputed as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +58,7 @@ class Adapters:
         if operator.reads[1].dims != operator.reads[1].tensor.dims:  # inside a recurrence, not on its way in or out
             return False
         wanted = TARGETS if self.targets == ("all",) else self.targets
-        return any(_matches(operator.name, target) for target in wanted)
-
-
-def _matches(name: str, target: str) -> bool:
-    if target == "mixers":
-        return name.startswith(TARGETS[target])
-    return name in TARGETS.get(target, (target,))
+        return not operator.tags.isdisjoint(wanted)
 
 
 def parse_adapter(text: str, field: str = "adapter") -> Adapters | None:
@@ -77,7 +74,7 @@ def parse_adapter(text: str, field: str = "adapter") -> Adapters | None:
         return None
     method, _, rest = body.partition(":")
     rank, _, chosen = rest.partition(":")
-    products = [p for key, own in TARGETS.items() if key != "mixers" for p in own]
+    products = [p for own in TARGETS.values() for p in own]
     targets = tuple(dict.fromkeys(t.strip() for t in chosen.split(","))) if chosen else ("all",)
     unknown = [t for t in targets if t not in ("all", *TARGETS, *products)]
     if method == "lora" and rank.isdecimal() and 1 <= int(rank) <= 65_536 and not unknown:
@@ -141,7 +138,8 @@ def adapted_operators(operators: Sequence[Operator], adapters: Adapters) -> tupl
         side = _adapter(plain)
         whole = replace(op.write, name=f"{op.name}.adapted")
         reads = (Read(plain.write, plain.write.dims), Read(side[-1].write, plain.write.dims))
-        found += [plain, *side, Operator(f"{op.name}.adapted", "add", reads, whole)]
+        added = [*side, Operator(f"{op.name}.adapted", "add", reads, whole)]
+        found += [plain, *(replace(own, tags=op.tags & _INHERITED) for own in added)]
         instead[op.write.name] = whole
     return tuple(found)
 

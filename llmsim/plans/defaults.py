@@ -26,7 +26,7 @@ def expert_tensor_degree(software: Software, tensor: int) -> int:
     Megatron's ``expert_tensor_parallel_size`` is the tensor-parallel degree unless it is set; other stacks keep experts
     whole.
     """
-    return tensor if software.defaults.expert_tensor_parallel == "tensor_parallel" else 1
+    return tensor if software.training.defaults.expert_tensor_parallel == "tensor_parallel" else 1
 
 
 def framework_assumed(name: str, device: Device) -> str:

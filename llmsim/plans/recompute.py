@@ -20,34 +20,27 @@ from ..core.saved import Region
 Selector = Callable[[Operator], bool]
 
 
-def _named(*names: str) -> Selector:
-    wanted = frozenset(names)
-    return lambda op: op.name in wanted
+def _tagged(*tags: str) -> Selector:
+    return lambda op: not op.tags.isdisjoint(tags)
 
-
-def _starting(*prefixes: str) -> Selector:
-    return lambda op: op.name.startswith(prefixes)
-
-
-_MOE = ("router", "route", "dispatch", "expert_", "combine", "latent_", "shared_")
 
 MODULES: dict[str, tuple[Selector, bool]] = {
     # module -> operators, and whether their results are discarded even where others keep them
-    "core_attn": (lambda op: op.kind in ("attention", "dropout") and op.name.startswith("attention"), False),
+    "core_attn": (_tagged("core_attn"), False),
     "layernorm": (lambda op: op.kind in ("norm", "layer_norm") and "hidden" in op.over, True),
-    "moe_act": (_named("expert_activate"), True),
-    "mlp_act": (_named("activate"), True),
-    "mla_up_proj": (_named("q", "q_rotary", "k_up", "v_up", "k_rotary", "k_concat"), True),
-    "mlp": (_named("gate", "up", "activate", "down"), False),
-    "moe": (_starting(*_MOE), False),
-    "shared_experts": (_starting("shared_"), False),
+    "moe_act": (_tagged("moe_act"), True),
+    "mlp_act": (_tagged("mlp_act"), True),
+    "mla_up_proj": (_tagged("mla_up_proj"), True),
+    "mlp": (lambda op: "mlp" in op.tags and "moe" not in op.tags, False),
+    "moe": (_tagged("moe"), False),
+    "shared_experts": (_tagged("shared_experts"), False),
 }
-"""Modules of selective recomputation by their Megatron names."""
+"""Modules of selective recomputation by their Megatron names, which are tags of operators."""
 
 POLICIES: dict[str, Selector] = {
     # a checkpointed layer that keeps the results of some operators
     "matmuls": lambda op: op.kind == "contract",
-    "projections": _named("q", "k", "v", "attention_out"),
+    "projections": _tagged("q", "k", "v", "attention_out"),
     "matmuls+attention": lambda op: op.kind in ("contract", "attention"),
 }
 """Checkpoint policies that recompute a layer but for the results of these operators."""

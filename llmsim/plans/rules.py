@@ -182,7 +182,7 @@ def _expert_violations(plan: TrainingPlan, architecture: Architecture) -> list[s
     moe = [k for k in (*architecture.kinds.values(), *architecture.mtp) if k.is_moe]
     e, te = plan.expert_parallel, plan.expert_tensor_parallel
     block = plan.tensor_parallel * plan.context_parallel * plan.data_parallel
-    if plan.dispatcher != "profile" and not (moe and plan.software.defaults.dispatch == "once_per_domain"):
+    if plan.dispatcher != "profile" and not (moe and plan.software.stack.dispatch == "once_per_domain"):
         why = f"{architecture.name} has no experts" if not moe else f"{plan.software.name} sends every copy by itself"
         found.append(f"dispatcher: {plan.dispatcher}, but {why}; allowed: profile")
     if not moe:

@@ -248,7 +248,7 @@ class TrainingPlan(Checked):
     @property
     def rows_factor(self) -> float:
         """Rows of the busiest expert rank over the mean, after dropping and padding."""
-        spread = self.software.defaults.imbalance if self.imbalance is None else float(self.imbalance)
+        spread = self.software.training.defaults.imbalance if self.imbalance is None else float(self.imbalance)
         if self.capacity_factor is None:
             return spread
         return float(self.capacity_factor if self.pad_to_capacity else min(spread, self.capacity_factor))

@@ -20,6 +20,7 @@ from ..hardware.devices import Device, device_names
 from ..hardware.named import get_device, get_fabric
 from ..hardware.network import Fabric, fabric_names
 from ..hardware.own_profiles import describes_fabric
+from ..hardware.profile_constants import Profile, nested
 from ..hardware.profiles import names_file
 from ..hardware.software import get_software, software_names
 from ..hardware.templates import template
@@ -133,7 +134,7 @@ def hardware_report(name: str) -> Answer:
     if name in fabric_names():
         return _profile(_without_file(get_fabric(name).model_dump()), "network")
     if name in software_names():
-        return _profile(get_software(name).model_dump(), "software")
+        return _profile(_sections(get_software(name)), "software")
     try:
         device = get_device(name)
     except Exception:
@@ -172,9 +173,15 @@ def _own_profile(own: Device | Fabric) -> Answer:
     return Answer({**answer.data, **data, "assumed": own.assumed()}, Group(answer.text, heading, notes))
 
 
+def _sections(profile: Profile) -> dict[str, Any]:
+    """A profile with its constants in the sections that its file has."""
+    data = profile.model_dump()
+    return {**data, **nested(data.pop("constants"))}
+
+
 def _device_data(device: Device) -> dict[str, Any]:
     data = device.model_dump()
-    data["rates"] = device.kernel_rates().model_dump()
+    data["rates"] = _sections(device.kernel_rates())
     return data
 
 

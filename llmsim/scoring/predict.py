@@ -14,8 +14,8 @@ from ..calibration.shapes import run_factors
 from ..core.errors import LlmsimError
 from ..core.units import GIB
 from ..hardware.fitted import shipped_fit
-from ..timing.constants import Overlay, StepConstants
 from ..timing.layer_time import kind_time
+from ..timing.step_constants import Overlay, StepConstants
 from ..training.compose import StepLoad, compose_step
 from ..training.memory import seen_memory
 

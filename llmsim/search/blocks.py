@@ -97,7 +97,7 @@ def variant_rows(variant: Variant) -> VariantRows:
     if settings.offload.moves:
         problem = replace(problem, offload=settings.offload)
     columns = evaluator.columns(variant.shard_group, variant.ulysses, variant.rank_order).take(rows)
-    parameters = [some_rows(p, rows) for p in evaluator.parameters(problem, variant.shard_group)]
+    parameters = some_rows(evaluator.parameters(problem, variant.shard_group), rows)
     known = evaluator.keys(variant.ulysses).rows
     stages = problem.stages(columns)
     states = [stage_states(problem, columns, stage, parameters) for stage in stages]
@@ -188,7 +188,7 @@ class _Work:
         memories = self.kinds.memories
         if not self.problem.offload.moves_activations:
             memories = [replace(m, recomputing=0.0) for m in memories]  # nobody asks
-        kept = [some_rows(m, self.rows.keys[where], self.settings.mode) for m in memories]
+        kept = some_rows(memories, self.rows.keys[where], self.settings.mode)
         shape = (len(self.settings.ladder), len(where))
         each = self._stage_memory(where, stages, kept)
         memory = np.broadcast_to(maximum(*(device for device, _ in each)), shape)
@@ -207,7 +207,7 @@ class _Work:
         found: dict[str, np.ndarray] = {}
         if len(fit):
             own = where if len(fit) == len(where) else where[fit]
-            kept = kept if own is where else [some_rows(m, fit) for m in kept]
+            kept = kept if own is where else some_rows(kept, fit)
             load, time = self._time(own, kept, self.shares, self.settings.mode, parts=parts)
             step[:, fit] = time.seconds
             step[~fits] = np.inf
@@ -238,25 +238,14 @@ class _Work:
         return pick
 
     def _stages(self, where: np.ndarray) -> list[Stage]:
-        pick = self._picked(where)
-        return [
-            replace(
-                s,
-                counts=tuple(map(pick, s.counts)),
-                lead=tuple(map(pick, s.lead)),
-                first=pick(s.first),
-                repeats=pick(s.repeats),
-                share=self.shares,
-            )
-            for s in self.rows.stages
-        ]
+        return [replace(s, share=self.shares) for s in map_numbers(self.rows.stages, self._picked(where))]
 
     def _stage_memory(
         self, where: np.ndarray, stages: Sequence[Stage], kept: Sequence[KindMemory]
     ) -> list[tuple[Number, Number]]:
         """Bytes on the device and on the host, of each run of stages."""
         structure, settings = self.problem.structure, self.settings
-        if structure.software.gradients != "freed" or self.problem.facts.split:
+        if structure.software.training.gradients != "freed" or self.problem.facts.split:
             return self._memory_under(self.problem, where, stages, kept)
         # What is alive depends on what is recomputed in more ways than ``kept`` says: one mode at a time.
         shape = len(settings.ladder), len(where)
@@ -276,7 +265,7 @@ class _Work:
         pick, columns = self._picked(where), self.rows.columns.take(where)
         constants = self.evaluator.constants
         each = [
-            memory_of_stage(problem, columns, stage, {n: pick(v) for n, v in own.items()}, kept, constants)
+            memory_of_stage(problem, columns, stage, map_numbers(own, pick), kept, constants)
             for stage, own in zip(stages, self.rows.states, strict=True)
         ]
         return [(m.device_bytes, m.host_bytes) for m in each]
@@ -292,11 +281,7 @@ class _Work:
         if problem.fully_sharded:  # what is gathered depends on the row, and hides under the layers' own parts
             load = replace(load, kinds=map_numbers(kinds.seconds, lambda v: keyed_entries(v, keys, mode)))
             return load, compose_step(load, constants)
-        if parts:
-            times = [_parts_of(k, lambda v: keyed_entries(v, keys, mode)) for k in kinds.full]
-        else:
-            whole = not problem.facts.paired
-            times = [t.map(lambda v: keyed_entries(v, keys, mode), whole=whole) for t in kinds.times]
+        times = some_rows([_by_part(k) for k in kinds.full] if parts else kinds.times, keys, mode)
         return load, compose_step(load, constants, times)
 
 
@@ -309,9 +294,6 @@ def _spread(value: Number, shape: tuple[int, int], fit: np.ndarray) -> np.ndarra
     return found
 
 
-def _parts_of(time: KindTime, change: Callable[[Number], Number]) -> KindTime:
-    """The passes of a layer by part with every number changed; what is computed again is one part of a step."""
-    forward, backward = (
-        LayerTime({name: change(v) for name, v in own.parts.items()}) for own in (time.forward, time.backward)
-    )
-    return KindTime(forward, backward, LayerTime({"recompute": change(time.recompute.seconds)}), change(time.weight_s))
+def _by_part(time: KindTime) -> KindTime:
+    """The passes of a layer by part; what is computed again is one part of a step."""
+    return replace(time, recompute=LayerTime({"recompute": time.recompute.seconds}))

@@ -7,33 +7,30 @@ left for each plan is sums over stages (``blocks.py``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import chain
-from typing import Any, TypeVar
 
 import numpy as np
 
 from ..architecture import Architecture, body_kinds
 from ..core.numeric import Number
+from ..core.records import Record, map_numbers, stack_records
 from ..core.sharding import RankOrder
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit
-from ..hardware.network import NO_TRAFFIC, WireTime
 from ..plans.recompute import Recompute
 from ..plans.training import TrainingPlan
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants, step_constants
-from ..timing.kernel_times import Keyed, KindRates, KindSeconds, PhaseSeconds
+from ..timing.kernel_times import Keyed, KindRates, KindSeconds
 from ..timing.layer_time import KindTime, UnitTraffic, kind_time
 from ..timing.model_rates import keyed, model_rates
+from ..timing.step_constants import StepConstants, step_constants
 from ..training.build_load import kind_parameters, model_seconds
 from ..training.memory import memory_limit
 from ..training.problem import Problem, plan_problem
 from ..training.saved_activations import KindMemory, model_memory
-from ..training.sharding import FrozenParameters, LocalParameters
+from ..training.sharding import LocalParameters
 from ..training.structure import TrainingStructure
-from ..training.update import ElementCost
 from .space import SearchSpace, Table
 
 
@@ -131,7 +128,7 @@ class Evaluator:
             ]
             whole = not facts.paired
             full = [kind_time(k, UnitTraffic(), self.constants) for k in seconds]
-            times = [t.map(lambda v: v, whole=whole) for t in full]
+            times = [t.summed(whole=whole) for t in full]
             self._kinds[key] = Kinds(seconds, full, times, memories)
         return self._kinds[key]
 
@@ -175,7 +172,7 @@ def space_evaluators(
         problem = plan_problem(architecture, cluster, template.replace(precision=precision))
         own = problem.architecture, cluster, problem.structure, table
         first = Evaluator(*own, template.sequence_length, template.rows_factor, fit)
-        overlaps = space.overlap or ("profile", *problem.structure.software.choices.overlap)
+        overlaps = space.overlap or ("profile", *problem.structure.software.training.choices.overlap)
         found += [replace(first, base=replace(first.base, overlap=overlap)) for overlap in overlaps]
     return found
 
@@ -200,24 +197,7 @@ def own_entries(value: Number, rows: np.ndarray, mode: np.ndarray) -> Number:
 
 def _over_settings(kinds: Sequence[KindSeconds]) -> KindSeconds:
     """One layer kind under several settings of recomputation: they differ in what is computed again."""
-    again = [kind.phases["recompute"] for kind in kinds]
-    axes = dict.fromkeys(axis for phase in again for axis in phase.wires)
-    phase = PhaseSeconds(
-        {
-            name: _stacked([p.classes.get(name, 0.0) for p in again])
-            for name in dict.fromkeys(chain(*(p.classes for p in again)))
-        },
-        _stacked([p.launches for p in again]),
-        {
-            axis: WireTime(
-                *(
-                    _stacked([getattr(p.wires.get(axis, NO_TRAFFIC), part.name) for p in again])
-                    for part in fields(WireTime)
-                )
-            )
-            for axis in axes
-        },
-    )
+    phase = stack_records([kind.phases["recompute"] for kind in kinds], _stacked)
     return replace(kinds[0], phases={**kinds[0].phases, "recompute": phase})
 
 
@@ -227,20 +207,11 @@ def _settings_memory(kinds: Sequence[KindMemory]) -> KindMemory:
     return replace(kinds[0], **{name: _stacked([getattr(k, name) for k in kinds]) for name in names})
 
 
-def _stacked(values: Sequence[Number]) -> np.ndarray:
-    """One row a setting."""
-    return np.stack([np.atleast_1d(v) for v in np.broadcast_arrays(*values)])
-
-
-Record = TypeVar("Record", LocalParameters, FrozenParameters, KindMemory, ElementCost)
+def _stacked(values: Sequence[Number | None]) -> np.ndarray:
+    """One row a setting, zero where a setting has none."""
+    return np.stack([np.atleast_1d(v) for v in np.broadcast_arrays(*(0.0 if v is None else v for v in values))])
 
 
 def some_rows(record: Record, rows: np.ndarray, mode: np.ndarray | None = None) -> Record:
-    """Some rows of every number in a record, and in the records that it holds."""
-
-    def some(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(some_rows(v, rows) for v in value)
-        return some_rows(value, rows) if isinstance(value, FrozenParameters) else keyed_entries(value, rows, mode)
-
-    return replace(record, **{f.name: some(getattr(record, f.name)) for f in fields(record)})
+    """Some rows of every number in a record, and for each setting that of its mode."""
+    return map_numbers(record, lambda value: keyed_entries(value, rows, mode))

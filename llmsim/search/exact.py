@@ -9,7 +9,7 @@ import numpy as np
 
 from ..core.numeric import Number
 from ..core.pipelines import ScheduleName
-from ..core.records import map_numbers
+from ..core.records import map_numbers, stack_records
 from ..plans.offload import Offload
 from ..timing.layer_time import KindTime, kind_time
 from ..training.build_load import offloading, recomputed_layers, step_load
@@ -51,10 +51,8 @@ def exact_steps(found: Candidates, chosen: np.ndarray) -> np.ndarray:
         if not found.variants[number].problem.facts.paired:
             _collect(found, chosen, where, shapes)
     for (schedule, _, _, m), parts in shapes.items():
-        hop = np.concatenate([p.hop_s for p in parts])
-        seconds = ChunkTimes.joined([p.chunks for p in parts]).seconds(schedule, m, hop)
-        where = np.concatenate([p.where for p in parts])
-        result[where] = seconds + np.concatenate([p.rest_s for p in parts])
+        whole = stack_records(parts)
+        result[whole.where] = whole.chunks.seconds(schedule, m, whole.hop_s) + whole.rest_s
     return result
 
 
@@ -77,8 +75,7 @@ def _collect(
     shape = np.stack([table["pp"][rows], table["chunks"][rows], table["micro_batches"][rows]], axis=1)
     for pp, chunks, m in np.unique(shape, axis=0):
         own = np.flatnonzero((shape == (pp, chunks, m)).all(axis=1))
-        each = [t.map(lambda v: _entries(v, own, len(rows))) for t in times]  # noqa: B023
-        moved = map_numbers(kept, lambda v: _entries(v, own, len(rows)))  # noqa: B023
+        each, moved = map_numbers((times, kept), lambda v: _entries(v, own, len(rows)))  # noqa: B023
         own_times = chunk_times(
             problem,
             int(pp),
@@ -111,15 +108,14 @@ def _composed(
     stages = [replace(s, share=shares) for s in problem.stages(columns)]
     load = step_load(problem, columns, stages, parameters, (), evaluator.constants)
     if problem.offload.moves_activations:
-        kept = [replace(m, plain=own_entries(m.plain, keys, mode), recomputing=own_entries(m.recomputing, keys, mode))
-                for m in kinds.memories]  # fmt: skip
+        kept = map_numbers(kinds.memories, lambda v: own_entries(v, keys, mode))
         load = offloading(problem, load, kept, evaluator.constants)
     load = load.recomputing(lambda counts: recomputed_layers(problem, counts, shares))
     if problem.fully_sharded:
         seconds = map_numbers(kinds.seconds, lambda v: own_entries(v, keys, mode))
-        times = [kind_time(k, u, evaluator.constants) for k, u in zip(seconds, load.units, strict=True)]
+        times = [kind_time(k, u, evaluator.constants).summed() for k, u in zip(seconds, load.units, strict=True)]
     else:
-        times = [t.map(lambda v: own_entries(v, keys, mode)) for t in kinds.times]
+        times = map_numbers(kinds.times, lambda v: own_entries(v, keys, mode))
     return times, compose_step(load, evaluator.constants, times), load.kept
 
 

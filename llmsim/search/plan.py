@@ -21,8 +21,8 @@ from ..plans.defaults import default_framework, framework_assumed, precision_ass
 from ..plans.job import TrainingJob
 from ..plans.precision import check_recipe, default_precision
 from ..plans.training import TrainingPlan
-from ..timing.constants import assumed_dispatcher
 from ..timing.intervals import difference_width, memory_width, model_class, safe_headroom
+from ..timing.step_constants import assumed_dispatcher
 from ..training.memory import with_headroom
 from ..training.result import TrainingResult
 from ..training.simulate import simulate_training
@@ -260,7 +260,7 @@ def _template(job: TrainingJob, precision: str, software: Software, assumed: dic
     if imbalance is not None and not routed:
         assumed["routing"] = f"none: {job.architecture.name} has no experts, an imbalance says nothing"
     if imbalance is None:
-        imbalance = software.defaults.imbalance
+        imbalance = software.training.defaults.imbalance
         if routed:
             assumed["routing"] = f"busiest expert rank at {imbalance:g} times the mean ({software.name} profile)"
     values = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..core.records import stack_records
 from .blocks import Block, Filter
 from .space import Table
 from .variants import Setting, Variant
@@ -186,7 +187,7 @@ class RetainedCandidates:
 
     def _compact(self) -> None:
         """Drop what is neither near the best any more nor among the last of its kind or on the front."""
-        variant, setting, row, step, memory = _joined(self.pieces)
+        variant, setting, row, step, memory = stack_records(self.pieces)
         front = set(self.front)
         keep = step <= self.best * (1 + self.slack)
         rest = np.flatnonzero(~keep)
@@ -219,7 +220,7 @@ class RetainedCandidates:
         pieces: Iterable[tuple[np.ndarray, ...]] = self.pieces
         if not self.pieces:
             pieces = [self.least[1]]
-        variant, setting, row, step, memory = _joined(list(pieces))
+        variant, setting, row, step, memory = stack_records(list(pieces))
         order = np.argsort(variant, kind="stable")
         variant, setting, row, step, memory = (v[order] for v in (variant, setting, row, step, memory))
         return Candidates(
@@ -235,7 +236,3 @@ def _undominated_points(points: Iterable[tuple[float, float]]) -> list[tuple[flo
         if not front or point[1] < front[-1][1]:
             front.append(point)
     return front
-
-
-def _joined(pieces: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    return tuple(np.concatenate(values) for values in zip(*pieces, strict=True))

@@ -53,7 +53,7 @@ def complexity(plan: TrainingPlan, layers: int) -> Complexity:
         Of the model, which even stages share out equally (both ends may count as one each).
     """
     degrees = (plan.tensor_parallel, plan.pipeline_parallel, plan.context_parallel, plan.expert_parallel)
-    kinds = plan.software.choices.context_kind
+    kinds = plan.software.training.choices.context_kind
     parts = plan.pipeline_parallel * plan.virtual_pipeline
     even = plan.spreads_evenly and (layers % parts == 0 or (layers + 2) % parts == 0)
     usual = kinds.index(plan.context_kind) if plan.context_kind in kinds else len(kinds)

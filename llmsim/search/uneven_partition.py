@@ -15,7 +15,7 @@ import numpy as np
 
 from ..architecture import body_kinds
 from ..core.numeric import Number, total
-from ..core.records import map_numbers
+from ..core.records import map_numbers, stack_records
 from ..plans.offload import Offload
 from ..plans.recompute import FULL, NONE, Recompute
 from ..plans.training import TrainingPlan
@@ -33,7 +33,7 @@ from ..training.uneven_partition import (
     whole_load,
 )
 from .blocks import BLOCK
-from .evaluate import keyed_entries, some_rows
+from .evaluate import some_rows
 from .select import variant_plan
 from .space import SearchSpace
 from .variants import Settings, Variant
@@ -134,7 +134,7 @@ class Spreads:
         """What was kept, the least bound first."""
         if not self.pieces:
             return tuple(np.zeros(0, dtype) for dtype in (int, int, int, float, int))
-        columns = [np.concatenate(values) for values in zip(*self.pieces, strict=True)]
+        columns = stack_records(self.pieces)
         order = np.argsort(columns[3], kind="stable")
         return tuple(column[order] for column in columns)
 
@@ -209,7 +209,7 @@ class _Bounds:
         variant, evaluator = self.variant, self.variant.evaluator
         rows, problem = variant.rows, replace(variant.problem, offload=self.offload)
         columns = evaluator.columns(variant.shard_group, variant.ulysses, variant.rank_order).take(rows)
-        parameters = [some_rows(p, rows) for p in evaluator.parameters(problem, variant.shard_group)]
+        parameters = some_rows(evaluator.parameters(problem, variant.shard_group), rows)
         load = whole_load(problem, columns, parameters, evaluator.constants)
         return load, kind_states(problem, columns, parameters)
 
@@ -221,10 +221,9 @@ class _Bounds:
         rows = variant.rows[where]
         keys, mode = rows if known is None else known[rows], variant.settings.mode
         load, states = self.whole
-        memories = [some_rows(m, keys, mode) for m in kinds.memories]
+        memories = some_rows(kinds.memories, keys, mode)
         load = offloading(problem, map_numbers(load, lambda v: _some(v, where)), memories, evaluator.constants)
-        whole = not problem.facts.paired
-        times = [t.map(lambda v: keyed_entries(v, keys, mode), whole=whole) for t in kinds.times]
+        times = some_rows(kinds.times, keys, mode)
         share, fitted = variant.settings.shares[:, None], self.ways.fitted[:, None]
         summed = together(problem, load, times, share, fitted, evaluator.constants)
         if problem.facts.paired:
@@ -295,7 +294,7 @@ class _Block:
             kept=[plain + share * change for plain, change in kept],
             change=[free * change for _, change in kept],
         )
-        room = float(allocated_room(evaluator.limit, constants) - constants.workspace_bytes)
+        room = float(allocated_room(evaluator.limit, constants) - constants.stack["memory/workspace_bytes"])
         chunks, m = pick(self._column("chunks")), pick(self._column("micro_batches"))
         slowest = slowest_device(problem, layers, pp, chunks, m, room * (1 + 1e-9))
         return np.where(np.isfinite(slowest), self._step_s(pick, np.where(np.isfinite(slowest), slowest, 0.0)), np.inf)

@@ -185,7 +185,7 @@ def _structures(evaluator: Evaluator, space: SearchSpace) -> Iterator[Variant]:
     software, moe = base.software, architecture.has_experts
     tp, cp = table["tp"], table["cp"]
     flags = space.sequence_parallel or (True, False)
-    shardings = space.sharding or software.choices.sharding
+    shardings = space.sharding or software.training.choices.sharding
     alone = space.overlap is not None and base.overlap == space.overlap[0]
     for sequence_parallel in flags:
         # Without tensor parallelism the setting says nothing: such plans go with the first.
@@ -195,7 +195,8 @@ def _structures(evaluator: Evaluator, space: SearchSpace) -> Iterator[Variant]:
             shared = shared & (sequence % (tp * cp) == 0)
         elif moe:
             shared = shared & (tp == 1)  # tokens would be dispatched once for each tensor-parallel rank
-        for n, (kind, ulysses) in enumerate(_context_choices(space.context_kind or software.choices.context_kind)):
+        offered = space.context_kind or software.training.choices.context_kind
+        for n, (kind, ulysses) in enumerate(_context_choices(offered)):
             mask = shared & ((cp > 1) | (n == 0 and ulysses == 1))
             if kind == "ulysses":
                 mask = mask & _heads_divide(architecture, tp * cp)
@@ -253,7 +254,7 @@ def _nothing_allowed(space: SearchSpace, software: Software, cluster: Cluster) -
     field = next((name for name in rules if getattr(space, name) and name != "rank_order"), "sharding")
     if space.rank_order == ("tp-cp-pp-dp",):
         field = "rank_order"
-    value = getattr(space, field) or getattr(software.choices, field)
+    value = getattr(space, field) or getattr(software.training.choices, field)
     near = {"schedule": "1f1b", "rank_order": "tp-cp-dp-pp", "overlap": "profile"}.get(field)
     return InputError(field, value, rules[field], near, why="leaves no plan")
 

@@ -28,16 +28,20 @@ class Cache:
         Window -> bytes per token of the layers that see so many positions only.
     per_sequence
         Bytes whatever the length.
+    encoded
+        Bytes per position of an encoder's output, whatever the decoder has written.
     """
 
     per_token: int
     windowed: dict[int, int]
     per_sequence: int
+    encoded: int = 0
 
-    def bytes(self, context: Number) -> Number:
-        """At a context length."""
+    def bytes(self, context: Number, memory: Number | None = None) -> Number:
+        """At a context length, with ``memory`` positions of an encoder's output: by default as many."""
         near = sum(size * minimum(context, window) for window, size in self.windowed.items())
-        return self.per_token * context + near + self.per_sequence
+        encoded = self.encoded * (context if memory is None else memory)
+        return self.per_token * context + near + self.per_sequence + encoded
 
 
 def model_cache(architecture: Architecture, *, format: str = "bf16") -> Cache:
@@ -48,16 +52,17 @@ def model_cache(architecture: Architecture, *, format: str = "bf16") -> Cache:
     format
         Of keys, values and latents; states of recurrences are kept in 32 bits.
     """
-    per_token, per_sequence = 0, 0
+    per_token, per_sequence, encoded = 0, 0, 0
     windowed: dict[int, int] = {}
     for name in architecture.layers:
         kind = architecture.kinds[name]
         own, state = kind_sizes(kind, Columns(1, 1, 1), ONE_DEVICE), layer_state(kind, ONE_DEVICE)
         sizes = Sizes(own.dims, own.degrees, {**ONE_DEVICE.formats(), CACHE: get_format(format)})
-        tokens, selected, sequences = map(sizes.size, (state.tokens, state.selected, state.sequences))
-        if kind.window is None or state.selected:  # what is selected from is kept whole
+        tokens, selected = sizes.size(state.tokens), sizes.size(state.selected)
+        if (window := kind.kept_window) is None:
             per_token += tokens + selected
         else:
-            windowed[kind.window] = windowed.get(kind.window, 0) + tokens
-        per_sequence += sequences
-    return Cache(per_token, windowed, per_sequence)
+            windowed[window] = windowed.get(window, 0) + tokens
+        per_sequence += sizes.size(state.sequences)
+        encoded += sizes.size(state.encoded)
+    return Cache(per_token, windowed, per_sequence, encoded)

@@ -21,10 +21,10 @@ from ..hardware.cluster import Cluster
 from ..hardware.devices import is_abbreviated
 from ..hardware.named import get_device
 from ..timing.columns import Columns
-from ..timing.constants import step_constants
 from ..timing.conventions import CONVENTIONS, flops_per_token
 from ..timing.layer_time import UnitTraffic, kind_time
 from ..timing.model_rates import keyed, model_rates
+from ..timing.step_constants import step_constants
 from ..timing.structure import Structure
 from .cache import Cache, model_cache
 from .decode import decode_flops, roofline_seconds
@@ -224,7 +224,7 @@ def _curve(model: Architecture, sequences: list[int], device: str, devices: int,
         model.name,
         model.parameters,
         model.active_parameters,
-        cache.per_token,
+        cache.per_token + cache.encoded,
         cache.per_sequence,
         [float(flops_per_token(model, s, "model-causal")) for s in sequences],
         [float(v) for v in train_seconds(model, sequences, device)],

@@ -23,8 +23,13 @@ from .cache import ONE_DEVICE, Cache
 
 @lru_cache(maxsize=64)
 def decoding(architecture: Architecture) -> Architecture:
-    """The model as it decodes: latent attention with absorbed projections."""
-    return replace(architecture, kinds={name: absorbed(kind) for name, kind in architecture.kinds.items()})
+    """The model as it decodes: latent attention with absorbed projections; of a model with encoder and decoder, the
+    decoder."""
+    kinds = {name: absorbed(kind) for name, kind in architecture.kinds.items()}
+    layers = architecture.layers
+    if architecture.is_encoder_decoder:
+        layers = tuple(name for name in layers if kinds[name].causal)
+    return replace(architecture, layers=layers, kinds=kinds)
 
 
 def decode_flops(architecture: Architecture, context: int) -> Number:
@@ -36,7 +41,7 @@ def weight_bytes(architecture: Architecture, *, batch: int = 1, format: str = "b
     """Bytes of weights that a decoding step of ``batch`` sequences reads: of routed experts those that some token is
     expected to be sent to, ``E (1 - (1 - k / E)**batch)`` of E under even routing; of tables the head's."""
     elements: Number = sum(architecture.head.parameter_counts().values())
-    for name in architecture.layers:
+    for name in decoding(architecture).layers:
         kind = architecture.kinds[name]
         whole, active = kind.parameters, sum(kind.parameter_counts(active=True).values())
         elements = elements + active
@@ -55,6 +60,6 @@ def roofline_seconds(
     """The least time of a decoding step on ``devices`` devices that share weights and caches evenly, seconds: no
     transfer, no launch, and every byte at the rate that copies reach."""
     moved = weight_bytes(architecture, batch=batch) + batch * cache.bytes(context)
-    memory = moved / (device.memory_bandwidth.value * device.kernel_rates().memory_efficiency.value)
+    memory = moved / (device.memory_bandwidth.value * device.kernel_rates().constants["memory_efficiency"].value)
     compute = batch * decode_flops(architecture, context) / device.peak_of("bf16")
     return maximum(memory, compute) / devices

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
 
 from ..core.numeric import Number, ceil_div, minimum, total, where
 from ..core.positions import visible_positions
+from ..core.records import map_numbers
 from ..core.symbolic import Symbolic
 from ..core.terms import Sizes
 from ..hardware.network import Stride
@@ -29,6 +30,8 @@ class Columns:
     cached
         Tokens of a sequence before the new ones, whose keys, values and states are there; None in training, which keeps
         no cache.
+    memory
+        Positions of an encoder's output; None where they are as many as the sequence with what is cached of it.
     tp, cp, dp, pp, chunks
         Degrees of tensor, context, data and pipeline parallelism; model chunks per pipeline stage.
     ep, etp
@@ -58,6 +61,7 @@ class Columns:
     imbalance: Number = 1
     inner: Number = 1
     cached: Number | None = None
+    memory: Number | None = None
 
     @property
     def edp(self) -> Number:
@@ -84,10 +88,7 @@ class Columns:
 
     def take(self, rows: Number) -> Columns:
         """Some rows (an index array, a mask or a slice)."""
-        return replace(
-            self,
-            **{f.name: v[rows] for f in fields(self) if isinstance(v := getattr(self, f.name), np.ndarray) and v.ndim},
-        )
+        return map_numbers(self, lambda value: take(value, rows))
 
     def group(self, axes: tuple[str, ...]) -> tuple[Number, Stride]:
         """Size and stride (in global ranks) of the group spanned by mesh axes.
@@ -134,8 +135,8 @@ _AXES = ("tp", "ulysses", "cp", "dp", "pp", "etp", "ep", "edp")
 
 QUERIES = ("sequence", "steps")
 """Dimensions that are as long as the new tokens of a sequence."""
-CONTEXT = ("context", "index_context", "memory")
-"""Dimensions that are as long as the sequence with what is cached of it; an encoder's output counts as that long."""
+CONTEXT = ("context", "index_context", "memory", "cache_span")
+"""Dimensions that are as long as the sequence with what is cached of it, unless a cache says otherwise."""
 
 
 def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes:
@@ -147,8 +148,8 @@ def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes
     dims: dict[str, Number] = {**kind.sizes, "batch": batch, **dict.fromkeys(QUERIES, columns.sequence)}
     whole = columns.sequence if columns.cached is None else columns.cached + columns.sequence
     dims |= dict.fromkeys(CONTEXT, whole)
-    if "chunk_context" in kind.sizes and columns.cached is not None:  # a recurrence goes on in chunks of what is new
-        dims["chunk_context"] = minimum(kind.sizes["chunk_context"], columns.sequence)
+    if columns.cached is not None:
+        dims |= _sizes_over_cache(kind, columns, columns.cached, whole)
     if "conv_kernel" in kind.sizes:
         dims["conv_span"] = columns.sequence + kind.sizes["conv_kernel"] - 1
         dims["conv_taps"] = kind.sizes["conv_kernel"] - 1
@@ -159,6 +160,19 @@ def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes
         dims["slots"] = slots if np.all(columns.imbalance == 1) else slots * columns.imbalance
     degrees = {a: columns.degree(a) for a in ("tp", "ulysses", "cp", "dp", "ep", "etp", "edp")}
     return Sizes(dims, degrees, structure.formats())
+
+
+def _sizes_over_cache(kind: LayerKind, columns: Columns, cached: Number, whole: Number) -> dict[str, Number]:
+    """What a cache changes: the first new token sees a window less itself before it; an encoder's keys are computed in
+    the first pass; a recurrence goes on in chunks of what is new."""
+    dims: dict[str, Number] = {"memory": whole if columns.memory is None else columns.memory}
+    dims["encoded"] = where(cached == 0, dims["memory"], 0)
+    if kind.kept_window is not None:
+        dims["context"] = minimum(cached, kind.kept_window - 1) + columns.sequence
+        dims["cache_span"] = minimum(whole, kind.kept_window)
+    if "chunk_context" in kind.sizes:
+        dims["chunk_context"] = minimum(kind.sizes["chunk_context"], columns.sequence)
+    return dims
 
 
 def visible_sizes(kind: LayerKind, sizes: Sizes, documents: Documents = ()) -> Sizes:
@@ -207,6 +221,6 @@ def distinct_rows(values: Sequence[Number]) -> tuple[list[tuple[int, ...]], np.n
     return [tuple(map(int, row)) for row in table[:, first].T], inverse.reshape(-1)
 
 
-def take(value: Number, rows: np.ndarray | None) -> Number:
+def take(value: Number, rows: Number | None) -> Number:
     """Entries of an array; a single number is the same for all, and no rows are all of them in order."""
     return value[rows] if rows is not None and isinstance(value, np.ndarray) and value.ndim else value

@@ -13,6 +13,7 @@ from .structure import Structure, layer_terms
 
 def layer_forward_flops(kind: LayerKind, structure: Structure, columns: Columns) -> Number:
     """Multiply-adds x 2 of one layer on one rank and micro-batch; of masked attention those of visible positions."""
+    kind = kind if columns.cached is None else kind.over_cache
     sizes = kind_sizes(kind, columns, structure)
     seen = visible_sizes(kind, sizes, structure.documents)
     works = (w for w in layer_terms(kind, structure).work if w.phase == "forward")

@@ -27,7 +27,7 @@ from ..hardware.kernels import (
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..layers.base import LayerKind
 from .columns import Columns, kind_sizes, take, visible_sizes
-from .constants import StepConstants
+from .step_constants import StepConstants
 from .structure import Structure, layer_terms
 
 PHASES = ("forward", "backward", "recompute")
@@ -165,12 +165,12 @@ class KindRates:
         routed = _Values(kind, structure, whole)
         plain = routed if dense is whole else _Values(kind, structure, dense)
         copies = 1
-        if structure.software.defaults.dispatch == "once_per_domain":
+        if structure.software.stack.dispatch == "once_per_domain":
             copies = kind.sizes.get("top_k", 1)
         groups = kind.sizes.get("expert_groups", 1), kind.sizes.get("groups_per_token", 1)
         self._moe, self._work = int(kind.is_moe), terms.work
         # Where products do not add their weight gradients themselves, autograd adds one tensor after the other.
-        apart = not structure.software.accumulates_in_place
+        apart = not structure.software.stack.accumulates_in_place
         self._accumulated = sum(not p.frozen for p in terms.parameters) if apart else 0
         self._works = list(_rated(terms.work, plain, routed, structure, constants))
         if named is not None:

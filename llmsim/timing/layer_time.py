@@ -9,13 +9,12 @@ What overlaps with what: Galvatron, arXiv:2211.13878.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..core.numeric import Number, maximum, minimum, soft_maximum, total, where
 from ..hardware.network import NO_TRAFFIC, WireTime
-from .constants import StepConstants
 from .kernel_times import KindSeconds, PhaseSeconds
+from .step_constants import StepConstants
 
 HOST_SHARPNESS = 3.0
 """Of the soft maximum of what the device computes and what its host launches: the queue between them runs empty in
@@ -84,26 +83,23 @@ class KindTime:
     recompute: LayerTime
     weight_s: Number = 0
 
-    def map(self, change: Callable[[Number], Number], *, whole: bool = True) -> KindTime:
-        """One number a pass, changed (a selection of rows); the parts are summed first.
+    def summed(self, *, whole: bool = True) -> KindTime:
+        """One number a pass, the sum of its parts.
 
         Parameters
         ----------
         whole
             False leaves exposed expert transfers apart, for schedules that hide some of them.
         """
-
-        def one(time: LayerTime) -> LayerTime:
-            return LayerTime(_summed(time, change, whole))
-
-        return KindTime(one(self.forward), one(self.backward), one(self.recompute), change(self.weight_s))
+        forward, backward, recompute = (_summed(t, whole) for t in (self.forward, self.backward, self.recompute))
+        return KindTime(forward, backward, recompute, self.weight_s)
 
 
-def _summed(time: LayerTime, change: Callable[[Number], Number], whole: bool) -> dict[str, Number]:
+def _summed(time: LayerTime, whole: bool) -> LayerTime:
     if whole or "ep" not in time.parts:
-        return {"layer": change(time.seconds)}
+        return LayerTime({"layer": time.seconds})
     rest = total(seconds for name, seconds in time.parts.items() if name != "ep")
-    return {"layer": change(rest), "ep": change(time.parts["ep"])}
+    return LayerTime({"layer": rest, "ep": time.parts["ep"]})
 
 
 def layer_time(
@@ -135,12 +131,14 @@ def layer_time(
     compute = total(parts.values())
     for axis, wire in phase.wires.items():
         under = parts.get("attention", 0) if axis == "cp" else compute
-        parts[axis] = exposed(under, wire_seconds(wire, c), c.overlap[_OVERLAP_OF[axis]], c.contention)
+        parts[axis] = exposed(under, wire_seconds(wire, c), c.overlap[_OVERLAP_OF[axis]], c.stack["contention"])
     if unit is not NO_TRAFFIC:
-        parts["fsdp"] = exposed(compute + beside_s, wire_seconds(unit, c), c.overlap["parameter"], c.contention)
+        parts["fsdp"] = exposed(
+            compute + beside_s, wire_seconds(unit, c), c.overlap["parameter"], c.stack["contention"]
+        )
     busy = total(parts.values())
-    queued = phase.launches * c.launch_s * (1 - c.graphed)
-    waiting = moe_share * c.moe_layer_s * (1 - c.graphed)
+    queued = phase.launches * c.stack["host/launch_s"] * (1 - c.stack["host/graphed"])
+    waiting = moe_share * c.stack["host/moe_layer_s"] * (1 - c.stack["host/graphed"])
     parts["host"] = soft_maximum(busy, queued, HOST_SHARPNESS) - busy + waiting
     return LayerTime(parts)
 

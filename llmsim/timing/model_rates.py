@@ -8,9 +8,9 @@ from functools import lru_cache
 from ..architecture import Architecture, model_kinds
 from ..core.numeric import Number
 from .columns import Columns, distinct, take
-from .constants import StepConstants
 from .intervals import model_class
 from .kernel_times import Keyed, KindRates
+from .step_constants import StepConstants
 from .structure import Structure
 
 TIME_KEYS = ("sequence", "micro_batch", "tp", "cp", "ulysses", "ep", "etp", "imbalance")

@@ -74,8 +74,8 @@ class Structure:
     def inventory(self) -> Inventory:
         """The kernels that run: those of the software, with products as the recipe wants them."""
         if self.recipe.converts:
-            return self.software.inventory(contract=self.software.converted_products, contract_high="plain")
-        return self.software.inventory()
+            return self.software.stack.inventory(contract=self.software.stack.converted_products, contract_high="plain")
+        return self.software.stack.inventory()
 
     @property
     def sharding(self) -> Sharding:
@@ -93,7 +93,7 @@ class Structure:
     @property
     def gather_policy(self) -> dict[str, GatherPolicy]:
         """Axis -> what becomes of a gathered copy."""
-        policy: dict[str, GatherPolicy] = {str(axis): how for axis, how in self.software.gather.items()}
+        policy: dict[str, GatherPolicy] = {str(axis): how for axis, how in self.software.stack.gather.items()}
         if "ring" in self.context_kind:
             policy["cp"] = "stream"
         elif policy.get("cp") == "stream":
@@ -103,7 +103,7 @@ class Structure:
 
 @lru_cache(maxsize=256)
 def _formats(precision: str, framework: str, release: str) -> Mapping[str, Format]:
-    return storage_classes(get_precision(precision), get_software(framework, release).formats)
+    return storage_classes(get_precision(precision), get_software(framework, release).training.formats)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def layer_terms(kind: LayerKind, structure: Structure) -> LayerTerms:
     found: LayerTerms | None = kind.derived.get(key)
     if found is None:
         operators, sharding, inventory = kind.operators, structure.sharding, structure.inventory
-        shared, gather = structure.software.shared_input, structure.gather_policy
+        shared, gather = structure.software.stack.shared_input, structure.gather_policy
         found = kind.derived[key] = LayerTerms(
             derive_work(operators, sharding, inventory),
             derive_messages(operators, sharding, inventory, shared_input=shared, gather=gather),
@@ -146,14 +146,19 @@ def derivation(structure: Structure) -> tuple[object, ...]:
         structure.context_kind,
         tuple(sorted(structure.format_names().items())),
         tuple(sorted(structure.gather_policy.items())),
-        software.shared_input,
-        software.early_stop,
-        software.accumulates_in_place,
+        software.stack.shared_input,
+        software.training.early_stop,
+        software.stack.accumulates_in_place,
     )
 
 
 def layer_state(kind: LayerKind, structure: Structure) -> State:
-    """What a layer keeps of a sequence between passes, derived once."""
+    """What a layer keeps of a sequence between passes, derived once.
+
+    Where positions see those behind them it keeps nothing: a new one changes what all others make.
+    """
+    if not kind.causal:
+        return State()
     key = ("state", structure.sequence_parallel, structure.context_kind)
     found: State | None = kind.derived.get(key)
     if found is None:

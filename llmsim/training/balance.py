@@ -10,8 +10,8 @@ import numpy as np
 
 from ..architecture import Architecture, model_kinds
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
 from ..timing.layer_time import kind_time
+from ..timing.step_constants import StepConstants
 from .build_load import build_load
 from .memory import memory_limit, memory_of_stage, stage_memory, stage_states
 from .orders import Route, routes

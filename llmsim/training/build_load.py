@@ -15,10 +15,10 @@ from ..core.records import where_numbers
 from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..plans.optimizer import get_optimizer
 from ..timing.columns import Columns, kind_sizes
-from ..timing.constants import StepConstants
 from ..timing.kernel_times import KindRates, KindSeconds
 from ..timing.layer_time import UnitTraffic
 from ..timing.model_rates import known_rates
+from ..timing.step_constants import StepConstants
 from ..timing.structure import layer_terms
 from .compose import StageLoad, StepLoad
 from .problem import Problem
@@ -198,9 +198,9 @@ def _unit(problem: Problem, p: LocalParameters, columns: Columns, c: StepConstan
     if p.frozen is not NOTHING_FROZEN:
         gathered = exchanged(p.dense_shard + p.frozen.dense_shard, p.expert_shard + p.frozen.expert_shard).gather
         moved = replace(moved, gather=gathered)
-    each = problem.structure.software.defaults.data_parallel_reduce == "microbatch"
+    each = problem.structure.software.training.defaults.data_parallel_reduce == "microbatch"
     reduce = moved.scatter if each else moved.scatter.scaled(1 / columns.micro_batches)
-    if root and not problem.structure.software.reshard_root:
+    if root and not problem.structure.software.training.reshard_root:
         return UnitTraffic(moved.gather, reduce)
     return UnitTraffic(moved.gather, moved.gather + reduce)
 
@@ -230,7 +230,7 @@ def _stage(
     update = stage_update(
         shares,
         stage.counts,
-        problem.structure.software.formats,
+        problem.structure.software.training.formats,
         problem.structure.recipe.compute,
     )
     if copies > 1:  # each copy takes its share of the micro-batches

@@ -14,9 +14,9 @@ from functools import cached_property
 from ..core.numeric import Number, maximum, total
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..hardware.network import WireTime
-from ..timing.constants import StepConstants
 from ..timing.kernel_times import KindSeconds
 from ..timing.layer_time import LAYER_PARTS, KindTime, UnitTraffic, exposed, kind_time, wire_seconds
+from ..timing.step_constants import StepConstants
 from .closed_forms import StageTimes, closed_form
 from .saved_activations import KeptTransfers
 from .split import PartLoad, split_pipeline
@@ -188,7 +188,7 @@ def compose_step(load: StepLoad, c: StepConstants, times: Sequence[KindTime] | N
     facts = schedule_facts(load.schedule)
     found = [_stage_time(stage, times, c, load.kept) for stage in load.stages]
     hop = wire_seconds(load.hop, c) * (1 - c.overlap["pipeline"])
-    fixed = c.step_s + load.micro_batches * c.microbatch_s
+    fixed = c.stack["host/step_s"] + load.micro_batches * c.stack["host/microbatch_s"]
     if facts.split:
         if facts.paired:
             found = [replace(s, saved_s=_saved(s, c)) for s in found]
@@ -209,7 +209,7 @@ def _saved(stage: StageTime, c: StepConstants) -> Number:
     transfer = stage.forward.get("ep", 0) + stage.backward.get("ep", 0)
     beside = stage.forward_s + stage.backward_s - transfer
     fraction = maximum(0, c.overlap["expert_on"] - c.overlap["expert"])
-    return transfer - exposed(beside, transfer, fraction, c.contention)
+    return transfer - exposed(beside, transfer, fraction, c.stack["contention"])
 
 
 def _stage_time(
@@ -236,8 +236,8 @@ def _stage_time(
     return StageTime(
         forward,
         backward,
-        exposed(beside_backward, wire_seconds(stage.reduce, c), c.overlap["gradient"], c.contention),
-        exposed(beside_forward, wire_seconds(stage.gather, c), c.overlap["parameter"], c.contention),
+        exposed(beside_backward, wire_seconds(stage.reduce, c), c.overlap["gradient"], c.stack["contention"]),
+        exposed(beside_forward, wire_seconds(stage.gather, c), c.overlap["parameter"], c.stack["contention"]),
         maximum(here, stage.host_s) + wire_seconds(stage.whole, c),
         lead_s=None if stage.lead is None else _lead_seconds(stage, stage.lead, times),
     )

@@ -9,7 +9,7 @@ import numpy as np
 from ..architecture import body_kinds
 from ..core.errors import InputError
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
+from ..timing.step_constants import StepConstants
 from .build_load import kind_parameters
 from .memory import memory_limit, memory_of_stage, stage_states
 from .problem import Problem

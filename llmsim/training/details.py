@@ -9,9 +9,9 @@ import numpy as np
 from ..architecture import model_kinds
 from ..core.numeric import Number
 from ..hardware.fitted import Fit
-from ..timing.constants import StepConstants
 from ..timing.intervals import around, memory_width, out_of_memory_chance
 from ..timing.model_rates import shape_known
+from ..timing.step_constants import StepConstants
 from .build_load import Prepared
 from .compose import StepTime
 from .memory import StageMemory, stage_memory

@@ -69,7 +69,7 @@ def kind_lifetimes(problem: Problem, kind: LayerKind, columns: Columns, *, recom
     if sharded:  # whole gradients have the format of whole parameters
         sizes = Sizes(sizes.dims, sizes.degrees, {**structure.formats(), "gradient": structure.formats()["activation"]})
     plain, recomputing = _moments(kind, structure, recomputes=recomputes, sharded=sharded)
-    each = moment_bytes(structure.software.formats, structure.recipe.compute)
+    each = moment_bytes(structure.software.training.formats, structure.recipe.compute)
     losses = [op for op in kind.operators if op.kind == "loss"]
     inventory, sharding = structure.inventory, structure.sharding
     trained = [p for p in layer_terms(kind, structure).parameters if not p.frozen]

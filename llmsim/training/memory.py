@@ -23,8 +23,8 @@ from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit
 from ..hardware.software import Software
 from ..timing.columns import Columns, distinct_rows
-from ..timing.constants import StepConstants
 from ..timing.intervals import memory_width, safe_headroom
+from ..timing.step_constants import StepConstants
 from .build_load import Prepared, recomputed_share, state_columns
 from .closed_forms import in_flight
 from .orders import held
@@ -72,7 +72,7 @@ def with_headroom(
         return cluster, {}
     width = memory_width(fit)
     if width is None:
-        headroom = software.memory.headroom.value
+        headroom = software.constants["memory/headroom"].value
         why = f"{software.name} profile; no measured run says how far off memory may be"
         text = f"{100 * headroom:.0f} % stays free ({why})"
     else:
@@ -84,7 +84,9 @@ def with_headroom(
 def memory_limit(cluster: Cluster, software: Software) -> float:
     """What a plan may use of a device, bytes: its memory less the headroom."""
     given = cluster.memory_headroom
-    return cluster.profile.memory_bytes.value * (1 - (software.memory.headroom.value if given is None else given))
+    return cluster.profile.memory_bytes.value * (
+        1 - (software.constants["memory/headroom"].value if given is None else given)
+    )
 
 
 @dataclass
@@ -159,13 +161,14 @@ def stage_states(
     sharded = problem.fully_sharded
     frozen = total(_frozen(p, sharded=sharded) * n for p, n in zip(parameters, stage.counts, strict=True))
     unsharded: Number = 0
-    if sharded and software.gradients == "kept":  # stacks that free gradients have units of their own at each moment
+    # Stacks that free gradients have units of their own at each moment.
+    if sharded and software.training.gradients == "kept":
         largest = maximum(*(p.held * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True)))
         with_gradient = maximum(
             *((p.dense + p.expert) * minimum(n, 1) for p, n in zip(parameters, stage.counts, strict=True))
         )
         unsharded = 2 * formats["activation"].bytes(largest) + formats["reduce"].bytes(with_gradient)
-    update = stage_update(shares, stage.counts, software.formats, problem.structure.recipe.compute)
+    update = stage_update(shares, stage.counts, software.training.formats, problem.structure.recipe.compute)
     return {
         "parameters": formats["weight"].bytes((share if sharded else trained) + frozen),
         "gradients": formats["gradient"].bytes(share if problem.sharding in ("zero2", "zero3", "hsdp") else trained),
@@ -198,10 +201,10 @@ def memory_of_stage(
     kinds
         Activations of one layer of each kind on one rank.
     """
-    if problem.structure.software.gradients == "freed" and not problem.facts.split:
+    if problem.structure.software.training.gradients == "freed" and not problem.facts.split:
         flying = in_flight(problem.schedule, stage.first, columns.pp, columns.chunks, columns.micro_batches)
         found = {**stage_peak(problem, columns, stage, states, flying / columns.chunks)}
-        found["workspace"] = constants.workspace_bytes
+        found["workspace"] = constants.stack["memory/workspace_bytes"]
         whole = total(found[name] for name in MEMORY_PARTS)
         return _with_rates(whole, constants, states["host"], lambda: found)
     head = body_kinds(problem.architecture) + 1
@@ -217,7 +220,7 @@ def memory_of_stage(
     present = [(k, minimum(n, 1)) for k, n in zip(kinds, stage.counts, strict=True)]
     transients = maximum(*(k.transients * some for k, some in present[:head]))
     holds = maximum(*(k.holds * some for k, some in present[head:]))
-    fixed = total(states[name] for name in STATE_PARTS) + constants.workspace_bytes + ends
+    fixed = total(states[name] for name in STATE_PARTS) + constants.stack["memory/workspace_bytes"] + ends
 
     def detail() -> dict[str, Number]:
         at_loss = holds > again + transients
@@ -227,7 +230,7 @@ def memory_of_stage(
             "head": ends + where(at_loss, holds, 0),
             "recomputed": where(at_loss, 0, again),
             "transients": where(at_loss, 0, transients),
-            "workspace": constants.workspace_bytes,
+            "workspace": constants.stack["memory/workspace_bytes"],
         }
 
     whole = fixed + kept + maximum(holds, again + transients)
@@ -243,13 +246,13 @@ def _with_rates(
 
 def seen_memory(allocated_bytes: Number, constants: StepConstants) -> tuple[Number, Number]:
     """What the caching allocator holds and what the driver sees where tensors take ``allocated_bytes``, bytes."""
-    reserved = allocated_bytes * constants.reserved_factor
-    return reserved, reserved + constants.context_bytes
+    reserved = allocated_bytes * constants.stack["memory/reserved_factor"]
+    return reserved, reserved + constants.stack["memory/context_bytes"]
 
 
 def allocated_room(device_bytes: Number, constants: StepConstants) -> Number:
     """What tensors may take where the driver may see ``device_bytes``, bytes: :func:`seen_memory` the other way."""
-    return (device_bytes - constants.context_bytes) / constants.reserved_factor
+    return (device_bytes - constants.stack["memory/context_bytes"]) / constants.stack["memory/reserved_factor"]
 
 
 def _offloaded(

@@ -208,11 +208,11 @@ def _update_bytes(
     """Temporaries of the update."""
     software = problem.structure.software
     count = get_optimizer(problem.optimizer).matrix.temporaries
-    if software.update == "fused" or not count:
+    if software.training.update == "fused" or not count:
         return 0
-    if software.update == "loop":
+    if software.training.update == "loop":
         return maximum(0, *(life.looped * minimum(n, 1) for life, n in zip(lives, stage.counts, strict=True)))
-    each = moment_bytes(software.formats, problem.structure.recipe.compute)
+    each = moment_bytes(software.training.formats, problem.structure.recipe.compute)
     sharded = problem.fully_sharded
     local = [p.dense_shard + p.expert_shard if sharded else p.dense + p.expert for p in parameters]
     return count * each * total(p * n for p, n in zip(local, stage.counts, strict=True))

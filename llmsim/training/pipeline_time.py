@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
 from ..core.numeric import Number
 from ..core.pipelines import ScheduleName
 from ..timing.layer_time import KindTime
@@ -52,17 +50,6 @@ class ChunkTimes:
             [[inputs + weights for _, inputs, weights in row] for row in passes],
             [[weights for _, _, weights in row] for row in passes],
         )
-
-    @classmethod
-    def joined(cls, batches: Sequence[ChunkTimes]) -> ChunkTimes:
-        """Several batches of pipelines of one shape, one after the other."""
-
-        def join(each: Sequence[Times]) -> Times:
-            return [
-                [np.concatenate(values) for values in zip(*chunks, strict=True)] for chunks in zip(*each, strict=True)
-            ]
-
-        return cls(*(join([getattr(b, name) for b in batches]) for name in ("forward", "backward", "weight")))
 
     def seconds(
         self,

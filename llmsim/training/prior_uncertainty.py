@@ -26,10 +26,10 @@ import numpy as np
 from ..core.deferred import Deferred
 from ..core.numeric import Number
 from ..hardware.cluster import Cluster
+from ..hardware.constants import Constant, constant_at
 from ..hardware.fitted import Fit
-from ..hardware.priors import Spread, prior_spread
-from ..timing.constants import overlaid_constants
 from ..timing.intervals import NORMAL_80
+from ..timing.step_constants import overlaid_constants
 from ..timing.structure import Structure
 from .compose import StepLoad, compose_step
 
@@ -53,11 +53,13 @@ class Draws:
         """The value of a constant, or its draws around the value: an array of shape (DRAWS,)."""
         known = self.fit.values.get(path)
         value = default if known is None else known.value
-        spread = prior_spread(path)
-        learned = known is not None and spread is not None and spread.learned(known.error)
-        if spread is None or value <= 0 or learned or is_release_factor(path):
+        constant = constant_at(path)
+        if constant is None or constant.width is None or constant.moved_by != "step" or value <= 0:
             return value
-        return drawn(path, float(value), spread)
+        learned = known is not None and constant.learned(known.error)
+        if learned or is_release_factor(path):
+            return value
+        return drawn(path, float(value), constant)
 
 
 def is_release_factor(path: str) -> bool:
@@ -66,17 +68,17 @@ def is_release_factor(path: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def drawn(path: str, value: float, spread: Spread) -> np.ndarray:
+def drawn(path: str, value: float, constant: Constant) -> np.ndarray:
     """Draws of a constant around a value, shape (DRAWS,), in its unit.
 
     The logarithm is normal; that of a fraction is cut off where the fraction would pass 1.
     """
-    normal = deviates(path)
-    if spread.fraction:
+    normal, width = deviates(path), float(constant.width or 0.0)
+    if constant.fraction:
         one = NormalDist()
-        below = one.cdf(max(0.0, -math.log(value)) / spread.log)
+        below = one.cdf(max(0.0, -math.log(value)) / width)
         normal = np.array([one.inv_cdf(below * one.cdf(z)) for z in normal])
-    found = value * np.exp(spread.log * normal)
+    found = value * np.exp(width * normal)
     found.setflags(write=False)
     return found
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-
-import numpy as np
+from dataclasses import dataclass
 
 from ..architecture import Architecture
 from ..core.data_parallel import ShardingName
@@ -113,9 +110,3 @@ def plan_columns(plan: TrainingPlan) -> Columns:
         imbalance=plan.rows_factor,
         inner=plan.pipeline_parallel if plan.rank_order == "tp-cp-pp-dp" else 1,
     )
-
-
-def stack_columns(columns: Sequence[Columns]) -> Columns:
-    """Several single plans as one table."""
-    said = (f.name for f in fields(Columns) if getattr(columns[0], f.name) is not None)
-    return Columns(**{name: np.asarray([getattr(c, name) for c in columns]) for name in said})

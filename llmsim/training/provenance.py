@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..hardware.cluster import Cluster
+from ..hardware.constants import CONSTANTS
 from ..hardware.fitted import Fit, shipped_fit
-from ..timing.constants import product_class
 from ..timing.intervals import unseen
+from ..timing.step_constants import Place, product_class
 from ..timing.structure import Structure
 
 _STRENGTH = ("fitted", "measured", "extrapolated", "datasheet", "assumed")
@@ -28,39 +29,39 @@ def rate_origins(cluster: Cluster, structure: Structure, fit: Fit | None = None)
         By default the one that ships.
     """
     device, software = cluster.profile, structure.software
-    rates, known = device.kernel_rates(), shipped_fit() if fit is None else fit
+    place, known = Place(cluster, software), shipped_fit() if fit is None else fit
     origin_of_fit = "extrapolated" if unseen(cluster, software, known) else "fitted"
-    generation, stack = f"generations/{device.generation}/in_situ", f"software/{software.name}"
 
-    def origin(path: str, otherwise: str) -> str:
+    def origin(name: str) -> str:
         """A profile of one's own brings what is fitted of its parent."""
-        elsewhere = "extrapolated" if otherwise == "fitted" else otherwise
-        return origin_of_fit if path in known.values else elsewhere
+        constant = CONSTANTS[name]
+        stated = place.quantity(constant).provenance
+        return (
+            origin_of_fit if place.path(constant) in known.values else "extrapolated" if stated == "fitted" else stated
+        )
 
     product = product_class(structure.recipe.matmul)
     found = {
-        part: origin(f"{generation}/{work}", rates.in_situ[work].provenance)  # type: ignore[index]
+        part: origin(f"generations/*/in_situ/{work}")
         for part, work in {
             "gemm": product, "grouped": "grouped", "attention": "attention", "scan": "scan", "memory": "memory",
             "permute": "permute", "convert": "convert", "recompute": product, "bubble": product, "optimizer": "memory",
         }.items()
     }  # fmt: skip
-    inner = origin(f"devices/{device.fitted_as}/scale_up/efficiency", device.scale_up.efficiency.provenance)
-    outer = origin(f"networks/{cluster.fabric.fitted_as}/efficiency", cluster.fabric.efficiency.provenance)
+    inner, outer = origin("devices/*/scale_up/efficiency"), origin("networks/*/efficiency")
     wide = outer if cluster.n_devices > cluster.domain else inner
 
     def hidden(wire: str, overlap: str) -> str:
         """Of an exposed transfer: the weaker of its bandwidth and of the fraction that is hidden."""
-        quantity = getattr(software.overlap, overlap)
-        own = origin(f"{stack}/overlap/{overlap}", quantity.provenance) if quantity.value > 0 else wire
+        name = f"software/*/overlap/{overlap}"
+        own = origin(name) if place.default(CONSTANTS[name]) > 0 else wire
         return max(wire, own, key=_STRENGTH.index)
 
     found["tp"] = hidden(inner, "tensor")
     found |= {"cp": hidden(wide, "context"), "ep": hidden(wide, "expert"), "fsdp": hidden(wide, "parameter")}
     found |= {"gradients": hidden(wide, "gradient"), "parameters": hidden(wide, "parameter")}
     found["offload"] = device.host_bandwidth.provenance
-    found["host"] = origin(f"{stack}/host/launch_s", software.host.launch_s.provenance)
-    found["fixed"] = origin(f"{stack}/host/step_s", software.host.step_s.provenance)
+    found |= {"host": origin("software/*/host/launch_s"), "fixed": origin("software/*/host/step_s")}
     return found
 
 

@@ -12,9 +12,10 @@ from ..architecture import Architecture
 from ..core.numeric import maximum
 from ..core.units import GIB
 from ..hardware.software import Software
+from ..layers.mla import is_latent
 from ..plans.recompute import parse_recompute
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
+from ..timing.step_constants import StepConstants
 from .build_load import kind_parameters
 from .memory import memory_of_stage, stage_states
 from .problem import Problem
@@ -26,10 +27,10 @@ def recompute_ladder(architecture: Architecture, software: Software) -> tuple[st
     modules = ["layernorm", "mlp_act"]
     if any(k.is_moe for k in architecture.kinds.values()):
         modules.append("moe_act")
-    if any("kv_rank" in k.sizes for k in architecture.kinds.values()):
+    if any(map(is_latent, architecture.kinds.values())):
         modules.append("mla_up_proj")
     ladder = ["none", f"selective:{','.join(modules)}"]
-    if software.early_stop:  # stacks on torch's checkpoint have policies rather than modules
+    if software.training.early_stop:  # stacks on torch's checkpoint have policies rather than modules
         ladder = ["none", "selective:alternate"]
     return (*ladder, *(f"full@{Fraction(n, 4)}" for n in (1, 2, 3)), "full")
 
@@ -61,7 +62,7 @@ def lightest_recomputes(problem: Problem, columns: Columns, constants: StepConst
     heaviest.
     """
     software = problem.structure.software
-    usual = software.defaults.recompute
+    usual = software.training.defaults.recompute
     ladder = recompute_ladder(problem.architecture, software)
     rungs = [usual, *ladder[ladder.index(usual) + 1 if usual in ladder else 1 :]]
     limit = problem.cluster.profile.memory_bytes.value

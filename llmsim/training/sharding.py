@@ -93,7 +93,7 @@ def local_parameters(
         frozen = FrozenParameters(*_elements(rest, sizes), *_shards(rest, sizes, columns, software))
     dense, expert = _elements(trained, sizes)
     replicated = total(sizes.elements(p.local) for p in trained if not p.expert and "tp" in p.gradient_axes)
-    costs = element_costs(get_optimizer(optimizer), trained, sizes, software.formats, compute)
+    costs = element_costs(get_optimizer(optimizer), trained, sizes, software.training.formats, compute)
     shards = _shards(trained, sizes, columns, software)
     return LocalParameters(dense, expert, replicated, *shards, costs, frozen)
 
@@ -111,7 +111,7 @@ def _shards(
     stored: tuple[list[Stored], list[Stored]] = ([], [])
     for p in parameters:
         stored[p.expert].append(Stored(sizes.elements(p.leading), sizes.elements(p.rest)))
-    padding: Padding = "rows" if software.padded_shards else "flat"
+    padding: Padding = "rows" if software.training.padded_shards else "flat"
     dense, expert = (
         shard_elements(Unit(tuple(u)), n, padding) for u, n in zip(stored, (columns.shard, columns.edp), strict=True)
     )

@@ -17,10 +17,10 @@ from ..hardware.fitted import Fit, checked_fit, shipped_fit
 from ..plans.defaults import resolve_plan
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
-from ..timing.constants import StepConstants, assumed_dispatcher, step_constants
 from ..timing.conventions import published_flops
 from ..timing.intervals import log_width, model_class, unseen
 from ..timing.layer_time import kind_time
+from ..timing.step_constants import StepConstants, assumed_dispatcher, step_constants
 from ..timing.structure import Documents
 from .balance import balanced_layout
 from .breakdown import step_breakdown

@@ -89,10 +89,10 @@ def _plain(operators: Sequence[Operator], structure: TrainingStructure) -> Activ
     return ActivationTerms(
         plain,
         plain,
-        derive_transients(operators, sharding, inventory, weight_gradients=not software.accumulates_in_place),
+        derive_transients(operators, sharding, inventory, weight_gradients=not software.stack.accumulates_in_place),
         derive_holds(operators, sharding, inventory),
         weight_operands(
-            operators, sharding, inventory, formats=formats, gather=gather, shared_input=software.shared_input
+            operators, sharding, inventory, formats=formats, gather=gather, shared_input=software.stack.shared_input
         ),
     )
 
@@ -111,5 +111,5 @@ def _recomputing(
         formats=structure.format_names(),
         gather=structure.gather_policy,
         regions=again,
-        early_stop=structure.software.early_stop,
+        early_stop=structure.software.training.early_stop,
     )

@@ -25,9 +25,9 @@ from ..hardware.network import NO_TRAFFIC, WireTime, collective_time
 from ..hardware.software import Formats
 from ..plans.optimizer import get_optimizer, moment_bytes, traffic_bytes
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants, step_constants
 from ..timing.kernel_times import KindSeconds, PhaseSeconds
 from ..timing.layer_time import UnitTraffic, kind_time
+from ..timing.step_constants import StepConstants, step_constants
 from ..timing.structure import Structure
 from .balance import split_layers
 from .closed_forms import in_flight

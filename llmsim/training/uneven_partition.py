@@ -15,8 +15,8 @@ from ..architecture import body_kinds, model_kinds
 from ..core.numeric import Number, maximum, minimum, total, where
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..timing.columns import Columns
-from ..timing.constants import StepConstants
 from ..timing.layer_time import KindTime
+from ..timing.step_constants import StepConstants
 from .build_load import recomputed_layers, step_load
 from .closed_forms import in_flight
 from .compose import StepLoad, compose_step
@@ -153,7 +153,7 @@ def held_at_least(schedule: ScheduleName, rank: Number, pp: int, chunks: Number,
 
 def kind_states(problem: Problem, columns: Columns, parameters: Sequence[LocalParameters]) -> list[Number]:
     """Bytes that a layer of each kind takes whatever is kept for backward, at least."""
-    freed = problem.structure.software.gradients == "freed" and not problem.facts.split
+    freed = problem.structure.software.training.gradients == "freed" and not problem.facts.split
     names = ("parameters", "optimizer") if freed else ("parameters", "gradients", "optimizer")
     found = []
     for i in range(len(parameters)):
