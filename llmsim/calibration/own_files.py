@@ -31,7 +31,7 @@ _RUN_FILES = (".yaml", ".yml", ".json")
 class _RunFile(BaseModel):
     """One measured run: what ran, and its step time or the log that has it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     model: str
     cluster: str | dict[str, Any]

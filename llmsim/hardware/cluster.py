@@ -52,7 +52,7 @@ class Cluster(Checked):
         Of this form.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     schema_version: Literal["llmsim.cluster/1"] = "llmsim.cluster/1"
     device: str

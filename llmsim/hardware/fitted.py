@@ -14,7 +14,7 @@ from .shapes import ShapeTable, shape_table
 
 SCHEMA = "llmsim.fitted/1"
 
-_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+_STRICT = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
 
 class Width(BaseModel):

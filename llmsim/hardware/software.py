@@ -23,7 +23,7 @@ from .constants import Kind
 from .profile_constants import Profile
 from .profiles import build, profile_names, profiles_root, read_profile, read_yaml
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
+_STRICT = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 LIKE_NEWEST = " like the newest "
 """Between a release without rows of its own and the framework that it is taken for, where answers say so."""

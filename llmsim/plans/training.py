@@ -102,7 +102,7 @@ class TrainingPlan(Checked):
         Of the framework, blank for the newest.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     schema_version: Literal["llmsim.training-plan/1"] = "llmsim.training-plan/1"
     sequence_length: Count
