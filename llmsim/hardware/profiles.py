@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from ..core.errors import InputError, nearest_names, unknown_name, unread
+from ..core.versions import without_schema
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -220,6 +221,11 @@ def read_profile(folder: str, name: str, field: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _profile(path: Path, field: str) -> dict[str, Any]:
-    data = read_yaml(path, field)
-    data.pop("schema", None)
-    return data
+    kind = _KINDS[path.parent.name]
+    return without_schema(read_yaml(path, field), f"llmsim.{kind}/1", f"{kind} profile {path}", REINSTALL)
+
+
+_KINDS = {"devices": "device", "generations": "generation", "networks": "network", "software": "software"}
+"""Folder of profiles -> what one of them is."""
+
+REINSTALL = "install llmsim again, its profiles are not its own"
