@@ -26,6 +26,9 @@ from ..plans.training import Overlap
 Documents: TypeAlias = tuple[tuple[int, int], ...]
 
 
+_storage_classes = lru_cache(maxsize=256)(storage_classes)
+
+
 @dataclass(frozen=True)
 class Structure:
     """What a layer's time depends on beside sizes: stack, precision, layout, what is hidden behind what.
@@ -84,7 +87,7 @@ class Structure:
 
     def formats(self) -> Mapping[str, Format]:
         """Storage class -> format."""
-        return _formats(self.precision, self.framework, self.release)
+        return _storage_classes(self.recipe, self.software.training.formats)
 
     def format_names(self) -> dict[str, str]:
         """Storage class -> name of its format."""
@@ -99,11 +102,6 @@ class Structure:
         elif policy.get("cp") == "stream":
             policy["cp"] = "again"
         return policy
-
-
-@lru_cache(maxsize=256)
-def _formats(precision: str, framework: str, release: str) -> Mapping[str, Format]:
-    return storage_classes(get_precision(precision), get_software(framework, release).training.formats)
 
 
 @dataclass(frozen=True, eq=False)
