@@ -33,7 +33,9 @@ def numbers(value: Any) -> Iterator[float]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from numbers(item)
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    elif isinstance(value, float):
+        yield float(value)  # a number of NumPy's is the same number
+    elif isinstance(value, int) and not isinstance(value, bool):
         yield value
 
 

@@ -13,6 +13,7 @@ from ..architecture import Architecture
 from ..core.arguments import of_kind
 from ..core.errors import InputError, LlmsimError
 from ..core.units import GIB
+from ..core.versions import without_schema
 from ..hardware.cluster import Cluster, in_folder
 from ..hardware.fitted import SCHEMA, Fit, read_fit
 from ..hardware.profiles import Real, build, read_yaml
@@ -31,7 +32,7 @@ _RUN_FILES = (".yaml", ".yml", ".json")
 class _RunFile(BaseModel):
     """One measured run: what ran, and its step time or the log that has it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     model: str
     cluster: str | dict[str, Any]
@@ -61,7 +62,7 @@ def calibrate_with(path: str | Path) -> Fit:
     _check_exists(
         path, "calibration", "what `llmsim calibrate` wrote, a .csv table of own runs, or a .yaml file of one"
     )
-    if path.suffix.lower() in (".yaml", ".yml", ".json") and read_yaml(path, "calibration").get("schema") == SCHEMA:
+    if path.suffix.lower() in _RUN_FILES and _is_fit(path):
         return read_fit(path)
     return calibrated(path).fit
 
@@ -78,6 +79,11 @@ def calibrated(path: Path, job: Mapping[str, Any] | None = None) -> OwnFit:
     return own_fit(_runs(path, job), path.name)
 
 
+def _is_fit(path: Path) -> bool:
+    """Whether a file is a fit, of this release or another."""
+    return str(read_yaml(path, "calibration").get("schema")).startswith(SCHEMA.partition("/")[0] + "/")
+
+
 def _check_exists(path: Path, field: str, allowed: str) -> None:
     if os.path.isdir(path) or not os.path.exists(path):
         raise InputError(field, str(path), allowed, why="is a directory" if os.path.isdir(path) else "does not exist")
@@ -87,8 +93,8 @@ def _runs(path: Path, job: Mapping[str, Any] | None) -> list[RunPlan]:
     if job is not None:
         return [_logged(path, path, {**job, "log": path.name}, Path())]
     if path.suffix.lower() in _RUN_FILES:
-        data = read_yaml(path, "measured run")
-        data.pop("schema", None)
+        instead = "write it as in docs/calibration.md"
+        data = without_schema(read_yaml(path, "measured run"), RUN_SCHEMA, f"measured run {path}", instead)
         return [_logged(path, path.parent / str(data.get("log", "")), data, path.parent)]
     if path.suffix.lower() == ".csv":
         return settle_recompute([_planned(run, path) for run in read_runs(path)])

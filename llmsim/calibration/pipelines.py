@@ -12,7 +12,7 @@ from ..core.pipelines import ScheduleName
 from ..core.records import map_numbers
 from ..timing.layer_time import KindTime
 from ..training.compose import StepLoad, StepTime
-from ..training.longest_path import longest_path
+from ..training.pipeline_time import ChunkTimes
 from ..training.saved_activations import KeptTransfers
 from ..training.stages import chunk_counts
 from .runs import RunPlan
@@ -48,9 +48,8 @@ def exact_seconds(
     shares = _recomputed_shares(load)
     for (schedule, _, _, micro_batches), numbers in shapes.items():
         own = np.asarray(numbers)
-        forward, backward, weight = _chunk_seconds([items[n] for n in numbers], times, shares, own, load.kept)
-        path = longest_path(schedule, forward, backward, micro_batches, hop[own], weight)
-        seconds[own] += path.seconds - closed[own]
+        chunks = _chunk_times([items[n] for n in numbers], times, shares, own, load.kept)
+        seconds[own] += chunks.seconds(schedule, micro_batches, hop[own]) - closed[own]
     return np.asarray(seconds[rows])
 
 
@@ -64,15 +63,14 @@ def _recomputed_shares(load: StepLoad) -> list[np.ndarray]:
     return shares
 
 
-def _chunk_seconds(
+def _chunk_times(
     items: Sequence[RunPlan],
     times: Sequence[KindTime],
     shares: Sequence[np.ndarray],
     rows: np.ndarray,
     kept: KeptTransfers | None,
-) -> tuple[list[list[Number]], ...]:
-    """Forward and backward seconds of each chunk, and of the latter those of the gradients of weights,
-    ``[device][chunk]``, one array entry a run."""
+) -> ChunkTimes:
+    """The passes of each chunk, one array entry a run: models differ, so that layers are counted run by run."""
     first = items[0].plan
     pp, chunks, schedule = first.pipeline_parallel, first.virtual_pipeline, first.schedule_name
     per_run = [np.array(chunk_counts(item.architecture, pp, chunks, schedule)) for item in items]
@@ -93,4 +91,4 @@ def _chunk_seconds(
             again = [n * s[rows] for n, s in zip(layers, shares, strict=True)]
             for passes in (forward, backward):
                 passes[p][c] = passes[p][c] + mine.exposed(passes[p][c], mine.seconds(layers, again))
-    return forward, backward, chosen([t.weight_s for t in times])
+    return ChunkTimes(forward, backward, chosen([t.weight_s for t in times]))

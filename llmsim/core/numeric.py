@@ -31,8 +31,20 @@ def is_symbolic(*values: Number) -> bool:
     return False
 
 
+_NUMBERS = frozenset({int, float})
+
+
+def _are_plain(values: tuple[Number, ...]) -> bool:
+    return _NUMBERS.issuperset(map(type, values)) or all(map(_is_plain, values))
+
+
 def _is_plain(value: Number) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, np.generic)
+
+
+def plain_number(value: Number) -> Number:
+    """A single number of NumPy's as Python's own, with which formulas are evaluated faster; all else as it is."""
+    return value.item() if isinstance(value, np.number) else value
 
 
 def _symbolic(name: str, *values: Number) -> Number:
@@ -49,7 +61,7 @@ def _symbolic(name: str, *values: Number) -> Number:
 
 def maximum(first: Number, *others: Number) -> Number:
     """The largest of its arguments, elementwise."""
-    if all(map(_is_plain, (first, *others))):
+    if _are_plain((first, *others)):
         return max(first, *others) if others else first
     result = first
     for other in others:
@@ -59,7 +71,7 @@ def maximum(first: Number, *others: Number) -> Number:
 
 def minimum(first: Number, *others: Number) -> Number:
     """The smallest of its arguments, elementwise."""
-    if all(map(_is_plain, (first, *others))):
+    if _are_plain((first, *others)):
         return min(first, *others) if others else first
     result = first
     for other in others:

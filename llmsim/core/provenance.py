@@ -27,7 +27,7 @@ class Quantity(BaseModel):
         Who says so, and when.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
     value: float
     unit: str = "1"

@@ -28,11 +28,12 @@ from ..timing.step_constants import StepConstants
 from ..training.build_load import kind_parameters, model_seconds, offloading, recomputed_layers, step_load
 from ..training.compose import StageLoad, StepLoad, StepTime, compose_step
 from ..training.orders import paired_passes
+from ..training.pipeline_time import Chunk, Passes, pipeline_chunks, saved_seconds
 from ..training.problem import Problem
 from ..training.saved_activations import model_memory
 from ..training.sharding import LocalParameters
 from ..training.split import pair_share, pass_seconds
-from ..training.stages import Stage, chunk_counts, stage_shares
+from ..training.stages import Stage
 from .critical_path import critical_path
 from .quantities import busiest_stage
 from .symbol_table import SymbolTable
@@ -290,17 +291,13 @@ def _composed(own: Form, load: StepLoad, times: Sequence[KindTime]) -> StepTime:
 def _pipeline(own: Form, load: StepLoad, times: Sequence[KindTime], time: StepTime) -> Number:
     """Seconds of the critical path: its passes and hops, as often as they are on it."""
     problem = own.problem
-    each = chunk_counts(problem.architecture, int(load.pp), int(load.chunks), problem.schedule, problem.layout)
-    shares = stage_shares(problem.architecture, each, problem.depths)
-    rows = [[(counts, share) for counts in row] for row, share in zip(each, shares, strict=True)]
+    rows = pipeline_chunks(problem, int(load.pp), int(load.chunks))
     distinct = list(dict.fromkeys(chunk for row in rows for chunk in row))
     passes = {
         chunk: _passes(own, load, times, chunk, letter)
         for chunk, letter in zip(distinct, letters(len(distinct)), strict=True)
     }
-    saved: list[Number] = []
-    for run, stage in zip(own.runs, time.stages, strict=True):
-        saved += [stage.saved_s * pair_share(problem.schedule)] * int(run.repeats)
+    saved = saved_seconds(problem, own.runs, time)
     path = critical_path(
         problem.schedule, [[passes[chunk] for chunk in row] for row in rows], saved, time.hop_s, int(load.micro_batches)
     )
@@ -320,9 +317,9 @@ def _passes(
     own: Form,
     load: StepLoad,
     times: Sequence[KindTime],
-    chunk: tuple[tuple[int, ...], float | None],
+    chunk: Chunk,
     letter: str,
-) -> tuple[Number, Number, Number]:
+) -> Passes:
     counts, share = chunk
     labels = kind_labels(own.problem.architecture)
     again = recomputed_layers(own.problem, counts, share)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TypeAlias
 
 from ..core.numeric import Number
 from ..core.pipelines import ScheduleName, schedule_facts
-from ..training.longest_path import pipeline_seconds
+from ..training.pipeline_time import ChunkTimes, Passes
 
 _LANE = 64
 """Bits of one count."""
@@ -79,10 +78,6 @@ class OnPath:
     slope: Fraction
 
 
-Passes: TypeAlias = tuple[Number, Number, Number]
-"""Seconds of a forward pass, of a backward pass without what may run later, and of that."""
-
-
 def critical_path(
     schedule: ScheduleName, passes: Sequence[Sequence[Passes]], saved: Sequence[Number], hop: Number, micro_batches: int
 ) -> list[OnPath]:
@@ -129,10 +124,6 @@ def _counts(
     def number(time: Number) -> float:
         return Carried(float(time), lane[id(time)]) if float(time) else 0.0
 
-    forward = [[number(f) for f, _, _ in row] for row in passes]
-    backward = [[number(b) + number(w) for _, b, w in row] for row in passes]
-    facts = schedule_facts(schedule)
-    later = [[number(w) for _, _, w in row] for row in passes] if facts.split else None
-    less = [number(s) for s in saved] if facts.paired else None
-    whole = pipeline_seconds(schedule, forward, backward, micro_batches, number(hop), later, less)
+    chunks = ChunkTimes.of([[(number(f), number(i), number(w)) for f, i, w in row] for row in passes])
+    whole = chunks.seconds(schedule, micro_batches, number(hop), list(map(number, saved)))
     return _unpacked(whole.counts, len(keys))

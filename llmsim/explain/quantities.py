@@ -9,8 +9,8 @@ from ..training.breakdown import step_breakdown
 from ..training.build_load import build_load
 from ..training.compose import StepTime, compose_step
 from ..training.memory import MEMORY_PARTS, stage_memory
+from ..training.pipeline_time import exact_seconds
 from ..training.problem import Problem
-from ..training.simulate import exact_seconds
 
 QUANTITIES: dict[str, str] = {
     "step": "s",

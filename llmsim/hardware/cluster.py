@@ -21,10 +21,13 @@ from pydantic import (
 from ..core.arguments import of_kind
 from ..core.errors import InputError
 from ..core.units import counted
+from ..core.versions import without_schema
 from .devices import Device, is_abbreviated
 from .named import get_device, get_fabric
 from .network import Fabric, Tier, compile_tiers
 from .profiles import Checked, Real, Whole, as_input_error, build, names_file, read_yaml
+
+SCHEMA = "llmsim.cluster/1"
 
 _SPELLING = re.compile(r"^\s*(?:([0-9]{1,30})\s*[xX]\s*)?([0-9]{1,30})\s*[xX]\s*(\S.*?)\s*$")
 _NODES, _PER_NODE = 10_000_000, 100_000
@@ -52,7 +55,7 @@ class Cluster(Checked):
         Of this form.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     schema_version: Literal["llmsim.cluster/1"] = "llmsim.cluster/1"
     device: str
@@ -187,7 +190,8 @@ class Cluster(Checked):
         if match is None:
             if Path(text).suffix.lower() in (".yaml", ".yml", ".json") or os.path.isfile(text):
                 path = Path(text)
-                data = read_yaml(path, "cluster")
+                instead = 'see "Your own hardware" in docs/hardware.md'
+                data = without_schema(read_yaml(path, "cluster"), SCHEMA, f"cluster {path}", instead)
                 return build(cls, {**in_folder(data, path.parent), **more}, f"cluster {path}")
             example = "64x8xh100-sxm-80gb"
             raise InputError(

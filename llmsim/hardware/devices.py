@@ -16,7 +16,7 @@ from .constants import Kind
 from .profile_constants import Profile, gathered, nested
 from .profiles import build, names_file, profile_names, read_profile
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
+_STRICT = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class GenerationRates(Profile):

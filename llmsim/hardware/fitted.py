@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ..core.arguments import of_kind
 from ..core.provenance import Quantity
+from ..core.versions import without_schema
 from .profiles import build, profiles_root, read_yaml
 from .shapes import ShapeTable, shape_table
 
 SCHEMA = "llmsim.fitted/1"
 
-_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+_STRICT = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
 
 class Width(BaseModel):
@@ -133,8 +134,8 @@ def read_fit(path: Path) -> Fit:
     InputError
         For a file that cannot be read or is not one.
     """
-    data = read_yaml(path, "fitted constants")
-    data.pop("schema", None)
+    instead = "calibrate again with `llmsim calibrate`, or leave it out for the constants that ship"
+    data = without_schema(read_yaml(path, "fitted constants"), SCHEMA, f"fitted constants {path}", instead)
     return build(Fit, data, "fitted constants")
 
 

@@ -54,7 +54,7 @@ class Fabric(BaseModel):
         Of a fabric of one's own, as :class:`~llmsim.hardware.devices.Device` has them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     name: str
     bandwidth: Quantity

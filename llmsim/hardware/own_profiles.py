@@ -16,6 +16,7 @@ from typing import Any
 from ..core.errors import InputError, nearest_names, unknown_name
 from ..core.provenance import Quantity
 from ..core.quantities import example
+from ..core.versions import without_schema
 from .constants import Constant, constants_of
 from .devices import Device, bundled_device, device_names, generation_rates
 from .fitted import shipped_fit
@@ -180,9 +181,7 @@ def _read(path: Path, kind: str, schema: str, keys: tuple[str, ...]) -> tuple[di
     where = f"{kind} {path}"
     data = read_yaml(path, kind)
     _check_keys(data, keys, where)
-    if data.get("schema", schema) != schema:
-        raise InputError(f"{where}: schema", data["schema"], schema, schema)
-    return data, where
+    return without_schema(data, schema, where, "begin with what `llmsim hardware --template` prints"), where
 
 
 def _check_keys(data: Mapping[Any, Any], known: tuple[str, ...], where: str) -> None:

@@ -23,7 +23,7 @@ class Profile(BaseModel):
         it, ``rates/attention/default``) -> what the profile states.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     profile_kind: ClassVar[Kind]
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from ..core.errors import InputError, nearest_names, unknown_name, unread
+from ..core.versions import without_schema
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -184,7 +185,12 @@ def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]
 
 def names_file(name: object) -> bool:
     """Whether a text is the path of a file with a profile of one's own, and not a bundled name."""
-    return Path(str(name)).suffix.lower() in (".yaml", ".yml", ".json")
+    return _has_suffix(str(name))
+
+
+@lru_cache(maxsize=1024)
+def _has_suffix(name: str) -> bool:
+    return Path(name).suffix.lower() in (".yaml", ".yml", ".json")
 
 
 @lru_cache(maxsize=256)
@@ -215,6 +221,11 @@ def read_profile(folder: str, name: str, field: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _profile(path: Path, field: str) -> dict[str, Any]:
-    data = read_yaml(path, field)
-    data.pop("schema", None)
-    return data
+    kind = _KINDS[path.parent.name]
+    return without_schema(read_yaml(path, field), f"llmsim.{kind}/1", f"{kind} profile {path}", REINSTALL)
+
+
+_KINDS = {"devices": "device", "generations": "generation", "networks": "network", "software": "software"}
+"""Folder of profiles -> what one of them is."""
+
+REINSTALL = "install llmsim again, its profiles are not its own"

@@ -19,11 +19,12 @@ from ..core.operator_kinds import OPERATOR_KINDS
 from ..core.operators import HIGH
 from ..core.pipelines import ScheduleName, schedule_facts
 from ..core.sharding import ContextKind
+from ..core.versions import without_schema
 from .constants import Kind
 from .profile_constants import Profile
-from .profiles import build, profile_names, profiles_root, read_profile, read_yaml
+from .profiles import REINSTALL, build, profile_names, profiles_root, read_profile, read_yaml
 
-_STRICT = ConfigDict(extra="forbid", frozen=True)
+_STRICT = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 LIKE_NEWEST = " like the newest "
 """Between a release without rows of its own and the framework that it is taken for, where answers say so."""
@@ -203,8 +204,8 @@ class Software(Profile):
 @lru_cache(maxsize=1)
 def kernel_rows() -> dict[str, dict[str, KernelRow]]:
     """Operator kind -> implementation -> row."""
-    data = read_yaml(profiles_root() / "software" / "kernels.yaml", "kernel rows")
-    data.pop("schema", None)
+    path = profiles_root() / "software" / "kernels.yaml"
+    data = without_schema(read_yaml(path, "kernel rows"), "llmsim.kernels/1", f"kernel rows {path}", REINSTALL)
     return {kind: {name: parse_row(row) for name, row in rows.items()} for kind, rows in data.items()}
 
 

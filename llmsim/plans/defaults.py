@@ -59,11 +59,11 @@ def resolve_plan(
     if "framework" not in plan.model_fields_set:
         changes["framework"] = default_framework(device)
         assumed["framework"] = framework_assumed(default_framework(device), device)
-    found = plan.replace(**changes) if changes else plan
+    found = plan.model_copy(update=changes) if changes else plan
     check_recipe(found.precision, device)
     if "expert_tensor_parallel" not in plan.model_fields_set:
         degree = expert_tensor_degree(found.software, found.tensor_parallel) if architecture.has_experts else 1
-        found = found.replace(expert_tensor_parallel=degree)
+        found = found.model_copy(update={"expert_tensor_parallel": degree})
         if architecture.has_experts and found.tensor_parallel > 1:
             assumed["expert_tensor_parallel"] = f"{degree} ({found.software.name} profile)"
     return found, assumed

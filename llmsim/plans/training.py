@@ -16,12 +16,15 @@ from ..core.errors import InputError, unknown_name
 from ..core.pipelines import SCHEDULES, ScheduleName, schedule_facts
 from ..core.sharding import ContextKind, RankOrder
 from ..core.units import parse_batch, parse_length
+from ..core.versions import without_schema
 from ..hardware.profiles import Checked, Real, Whole, build, read_yaml
 from ..hardware.software import Software, framework_name, get_software
 from .adapters import parse_adapter
 from .optimizer import get_optimizer
 from .precision import get_precision
 from .recompute import parse_recompute
+
+SCHEMA = "llmsim.training-plan/1"
 
 Degree = Annotated[Whole, Field(ge=1, le=1_000_000)]
 Count = Annotated[Whole, Field(ge=1, le=1_000_000_000)]
@@ -102,7 +105,7 @@ class TrainingPlan(Checked):
         Of the framework, blank for the newest.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     schema_version: Literal["llmsim.training-plan/1"] = "llmsim.training-plan/1"
     sequence_length: Count
@@ -379,7 +382,9 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     InputError
         For a file of another form.
     """
+    where, instead = f"plan {path}", "`llmsim settings` lists what a plan says now"
     data = read_yaml(Path(of_kind(path, (str, Path), "plan", "the path of a file")), "plan")
+    data = without_schema(data, SCHEMA, where, instead)
     if "plan" not in data:
         return data
     for key in data:
@@ -388,7 +393,7 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     fields = data["plan"]
     if not isinstance(fields, dict):
         raise InputError("plan", fields, "a mapping of fields", why=f"in {path} is no mapping")
-    return fields
+    return without_schema(fields, SCHEMA, where, instead)
 
 
 def _own_error(check: Any, value: Any, *more: Any) -> Any:

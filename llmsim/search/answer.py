@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from .._version import __version__
@@ -228,7 +228,7 @@ class TrainingPlanning:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON wants it, with schema and version."""
-        data = asdict(self)
+        data = asdict(replace(self, best=[]))
         data["best"] = [
             {
                 "result": j.result.to_dict(),

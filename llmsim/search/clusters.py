@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, Unpack, get_args
 
 from .._version import __version__
 from ..architecture import Architecture
-from ..core.arguments import known_arguments, listed, of_kind, real
+from ..core.arguments import known_arguments, listed, real
 from ..core.errors import InfeasibleError, InputError, LlmsimError, unknown_name
 from ..core.progress import Bar
 from ..core.units import counted, days, money, parse_batch, parse_count
 from ..economics.job import JobCost
 from ..hardware.cluster import Cluster
-from .answer import PlannedJob
+from ..plans.job import TrainingJob
+from .answer import PlannedJob, TrainingPlanning
+from .options import SearchOptions
 from .plan import plan_training
-from .question import OF_THE_JOB, OF_THE_OPTIONS
+from .question import OF_THE_JOB, OF_THE_OPTIONS, FurtherKeywords, read_question
+from .space import SearchSpace
 
 SCHEMA = "llmsim.cluster-choice/1"
 
@@ -111,7 +115,7 @@ class ClusterChoice:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON wants it, with schema and version."""
-        data = asdict(self)
+        data = asdict(replace(self, options=[replace(o, best=None) for o in self.options]))
         for own, option in zip(data["options"], self.options, strict=True):
             if option.best is not None:
                 own["best"] = {
@@ -122,38 +126,38 @@ class ClusterChoice:
 
 
 def plan_cluster(
-    model: Architecture | str | Path,
+    model: TrainingJob | Architecture | str | Path,
     clusters: Sequence[Cluster | Mapping[str, Any] | str | Path] | Cluster | str | Path,
     *,
-    sequence: int | str,
-    global_batch: int | str | Sequence[int | str],
-    tokens: float | str,
     objective: Objective = "cost",
     deadline_days: float | None = None,
     budget_usd: float | str | None = None,
-    epochs: float = 1.0,
-    progress: bool = False,
-    **question: Any,
+    global_batch: int | str | Sequence[int | str] | None = None,
+    space: SearchSpace | Mapping[str, Any] | None = None,
+    options: SearchOptions | None = None,
+    **named: Unpack[FurtherKeywords],
 ) -> ClusterChoice:
     """The cluster, of several, on which a job meets a deadline and a budget best; each runs its best plan.
 
     Parameters
     ----------
     model
-        An architecture, a bundled name or the path of a config.json.
+        A :class:`~llmsim.plans.job.TrainingJob` that says its tokens; or its model, with the other fields as keywords
+        (``sequence=8192, global_batch=512, tokens="15T"``).
     clusters
         Clusters, or texts such as ``64x8xh100-sxm-80gb``; each is of one kind of device.
-    sequence, global_batch
-        Tokens of a sequence; sequences of a step, or several numbers of them to choose from (all are taken to reach the
-        same loss after the same tokens).
-    tokens, epochs
-        Of the job.
     objective
         What is made small.
     deadline_days, budget_usd
         What the job may take; None for no limit.
-    question
-        Further arguments of :func:`plan_training`, the same for all clusters.
+    global_batch
+        Of the job, where it is given by keywords: sequences of a step, or several numbers of them to choose from (all
+        are taken to reach the same loss after the same tokens).
+    space
+        What may be chosen on each cluster, as for :func:`~llmsim.search.plan.plan_training`.
+    options
+        :class:`~llmsim.search.options.SearchOptions`, the same for all clusters; keywords of their names do as well.
+        Of each cluster there is one plan, whatever ``top`` says.
 
     Raises
     ------
@@ -162,49 +166,57 @@ def plan_cluster(
     InfeasibleError
         Where no cluster meets the question: what the nearest one breaks, and by how much.
     """
-    known_arguments(question, _FURTHER, "plan_cluster")
-    if isinstance(model, str | Path | Mapping):
-        model = Architecture.from_config(model)
-    architecture = of_kind(model, Architecture, "model", "an Architecture, a name or a path")
+    known_arguments(named, _FURTHER, "plan_cluster")
     each = listed(clusters, "clusters", "clusters, or texts such as 64x8xh100-sxm-80gb", (str, Path, Cluster))
     machines = [Cluster.parse(c) for c in each]
-    batches = _batches(global_batch)
-    tokens = parse_count(tokens, "tokens")
+    jobs, chosen = _question(model, options, dict(named), global_batch)
+    job = jobs[0]
     budget_usd = None if budget_usd is None else parse_count(budget_usd, "budget_usd", "2M")
-    real(epochs, "epochs")
     if deadline_days is not None:
         real(deadline_days, "deadline_days")
-    _check(machines, batches, objective, deadline_days, budget_usd)
-    options: list[ClusterOption] = []
+    _check(machines, objective, deadline_days, budget_usd)
+    found: list[ClusterOption] = []
     assumed: dict[str, dict[str, str]] = {}
-    with Bar(progress) as bar:
-        advance = bar.stage("clusters", len(machines) * len(batches))
+    search = partial(plan_training, space=space, options=replace(chosen, top=1, progress=False))
+    with Bar(chosen.progress) as bar:
+        advance = bar.stage("clusters", len(machines) * len(jobs))
         for machine in machines:
-            for batch in batches:
-                arguments = {
-                    "sequence": sequence,
-                    "global_batch": batch,
-                    "tokens": tokens,
-                    "epochs": epochs,
-                    **question,
-                }
-                option, taken = _option(architecture, machine, arguments, deadline_days, budget_usd)
-                options.append(option)
+            for own in jobs:
+                option, taken = _option(own, machine, search, deadline_days, budget_usd)
+                found.append(option)
                 assumed[option.cluster] = taken or assumed.get(option.cluster, {})
                 advance()
-    ordered = sorted(_marked(options), key=lambda option: _order(option, objective))
+    ordered = sorted(_marked(found), key=lambda option: _order(option, objective))
     if ordered[0].broken:
-        raise _nothing_meets(architecture, ordered[0], objective)
+        raise _nothing_meets(job.architecture, ordered[0], objective)
     mix = cheapest_mix(ordered, deadline_days) if objective == "cost" and deadline_days is not None else None
-    return ClusterChoice(
-        architecture.name, tokens * epochs, objective, deadline_days, budget_usd, ordered, assumed, mix
-    )
+    tokens = job.training_tokens * job.epochs
+    return ClusterChoice(job.architecture.name, tokens, objective, deadline_days, budget_usd, ordered, assumed, mix)
+
+
+def _question(
+    model: TrainingJob | Architecture | str | Path,
+    options: SearchOptions | None,
+    named: dict[str, Any],
+    global_batch: int | str | Sequence[int | str] | None,
+) -> tuple[list[TrainingJob], SearchOptions]:
+    """The job with each number of sequences, and options."""
+    batches = [] if global_batch is None else _batches(global_batch)
+    if batches:
+        named["global_batch"] = batches[0]
+    job, chosen = read_question(model, options, named, "plan_cluster")
+    if job.tokens is None:
+        raise InputError("tokens", None, "this argument is required", why="is missing")
+    return [job, *(replace(job, global_batch=batch) for batch in batches[1:])], chosen
 
 
 def _batches(given: int | str | Sequence[int | str]) -> list[int]:
     """Each number of sequences once."""
     parts = given.split(",") if isinstance(given, str) else listed(given, "global_batch", "whole numbers", (int, float))
-    return list(dict.fromkeys(parse_batch(part, "global_batch") for part in parts))
+    found = list(dict.fromkeys(parse_batch(part, "global_batch") for part in parts))
+    if not found:
+        raise InputError("global_batch", [], "at least one number of sequences", 256)
+    return found
 
 
 def cheapest_mix(options: Sequence[ClusterOption], deadline_days: float) -> Mix | None:
@@ -232,13 +244,9 @@ def cheapest_mix(options: Sequence[ClusterOption], deadline_days: float) -> Mix 
     return best
 
 
-def _check(
-    machines: Sequence[Cluster], batches: Sequence[int], objective: str, deadline: float | None, budget: float | None
-) -> None:
+def _check(machines: Sequence[Cluster], objective: str, deadline: float | None, budget: float | None) -> None:
     if not machines:
         raise InputError("clusters", [], "at least one", "8x8xh100-sxm-80gb")
-    if not batches:
-        raise InputError("global_batch", [], "at least one number of sequences", 256)
     if not isinstance(objective, str) or objective not in OBJECTIVES:
         raise unknown_name("objective", objective, OBJECTIVES)
     for name, value in (("deadline_days", deadline), ("budget_usd", budget)):
@@ -247,16 +255,16 @@ def _check(
 
 
 def _option(
-    architecture: Architecture,
+    job: TrainingJob,
     machine: Cluster,
-    arguments: dict[str, Any],
+    search: Callable[[TrainingJob, Cluster], TrainingPlanning],
     deadline: float | None,
     budget: float | None,
 ) -> tuple[ClusterOption, dict[str, str]]:
     name = f"{machine.nodes}x{machine.devices_per_node}x{machine.profile.name}"
-    shape = name, machine.n_devices, arguments["global_batch"]
+    shape = name, machine.n_devices, job.shape[1]
     try:
-        answer = plan_training(architecture, machine, **{**arguments, "top": 1})
+        answer = search(job, machine)
     except LlmsimError as error:
         if isinstance(error, InputError) and error.field not in _OF_THE_CLUSTER:
             raise  # wrong for every cluster
@@ -279,8 +287,8 @@ _OF_THE_CLUSTER = frozenset(
 """Fields that may be wrong on one cluster and right on another."""
 
 
-_FURTHER = frozenset((*OF_THE_JOB, *OF_THE_OPTIONS, "space", "options")) - {"sequence", "top", "progress"}
-"""Arguments of a search that are the same for all clusters."""
+_FURTHER = frozenset((*OF_THE_JOB, *OF_THE_OPTIONS)) - {"global_batch", "top"}
+"""Fields of a job and of options that are the same for all clusters."""
 
 
 def _marked(options: Sequence[ClusterOption]) -> list[ClusterOption]:

@@ -14,11 +14,9 @@ from ..plans.offload import Offload
 from ..timing.layer_time import KindTime, kind_time
 from ..training.build_load import offloading, recomputed_layers, step_load
 from ..training.compose import StepTime, compose_step
-from ..training.longest_path import pipeline_seconds
+from ..training.pipeline_time import ChunkTimes, chunk_times
 from ..training.problem import Problem
 from ..training.saved_activations import KeptTransfers
-from ..training.split import pass_seconds
-from ..training.stages import chunk_counts
 from .evaluate import Evaluator, own_entries, some_rows
 from .retained import Candidates
 from .variants import Variant
@@ -32,9 +30,7 @@ class _Pipelines:
     """Pipelines of one shape: where their times go, what they are made of, and the rest of their steps."""
 
     where: np.ndarray
-    forward: list[list[Number]]
-    backward: list[list[Number]]
-    weight: list[list[Number]]
+    chunks: ChunkTimes
     hop_s: np.ndarray
     rest_s: np.ndarray
 
@@ -56,8 +52,7 @@ def exact_steps(found: Candidates, chosen: np.ndarray) -> np.ndarray:
             _collect(found, chosen, where, shapes)
     for (schedule, _, _, m), parts in shapes.items():
         whole = stack_records(parts)
-        seconds = pipeline_seconds(schedule, whole.forward, whole.backward, m, whole.hop_s, whole.weight)
-        result[whole.where] = seconds + whole.rest_s
+        result[whole.where] = whole.chunks.seconds(schedule, m, whole.hop_s) + whole.rest_s
     return result
 
 
@@ -81,21 +76,19 @@ def _collect(
     for pp, chunks, m in np.unique(shape, axis=0):
         own = np.flatnonzero((shape == (pp, chunks, m)).all(axis=1))
         each, moved = map_numbers((times, kept), lambda v: _entries(v, own, len(rows)))  # noqa: B023
-        forward: list[list[Number]] = []
-        backward: list[list[Number]] = []
-        weight: list[list[Number]] = []
-        for device in chunk_counts(evaluator.architecture, int(pp), int(chunks), problem.schedule, problem.layout):
-            passes = [
-                pass_seconds(counts, recomputed_layers(problem, counts, shares[own]), each, moved) for counts in device
-            ]
-            whole = [[np.broadcast_to(v, own.shape) for v in p] for p in passes]
-            forward.append([f for f, _, _ in whole])
-            backward.append([i + w for _, i, w in whole])
-            weight.append([w for _, _, w in whole])
+        own_times = chunk_times(
+            problem,
+            int(pp),
+            int(chunks),
+            each,
+            moved,
+            shares[own],
+            as_number=lambda v: np.broadcast_to(v, own.shape),  # noqa: B023
+        )
         rest = np.broadcast_to(composed.seconds - composed.pipeline_s, rows.shape)[own]
         hop = np.broadcast_to(composed.hop_s, rows.shape)[own]
         key = problem.schedule, int(pp), int(chunks), int(m)
-        shapes[key].append(_Pipelines(where[own], forward, backward, weight, hop, rest))
+        shapes[key].append(_Pipelines(where[own], own_times, hop, rest))
 
 
 def _composed(

@@ -17,11 +17,10 @@ from .options import SearchOptions
 from .space import SearchSpace
 
 
-class Keywords(TypedDict, total=False):
-    """Fields of a :class:`TrainingJob` and of :class:`SearchOptions`, said one by one."""
+class FurtherKeywords(TypedDict, total=False):
+    """Fields of a :class:`TrainingJob` and of :class:`SearchOptions` that several clusters share, said one by one."""
 
     sequence: int | str
-    global_batch: int | str
     tokens: float | str | None
     epochs: float
     precision: str | Sequence[str] | None
@@ -40,9 +39,15 @@ class Keywords(TypedDict, total=False):
     percentile: float | None
     simpler_within: float | None
     fit: Fit | None
-    top: int
     cores: int | None
     progress: bool
+
+
+class Keywords(FurtherKeywords, total=False):
+    """All fields of a :class:`TrainingJob` and of :class:`SearchOptions`, said one by one."""
+
+    global_batch: int | str
+    top: int
 
 
 OF_THE_JOB = tuple(f.name for f in fields(TrainingJob) if f.name != "model")
@@ -50,16 +55,24 @@ OF_THE_OPTIONS = tuple(f.name for f in fields(SearchOptions))
 
 
 def read_question(
-    job: TrainingJob | Architecture | str | Path, options: SearchOptions | None, named: Mapping[str, Any]
+    job: TrainingJob | Architecture | str | Path,
+    options: SearchOptions | None,
+    named: Mapping[str, Any],
+    verb: str = "plan_training",
 ) -> tuple[TrainingJob, SearchOptions]:
     """A job and options from objects and keywords: a job's fields beside a model, options' beside or instead of them.
+
+    Parameters
+    ----------
+    verb
+        Whose arguments they are.
 
     Raises
     ------
     InputError
         For an unknown name, a missing one, or a job's field beside a job.
     """
-    known_arguments(named, (*OF_THE_JOB, *OF_THE_OPTIONS, "space", "options"), "plan_training")
+    known_arguments(named, (*OF_THE_JOB, *OF_THE_OPTIONS, "space", "options"), verb)
     own = {name: value for name, value in named.items() if name in OF_THE_OPTIONS}
     given = of_kind(options, (SearchOptions, type(None)), "options", "SearchOptions")
     chosen = SearchOptions(**own) if given is None else replace(given, **own)

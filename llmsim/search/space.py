@@ -55,7 +55,7 @@ class SearchSpace(Checked):
         the model do without it. Plans without a pipeline have nothing to spread.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     tensor_parallel: Degrees | None = None
     pipeline_parallel: Degrees | None = None

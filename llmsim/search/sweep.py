@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 
@@ -54,16 +52,24 @@ def evaluate_space(
     chosen = space_variants(evaluators, space, optimizer)
     slack = np.inf if slack is None else slack
     shares = _dealt(chosen, cores)
-    if len(shares) == 1:
-        pool = _pooled(chosen, shares[0], slack, advance)
-    else:
-        fork = get_context("fork")
-        with ProcessPoolExecutor(len(shares) - 1, fork, initializer=_inherit, initargs=(chosen,)) as others:
-            waiting = [others.submit(_inherited, numbers, slack) for numbers in shares[1:]]
-            pool = _pooled(chosen, shares[0], slack, advance)
-            for other in waiting:
-                pool.absorb(other.result())
+    pool = _shared(chosen, shares, slack, advance) if len(shares) > 1 else _pooled(chosen, shares[0], slack, advance)
     return pool.candidates(chosen, evaluators[0].limit)
+
+
+def _shared(
+    variants: Sequence[Variant], shares: Sequence[Sequence[int]], slack: float, advance: Callable[[float], None]
+) -> RetainedCandidates:
+    """What all variants leave, each share of them in a process of its own."""
+    from concurrent.futures import ProcessPoolExecutor  # small spaces need no processes
+    from multiprocessing import get_context
+
+    fork = get_context("fork")
+    with ProcessPoolExecutor(len(shares) - 1, fork, initializer=_inherit, initargs=(variants,)) as others:
+        waiting = [others.submit(_inherited, numbers, slack) for numbers in shares[1:]]
+        pool = _pooled(variants, shares[0], slack, advance)
+        for other in waiting:
+            pool.absorb(other.result())
+    return pool
 
 
 def usable_cores() -> int:

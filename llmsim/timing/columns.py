@@ -96,27 +96,42 @@ class Columns:
         Ranks are ordered tp, ulysses, cp, dp, pp from the nearest to the farthest, or with pp between cp and dp; the
         expert axes factor the same ranks as etp, ep, edp (Megatron's two orders).
         """
-        strides = {
-            "tp": 1,
-            "ulysses": self.tp,
-            "cp": self.tp * self.ulysses,
-            "dp": self.tp * self.cp * self.inner,
-            "pp": self.tp * self.cp * where(self.inner > 1, 1, self.dp),
-            "etp": 1,
-            "ep": self.etp,
-            "edp": self.etp * self.ep * self.inner,
-        }
-        degrees = {"tp": self.tp, "ulysses": self.ulysses, "cp": self.cp // self.ulysses, "dp": self.dp, "pp": self.pp}
-        degrees |= {"etp": self.etp, "ep": self.ep, "edp": self.edp}
-        order = ("tp", "ulysses", "cp", "dp", "pp", "etp", "ep", "edp")
-        present = [a for a in order if a in axes]
+        present = [a for a in _AXES if a in axes]
         size: Number = 1
         for axis in present:
-            size = size * degrees[axis]
+            size = size * self.degree(axis)
         if "cp" in present and "dp" in present and not (isinstance(self.inner, int) and self.inner == 1):
-            return size, ((self.cp, strides["ulysses"]), (self.dp, strides["dp"]))
-        return size, strides[present[0]]
+            return size, ((self.cp, self._stride("ulysses")), (self.dp, self._stride("dp")))
+        return size, self._stride(present[0])
 
+    def degree(self, axis: str) -> Number:
+        """Ranks along a mesh axis; along ``cp`` those that a ring joins."""
+        if axis == "cp":
+            return self.cp // self.ulysses
+        degree: Number = getattr(self, axis)
+        return degree
+
+    def _stride(self, axis: str) -> Number:
+        """Distance between neighbours along a mesh axis, in global ranks."""
+        match axis:
+            case "ulysses":
+                return self.tp
+            case "cp":
+                return self.tp * self.ulysses
+            case "dp":
+                return self.tp * self.cp * self.inner
+            case "pp":
+                return self.tp * self.cp * where(self.inner > 1, 1, self.dp)
+            case "ep":
+                return self.etp
+            case "edp":
+                return self.etp * self.ep * self.inner
+            case _:
+                return 1
+
+
+_AXES = ("tp", "ulysses", "cp", "dp", "pp", "etp", "ep", "edp")
+"""Mesh axes from the nearest to the farthest."""
 
 QUERIES = ("sequence", "steps")
 """Dimensions that are as long as the new tokens of a sequence."""
@@ -143,7 +158,7 @@ def kind_sizes(kind: LayerKind, columns: Columns, structure: Structure) -> Sizes
     if "top_k" in kind.sizes:
         slots = batch * columns.sequence * kind.sizes["top_k"]
         dims["slots"] = slots if np.all(columns.imbalance == 1) else slots * columns.imbalance
-    degrees = {a: columns.group((a,))[0] for a in ("tp", "ulysses", "cp", "dp", "ep", "etp", "edp")}
+    degrees = {a: columns.degree(a) for a in ("tp", "ulysses", "cp", "dp", "ep", "etp", "edp")}
     return Sizes(dims, degrees, structure.formats())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.messages import Message
-from ..core.numeric import Number, stack, where
+from ..core.numeric import Number, plain_number, stack, where
 from ..core.operator_kinds import OPERATOR_KINDS
 from ..core.records import map_numbers
 from ..core.terms import Sizes, Term, Terms
@@ -130,7 +130,7 @@ class _Rated:
 
         def add(seconds: Number) -> Number:
             whole = seconds[chosen].sum(axis=0) if np.ndim(seconds) == axes else seconds * len(chosen)
-            return take(whole, self.values.rows)
+            return plain_number(take(whole, self.values.rows))
 
         return map_numbers(self.seconds, add)
 
@@ -176,7 +176,7 @@ class KindRates:
         if named is not None:
             self._works = [replace(r, seconds=named(r.name, r.members, r.seconds)) for r in self._works]
         self._messages = list(_sent(terms.messages, plain, routed, constants, copies, groups))
-        self._slower = None if slower is None else take(slower, whole.rows)
+        self._slower = None if slower is None else plain_number(take(slower, whole.rows))
         self._passes = {name: self._phase(name, frozenset()) for name in ("forward", "backward")}
 
     def seconds(self, again: frozenset[str], *, split: bool = False) -> KindSeconds:

@@ -6,6 +6,7 @@ A table of plans is split by structure first; inside one structure all plans sha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -23,6 +24,9 @@ from ..plans.precision import Precision, get_precision, storage_classes
 from ..plans.training import Overlap
 
 Documents: TypeAlias = tuple[tuple[int, int], ...]
+
+
+_storage_classes = lru_cache(maxsize=256)(storage_classes)
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,9 @@ class Structure:
         """Its layout rule."""
         return mesh_sharding(sequence_parallel=self.sequence_parallel, context_kind=self.context_kind)
 
-    def formats(self) -> dict[str, Format]:
+    def formats(self) -> Mapping[str, Format]:
         """Storage class -> format."""
-        return storage_classes(self.recipe, self.software.training.formats)
+        return _storage_classes(self.recipe, self.software.training.formats)
 
     def format_names(self) -> dict[str, str]:
         """Storage class -> name of its format."""

@@ -6,6 +6,7 @@ the gradients of weights for those of inputs.
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from .orders import device_order, routes
 
 Times: TypeAlias = Sequence[Sequence[Number]]
 """Seconds of one micro-batch, ``[device][chunk]``."""
+
+_Node: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,20 @@ def longest_path(
     pp, chunks = len(forward), len(forward[0])
     program = _program(schedule, pp, chunks, micro_batches)
     costs = _costs(program.lanes, forward, backward, weight, saved)
-    waits = (0.0, hop_s)
-    ends: list[Number] = [0.0] * program.slots
+    arrived: list[Number] = [0.0] * program.slots
     clock: list[Number] = [0.0] * pp
     if isinstance(forward[0][0], np.ndarray):
-        for i, ready, wait, cost, end in program.nodes:
-            clock[i] = ends[end] = np.maximum(clock[i], ends[ready] + waits[wait]) + costs[cost]
+        for i, ready, cost, end in program.nodes:
+            now = np.maximum(clock[i], arrived[ready]) if ready else clock[i]
+            clock[i] = now = now + costs[cost]
+            arrived[end] = now + hop_s
     else:
-        for i, ready, wait, cost, end in program.nodes:
-            now, free = clock[i], ends[ready] + waits[wait]
+        for i, ready, cost, end in program.nodes:
+            now, free = clock[i], arrived[ready]
             if free > now:  # noqa: PLR1730 (a call would take as long as all the rest)
                 now = free
-            clock[i] = ends[end] = now + costs[cost]
+            clock[i] = now = now + costs[cost]
+            arrived[end] = now + hop_s
     each = micro_batches // len(routes(schedule, pp, chunks))
     busy: tuple[Number, ...] = tuple(each * (sum(forward[i]) + sum(backward[i])) for i in range(pp))
     if saved is not None:
@@ -95,26 +100,30 @@ def longest_path(
 class _Lane:
     """One kind of node of one chunk on a device: what it costs, and where its results go.
 
-    ``ready`` and ``ends`` are the slots of the results that it waits for and of its own, by micro-batch; ``hops``:
-    whether a message brings what it waits for.
+    ``ready`` and ``ends`` are the numbers of the results that it waits for and of its own, by micro-batch; ``hops`` and
+    ``sends``: whether a message brings the former, and takes the latter to another device.
     """
 
     device: int
     kind: str
     chunk: int
     ready: range | None
-    hops: int
+    hops: bool
     ends: range
+    sends: bool = False
 
 
 @dataclass(frozen=True)
 class _Program:
-    """A schedule as a list of steps, each after all that it waits for: (device, slot that it waits for, whether a hop
-    lies between, number of its lane, slot of its result). Slot 0 is the start."""
+    """A schedule as a list of steps, each after all that it waits for: (device, slot of the message that it waits for,
+    number of its lane, slot of the message with its result). Slot 0 is for those that wait for none: what comes from
+    their own device is there, since it runs one node after the other. Slot 1 is for messages that nobody waits for.
+    Slots are used again once their message has been read: steps then repeat themselves, so that a long schedule stays
+    in the processor's cache."""
 
-    nodes: list[tuple[int, int, int, int, int]]
-    lanes: list[_Lane]
+    nodes: list[_Node]
     slots: int
+    lanes: list[_Lane]
     pairs: tuple[int, ...]
 
 
@@ -128,11 +137,13 @@ def _program(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -
         If the schedule is not defined for this shape, or deadlocks.
     """
     orders = [device_order(schedule, i, pp, chunks, micro_batches) for i in range(pp)]
-    lanes, slots = _lanes(schedule, pp, chunks, micro_batches)
+    lanes, results = _lanes(schedule, pp, chunks, micro_batches)
     number = {(lane.device, lane.kind, lane.chunk): n for n, lane in enumerate(lanes)}
-    done = bytearray(slots)
-    done[0] = 1
-    nodes: list[tuple[int, int, int, int, int]] = []
+    held = [-1] * results  # result -> slot of its message
+    free: dict[int, deque[int]] = defaultdict(deque)
+    slots = 2
+    nodes: list[_Node] = []
+    same: dict[_Node, _Node] = {}
     position, left = [0] * pp, sum(map(len, orders))
     while left:
         before = left
@@ -142,51 +153,69 @@ def _program(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -
                 kind, chunk, j = order[at]
                 n = number[i, kind, chunk]
                 lane = lanes[n]
-                ready = 0 if lane.ready is None else lane.ready[j]
-                if not done[ready]:
-                    break
-                done[lane.ends[j]] = 1
-                nodes.append((i, ready, lane.hops, n, lane.ends[j]))
+                message = 0
+                if lane.ready is not None:
+                    message = held[lane.ready[j]]
+                    if message < 0:
+                        break
+                    if lane.hops:
+                        free[lane.ready.start].append(message)
+                    else:
+                        message = 0
+                slot = 1
+                if lane.sends:
+                    unused = free[lane.ends.start]
+                    if unused:
+                        slot = unused.popleft()
+                    else:
+                        slot, slots = slots, slots + 1
+                held[lane.ends[j]] = slot
+                node = (i, message, n, slot)
+                nodes.append(same.setdefault(node, node))
                 at += 1
             left -= at - position[i]
             position[i] = at
         if left == before:
             raise ValueError(f"schedule {schedule} deadlocks at p={pp}, v={chunks}, m={micro_batches}")
     pairs = tuple(sum(kind == "&" for kind, _, _ in order) for order in orders)
-    return _Program(nodes, lanes, slots, pairs)
+    return _Program(nodes, slots, lanes, pairs)
 
 
 def _lanes(schedule: ScheduleName, pp: int, chunks: int, micro_batches: int) -> tuple[list[_Lane], int]:
-    """The lanes of a schedule, and how many slots their results take."""
+    """The lanes of a schedule, and how many results they have, numbered from 0."""
     ways, split = routes(schedule, pp, chunks), schedule_facts(schedule).split
-    count, slots = micro_batches // len(ways), 1
+    count, results = micro_batches // len(ways), 0
     lanes: list[_Lane] = []
 
     def fresh() -> range:
-        nonlocal slots
-        slots += count
-        return range(slots - count, slots)
+        nonlocal results
+        results += count
+        return range(results - count, results)
 
     for way in ways:
         ahead, back = ([fresh() for _ in way] for _ in range(2))
         for part, (i, chunk) in enumerate(way):
-            start: tuple[range | None, int] = (ahead[part - 1], _hops(way, part)) if part else (None, 0)
-            behind = (back[part + 1], _hops(way, part + 1)) if part < len(way) - 1 else (ahead[part], 0)
-            lanes += [_Lane(i, "F", chunk, *start, ahead[part]), _Lane(i, "B", chunk, *behind, back[part])]
+            before, after = _hops(way, part), _hops(way, part + 1)
+            start = ahead[part - 1] if part else None
+            behind = back[part + 1] if part < len(way) - 1 else ahead[part]
+            lanes += [
+                _Lane(i, "F", chunk, start, before, ahead[part], after),
+                _Lane(i, "B", chunk, behind, after, back[part], before),
+            ]
             if split:
                 lanes += [
-                    _Lane(i, "I", chunk, *behind, back[part]),
-                    _Lane(i, "W", chunk, back[part], 0, fresh()),
-                    _Lane(i, "<", chunk, *start, fresh()),
-                    _Lane(i, ">", chunk, None, 0, ahead[part]),
-                    _Lane(i, "&", chunk, *behind, back[part]),
+                    _Lane(i, "I", chunk, behind, after, back[part], before),
+                    _Lane(i, "W", chunk, back[part], False, fresh()),
+                    _Lane(i, "<", chunk, start, before, fresh()),
+                    _Lane(i, ">", chunk, None, False, ahead[part], after),
+                    _Lane(i, "&", chunk, behind, after, back[part], before),
                 ]
-    return lanes, slots
+    return lanes, results
 
 
-def _hops(way: Sequence[tuple[int, int]], part: int) -> int:
+def _hops(way: Sequence[tuple[int, int]], part: int) -> bool:
     """Whether a message reaches a part from the one in front of it through a wire."""
-    return int(way[part - 1][0] != way[part][0])
+    return 0 < part < len(way) and way[part - 1][0] != way[part][0]
 
 
 def _costs(

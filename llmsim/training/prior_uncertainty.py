@@ -23,6 +23,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from ..core.deferred import Deferred
 from ..core.numeric import Number
 from ..hardware.cluster import Cluster
 from ..hardware.constants import Constant, constant_at
@@ -121,15 +122,13 @@ class PriorUncertainty:
     """
 
     def __init__(self, log_ratios: Callable[[], np.ndarray], *, counted: bool = False):
-        self._known: np.ndarray | Callable[[], np.ndarray] = log_ratios
+        self._log_ratios = Deferred(log_ratios)
         self.counted = counted
 
     @property
     def log_ratios(self) -> np.ndarray:
         """Logarithm of the step under each draw over the step, shape (DRAWS,)."""
-        if not isinstance(self._known, np.ndarray):
-            self._known = self._known()
-        return self._known
+        return self._log_ratios.value
 
     @property
     def log_error(self) -> float:
@@ -146,11 +145,3 @@ class PriorUncertainty:
         return self.counted == other.counted and np.array_equal(self.log_ratios, other.log_ratios)
 
     __hash__ = None  # type: ignore[assignment]  # equal by draws, which come later
-
-    def __getstate__(self) -> dict[str, object]:
-        """The draws, not what they are made from: what processes send each other stays small."""
-        return {"_known": self.log_ratios, "counted": self.counted}
-
-
-NO_PRIOR_UNCERTAINTY = PriorUncertainty(lambda: np.zeros(DRAWS))
-"""Of a step whose constants are all known."""

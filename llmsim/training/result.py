@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from ..core.deferred import Deferred
 from ..plans.training import TrainingPlan
 from ..timing.intervals import around
-from .prior_uncertainty import NO_PRIOR_UNCERTAINTY, PriorUncertainty
+from .prior_uncertainty import PriorUncertainty
 
 SCHEMA = "llmsim.training-result/1"
 
@@ -80,8 +81,27 @@ class OffloadReport:
 
 
 @dataclass(frozen=True)
+class MemoryReport:
+    """What a step needs: its stages, what is offloaded, and how sure that is; see :class:`TrainingResult`."""
+
+    stages: list[StageReport]
+    offload: OffloadReport | None
+    interval_bytes: tuple[float, float] | None
+    out_of_memory_chance: float | None
+
+
+@dataclass(frozen=True)
+class TrainingDetails:
+    """What an answer says besides times, each part computed when it is first read: see :class:`TrainingResult`."""
+
+    memory: Deferred[MemoryReport]
+    provenance: Deferred[dict[str, float]]
+    assumed: Deferred[dict[str, str]]
+
+
+@dataclass(frozen=True)
 class TrainingResult:
-    """One simulated training step.
+    """One simulated training step. Its time is there at once, memory and origins when they are first read.
 
     Attributes
     ----------
@@ -108,19 +128,10 @@ class TrainingResult:
         Model FLOPs per second over the dense peak, under the convention named.
     peak_flops_per_s
         That peak, and its format in ``peak_format``.
-    stages
-        Memory and time by run of stages.
-    memory_interval_bytes, out_of_memory_chance
-        80 % interval of the fullest stage's memory, and the chance that it needs more than the device has, both from
-        runs that report what they used; None where there are none.
-    memory_limit_bytes, fits
-        What the device offers less the headroom, and whether the fullest stage stays below.
-    assumed
-        What the caller did not say: field -> what was taken, and from where.
-    provenance
-        Kind of origin -> share of the step that rests on rates of that origin.
-    offload
-        Of a plan that offloads.
+    memory_limit_bytes
+        What the device offers less the headroom.
+    details
+        The rest, which the properties below read.
     """
 
     plan: TrainingPlan
@@ -138,13 +149,39 @@ class TrainingResult:
     mfu_convention: str
     peak_flops_per_s: float
     peak_format: str
-    stages: list[StageReport]
     memory_limit_bytes: float
-    assumed: dict[str, str] = field(default_factory=dict)
-    provenance: dict[str, float] = field(default_factory=dict)
-    offload: OffloadReport | None = None
-    memory_interval_bytes: tuple[float, float] | None = None
-    out_of_memory_chance: float | None = None
+    details: TrainingDetails
+
+    @property
+    def stages(self) -> list[StageReport]:
+        """Memory and time by run of stages."""
+        return self.details.memory.value.stages
+
+    @property
+    def offload(self) -> OffloadReport | None:
+        """Of a plan that offloads."""
+        return self.details.memory.value.offload
+
+    @property
+    def memory_interval_bytes(self) -> tuple[float, float] | None:
+        """80 % interval of the fullest stage's memory, from runs that report what they used; None where there are
+        none."""
+        return self.details.memory.value.interval_bytes
+
+    @property
+    def out_of_memory_chance(self) -> float | None:
+        """The chance that the fullest stage needs more than the device has, from the same runs."""
+        return self.details.memory.value.out_of_memory_chance
+
+    @property
+    def assumed(self) -> dict[str, str]:
+        """What the caller did not say: field -> what was taken, and from where."""
+        return self.details.assumed.value
+
+    @property
+    def provenance(self) -> dict[str, float]:
+        """Kind of origin -> share of the step that rests on rates of that origin."""
+        return self.details.provenance.value
 
     @cached_property
     def step_width(self) -> float | None:
@@ -174,9 +211,15 @@ class TrainingResult:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON wants it, with a schema version."""
-        data = asdict(replace(self, prior_uncertainty=NO_PRIOR_UNCERTAINTY))
-        del data["residual_width"], data["prior_uncertainty"]
-        data["plan"] = self.plan.model_dump()
-        data["step_interval_s"] = self.step_interval_s
-        data["fits"] = self.fits
-        return {"schema": SCHEMA, **data}
+        told = {name: dict(v) if isinstance(v := getattr(self, name), dict) else v for name in _TOLD}
+        stages = [asdict(stage) for stage in self.stages]
+        offload = None if self.offload is None else asdict(self.offload)
+        return {"schema": SCHEMA, **told, "plan": self.plan.model_dump(), "stages": stages, "offload": offload}
+
+
+_TOLD = (
+    "plan", "model", "cluster", "n_devices", "step_time_s", "breakdown_s", "tokens_per_step", "tokens_per_s_per_device",
+    "flops_per_token", "mfu", "mfu_convention", "peak_flops_per_s", "peak_format", "stages", "memory_limit_bytes",
+    "assumed", "provenance", "offload", "memory_interval_bytes", "out_of_memory_chance", "step_interval_s", "fits",
+)  # fmt: skip
+"""Attributes that are told as JSON, in order."""

@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ..architecture import Architecture, model_kinds
+from ..architecture import Architecture
 from ..core.arguments import of_kind
+from ..core.deferred import Deferred
 from ..core.errors import InputError, UnsupportedError
-from ..core.numeric import Number
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit, checked_fit, shipped_fit
 from ..plans.defaults import resolve_plan
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from ..timing.conventions import published_flops
-from ..timing.intervals import around, log_width, memory_width, model_class, out_of_memory_chance, unseen
-from ..timing.layer_time import KindTime, kind_time
-from ..timing.model_rates import shape_known
+from ..timing.intervals import log_width, model_class, unseen
+from ..timing.layer_time import kind_time
 from ..timing.step_constants import StepConstants, assumed_dispatcher, step_constants
 from ..timing.structure import Documents
 from .balance import balanced_layout
 from .breakdown import step_breakdown
-from .build_load import Prepared, build_load, recomputed_layers
-from .compose import StageTime, StepTime, compose_step
+from .build_load import Prepared, build_load
+from .compose import StepTime, compose_step
 from .depths import check_depths, fitted_depths
-from .longest_path import pipeline_seconds
-from .memory import StageMemory, memory_limit, stage_memory, with_headroom
+from .details import memory_report, step_provenance
+from .memory import memory_limit, with_headroom
+from .pipeline_time import exact_seconds
 from .prior_uncertainty import PriorUncertainty, log_draws
 from .problem import Problem, plan_columns, plan_problem
-from .provenance import provenance_shares, rate_origins
-from .result import OffloadReport, StageReport, TrainingResult
-from .split import pair_share, pass_seconds
-from .stages import Stage, chunk_counts, stage_shares
+from .result import TrainingDetails, TrainingResult
 
 
 def simulate_training(
@@ -96,12 +91,17 @@ def simulate_training(
         plan = plan.replace(recompute_layers=problem.depths)
     check_depths(problem, columns)
     prepared = build_load(problem, columns, constants)
-    software = plan.software.assumed(plan.schedule_name)
-    if model_class(model) == "moe":
-        software |= assumed_dispatcher(plan.dispatcher, plan.software, machine)
-    taken |= {**machine.assumed(), **model.assumed(plan.sequence_length), **software, **margin}
-    doubts = {} if fit is None else fit.assumed()
-    return _report(plan, problem, prepared, constants, {**(assumed or {}), **doubts, **taken}, fit)
+    given = dict(assumed or {})
+
+    def all_assumed() -> dict[str, str]:
+        software = plan.software.assumed(plan.schedule_name)
+        if model_class(model) == "moe":
+            software |= assumed_dispatcher(plan.dispatcher, plan.software, machine)
+        doubts = {} if fit is None else fit.assumed()
+        own = {**machine.assumed(), **model.assumed(plan.sequence_length), **software, **margin}
+        return {**given, **doubts, **taken, **own}
+
+    return _report(plan, problem, prepared, constants, all_assumed, fit)
 
 
 def _report(
@@ -109,7 +109,7 @@ def _report(
     problem: Problem,
     prepared: Prepared,
     constants: StepConstants,
-    assumed: dict[str, str],
+    assumed: Callable[[], dict[str, str]],
     fit: Fit | None,
 ) -> TrainingResult:
     times = [kind_time(k, u, constants) for k, u in zip(prepared.load.kinds, prepared.load.units, strict=True)]
@@ -118,25 +118,22 @@ def _report(
     parts = step_breakdown(prepared.load, prepared.stages, time, seconds)
     breakdown = {name: float(value) for name, value in parts.items()}
     step = sum(breakdown.values())
-    memories = stage_memory(problem, prepared, constants)
     flops = dict(_flops_per_token(problem.architecture, plan.sequence_length, plan.recompute, plan.documents))
     convention = "model-packed" if plan.documents else "model-causal"
     tokens = plan.global_batch_size * plan.sequence_length
     per_device = tokens / step / plan.n_devices
-    used, width = max(float(m.device_bytes) for m in memories), memory_width(fit)
-    device, recipe = problem.cluster.profile, problem.structure.recipe
+    cluster, software, adapters = problem.cluster, problem.structure.software, plan.adapter != "none"
+    device, recipe = cluster.profile, problem.structure.recipe
     format = recipe.matmul if device.supports(recipe.matmul) else recipe.compute
     peak = device.peak_of(format)
     return TrainingResult(
         plan=plan,
         model=problem.architecture.name,
-        cluster=f"{problem.cluster.nodes}x{problem.cluster.devices_per_node}x{device.name}",
+        cluster=f"{cluster.nodes}x{cluster.devices_per_node}x{device.name}",
         n_devices=plan.n_devices,
         step_time_s=step,
-        residual_width=log_width(
-            problem.architecture, problem.cluster, problem.structure.software, fit, adapters=plan.adapter != "none"
-        ),
-        prior_uncertainty=_prior_uncertainty(problem, prepared, time, fit, adapters=plan.adapter != "none"),
+        residual_width=log_width(problem.architecture, cluster, software, fit, adapters=adapters),
+        prior_uncertainty=_prior_uncertainty(problem, prepared, time, fit, adapters=adapters),
         breakdown_s=breakdown,
         tokens_per_step=tokens,
         tokens_per_s_per_device=per_device,
@@ -145,47 +142,12 @@ def _report(
         mfu_convention=convention,
         peak_flops_per_s=peak,
         peak_format=format,
-        stages=[_stage_report(problem, prepared, i, time, memory) for i, memory in enumerate(memories)],
-        memory_limit_bytes=memory_limit(problem.cluster, problem.structure.software),
-        assumed=assumed,
-        provenance=provenance_shares(
-            breakdown,
-            rate_origins(problem.cluster, problem.structure, fit),
-            shape_known(problem.architecture, prepared.columns, constants),
+        memory_limit_bytes=memory_limit(cluster, software),
+        details=TrainingDetails(
+            Deferred(lambda: memory_report(problem, prepared, time, breakdown["offload"], constants, fit)),
+            Deferred(lambda: step_provenance(problem, prepared, breakdown, constants, fit)),
+            Deferred(assumed),
         ),
-        offload=_offload_report(problem, prepared, time, memories, breakdown["offload"], constants),
-        memory_interval_bytes=None if width is None else around(used, width),
-        out_of_memory_chance=out_of_memory_chance(used, problem.cluster.profile.memory_bytes.value, width),
-    )
-
-
-def _offload_report(
-    problem: Problem,
-    prepared: Prepared,
-    time: StepTime,
-    memories: list[StageMemory],
-    exposed_s: float,
-    constants: StepConstants,
-) -> OffloadReport | None:
-    if not problem.offload.moves:
-        return None
-    link, kept = float(constants.host_bandwidth), prepared.load.kept
-    sent, required = 0.0, 0.0
-    for stage, own in zip(prepared.load.stages, time.stages, strict=True):
-        seconds = 0.0 if kept is None else float(kept.seconds(stage.counts, stage.recomputed))
-        beside = min(float(own.forward_s - own.forward.get("offload", 0)),
-                     float(own.backward_s - own.backward.get("offload", 0)))  # fmt: skip
-        sent = max(sent, seconds * link)
-        if seconds:
-            required = max(required, seconds * link / beside)
-    return OffloadReport(
-        activation_bytes=sent,
-        required_bytes_per_s=required,
-        available_bytes_per_s=link,
-        exposed_s=exposed_s,
-        update_s=max(float(s.host_s) for s in prepared.load.stages),
-        host_bytes=max(float(m.host_bytes) for m in memories),
-        host_limit_bytes=problem.cluster.profile.host_memory_bytes.value,
     )
 
 
@@ -203,70 +165,3 @@ def _flops_per_token(
     architecture: Architecture, sequence: int, recompute: str, documents: Documents
 ) -> Mapping[str, float]:
     return {k: float(v) for k, v in published_flops(architecture, sequence, recompute, documents).items()}
-
-
-def exact_seconds(problem: Problem, prepared: Prepared, time: StepTime, times: Sequence[KindTime]) -> float:
-    """Seconds of the longest path through the plan's schedule, every chunk with its own time.
-
-    Parameters
-    ----------
-    times
-        Of the layer kinds.
-    """
-    forward: list[list[float]] = []
-    backward: list[list[float]] = []
-    weight: list[list[float]] = []
-    chunk_times, load = _chunk_times(problem, prepared, times), prepared.load
-    each = chunk_counts(problem.architecture, int(load.pp), int(load.chunks), problem.schedule, problem.layout)
-    for chunks, share in zip(each, stage_shares(problem.architecture, each, problem.depths), strict=True):
-        own = [chunk_times(counts, share) for counts in chunks]
-        forward.append([f for f, _, _ in own])
-        backward.append([b for _, b, _ in own])
-        weight.append([w for _, _, w in own])
-    saved = [float(s.saved_s) * pair_share(problem.schedule) for s in _each_stage(prepared, time)]
-    m, hop = int(load.micro_batches), float(time.hop_s)
-    return float(pipeline_seconds(problem.schedule, forward, backward, m, hop, weight, saved))
-
-
-def _each_stage(prepared: Prepared, time: StepTime) -> list[StageTime]:
-    """The times of the stages one by one."""
-    return [own for own, run in zip(time.stages, prepared.stages, strict=True) for _ in range(int(run.repeats))]
-
-
-def _chunk_times(
-    problem: Problem, prepared: Prepared, times: Sequence[KindTime]
-) -> Callable[[tuple[int, ...], float | None], tuple[float, float, float]]:
-    """Seconds of a chunk from its layer counts and the share of them that recomputes: forward, backward, and of this
-    the gradients of weights. Most chunks are alike."""
-    known: dict[tuple[tuple[int, ...], float | None], tuple[float, float, float]] = {}
-
-    def of(counts: tuple[int, ...], share: float | None) -> tuple[float, float, float]:
-        if (counts, share) not in known:
-            again = recomputed_layers(problem, counts, share)
-            forward, inputs, weights = map(float, pass_seconds(counts, again, times, prepared.load.kept))
-            known[counts, share] = forward, inputs + weights, weights
-        return known[counts, share]
-
-    return of
-
-
-def _stage_report(problem: Problem, prepared: Prepared, index: int, time: StepTime, memory: StageMemory) -> StageReport:
-    stage: Stage = prepared.stages[index]
-    names = [k.name for k in model_kinds(problem.architecture)]
-    own = time.stages[index]
-    count: Number = sum(p.held * n for p, n in zip(prepared.parameters, stage.counts, strict=True))
-    return StageReport(
-        first=stage.first,
-        repeats=stage.repeats,
-        layers={name: n for name, n in zip(names, stage.counts, strict=True) if n},
-        forward_s=float(own.forward_s),
-        backward_s=float(own.backward_s),
-        memory_bytes={name: float(np.asarray(v)) for name, v in memory.parts.items()},
-        allocated_bytes=float(memory.allocated_bytes),
-        reserved_bytes=float(memory.reserved_bytes),
-        device_bytes=float(memory.device_bytes),
-        owner=memory.owner,
-        moment=memory.moment,
-        parameters=int(count),
-        host_bytes=float(memory.host_bytes),
-    )

@@ -32,8 +32,8 @@ from ..timing.structure import Structure
 from .balance import split_layers
 from .closed_forms import in_flight
 from .compose import StageLoad, StepLoad, StepTime, compose_step
-from .longest_path import pipeline_seconds
 from .memory import memory_limit, seen_memory, with_headroom
+from .pipeline_time import ChunkTimes
 from .sharding import exchange
 
 SCHEMA = "llmsim.traced-result/1"
@@ -367,8 +367,8 @@ def _breakdown(step: StepTime, micro_batches: int) -> dict[str, float]:
     for table in (busiest.forward, busiest.backward):
         for name, seconds in table.items():
             parts[name] = parts.get(name, 0.0) + micro_batches * float(seconds)
-    forward, backward = ([[float(getattr(s, n))] for s in step.stages] for n in ("forward_s", "backward_s"))
-    whole = pipeline_seconds("1f1b", forward, backward, micro_batches, float(step.hop_s))
+    chunks = ChunkTimes.of([[(float(s.forward_s), float(s.backward_s), 0.0)] for s in step.stages])
+    whole = chunks.seconds("1f1b", micro_batches, float(step.hop_s))
     parts["bubble"] = max(0.0, whole - sum(parts.values()))
     once = max(step.stages, key=lambda s: float(s.once_s))
     parts |= {n: float(getattr(once, n)) for n in ("gradients", "parameters", "optimizer")}
