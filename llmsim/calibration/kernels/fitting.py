@@ -189,7 +189,7 @@ def relative_errors(ratio: np.ndarray) -> Errors:
 def fold_numbers(family: Family, sizes: Sizes, rng: np.random.Generator) -> np.ndarray:
     """In which fold each measurement is withheld: whole shapes together."""
     shapes = _shapes(family, sizes)
-    return rng.permutation(np.arange(shapes.max() + 1) % FOLDS)[shapes]
+    return np.asarray(rng.permutation(np.arange(shapes.max() + 1) % FOLDS)[shapes])
 
 
 def _shapes(family: Family, sizes: Sizes) -> np.ndarray:
