@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Literal
@@ -116,6 +116,9 @@ WORK_CLASSES = {
 FORMAT_CLASSES = {"32bit": "32-bit", "16bit": "16-bit", "8bit": "8-bit", "4bit": "4-bit"}
 """Classes of matrix formats."""
 
+NARROW = ("8bit", "4bit")
+"""Classes whose products may have tiles of their own; without, those of 16 bits hold."""
+
 _LEAST = 1e-6
 _KERNELS, _STACK = "generations/{generation}", "software/{stack}"
 _KERNEL_TABLE = "times of such kernels alone, over sizes"
@@ -203,6 +206,11 @@ CONSTANTS: dict[str, Constant] = {c.name: c for c in (
     _efficiency(f"{_KERNELS}/memory_efficiency", "e_mem", "of the memory bandwidth, what kernels reach"),
     _efficiency(f"{_KERNELS}/quantise_efficiency", "e_convert", "of the memory bandwidth, what conversions reach"),
     _kernel("kernel_latency_s", "tau", "shortest time of a kernel", "s", lever=True),
+    *(replace(_kernel(f"{k}/{key}", "", f"{meaning}, {FORMAT_CLASSES[k]} products", unit), optional=True)
+      for k in NARROW
+      for key, meaning, unit in (("tile_half_area", "area of an output tile at half efficiency", "element"),
+                                 ("depth_overhead", "depth that the prologue of a tile is worth", "element"),
+                                 ("split_cost_s", "time of each doubling of split-K", "s"))),
     _in_situ("gemm_32bit", 0.15),
     _in_situ("gemm_16bit", 0.12),
     _in_situ("gemm_8bit", 0.15),

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..core.errors import InputError, nearest_names
 from ..core.provenance import Quantity
 from .constants import Kind
+from .kernel_rates import fitted_rates
 from .profile_constants import Profile, gathered, nested
 from .profiles import build, names_file, profile_names, read_profile
 
@@ -146,10 +147,11 @@ class Device(BaseModel):
 
     @cached_property
     def _kernel_rates(self) -> GenerationRates:
-        if not self.rates:
-            return generation_rates(self.generation)
-        known = generation_rates(self.generation)
-        own, _ = gathered("generations", {**nested(known.constants), **_over(nested(known.constants), self.rates)})
+        known, fitted = generation_rates(self.generation), fitted_rates("devices", self.inherits or self.name)
+        if not self.rates and not fitted:
+            return known
+        before = nested({**known.constants, **fitted})
+        own, _ = gathered("generations", {**before, **_over(before, self.rates)})
         return known.model_copy(update={"constants": own})
 
     def assumed(self) -> dict[str, str]:
@@ -229,7 +231,7 @@ def taken_in_words(
 
 @lru_cache(maxsize=32)
 def generation_rates(name: str) -> GenerationRates:
-    """The kernel rates of a generation.
+    """The kernel rates of a generation, with what fits of kernels say in place of what its profile does.
 
     Raises
     ------
@@ -237,7 +239,8 @@ def generation_rates(name: str) -> GenerationRates:
         For an unknown one, with the nearest names.
     """
     data = read_profile("generations", name, "generation")
-    return build(GenerationRates, {**data, "name": name}, f"generation {name}")
+    stated = build(GenerationRates, {**data, "name": name}, f"generation {name}")
+    return stated.model_copy(update={"constants": {**stated.constants, **fitted_rates("generations", name)}})
 
 
 def _canonical(name: str) -> str:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .profiles import build, profiles_root, read_yaml
+from ..core.versions import without_schema
+from .profiles import REINSTALL, build, profiles_root, read_yaml
 from .residuals import Residual, read_residual
 
-SCHEMA = "llmsim.kernels/1"
+SCHEMA = "llmsim.kernel-fits/1"
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -155,8 +156,7 @@ def kernel_fits(device: str, source: str) -> KernelFits | None:
     path = kernels_root() / source / f"{device}.yaml"
     if not path.is_file():
         return None
-    data = read_yaml(path, "kernel fits")
-    data.pop("schema", None)
+    data = without_schema(read_yaml(path, "kernel fits"), SCHEMA, f"kernel fits {path}", REINSTALL)
     return build(KernelFits, data, f"kernel fits of {device}")
 
 

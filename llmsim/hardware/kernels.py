@@ -75,13 +75,14 @@ def kernel_constants(device: Device, format: str) -> KernelConstants:
     """
     rates = device.kernel_rates().constants
     native = format if device.supports(format) else "bf16" if format in ("fp8", "fp4") else format
-    efficiency = rates.get(f"gemm_efficiency/{FORMAT_CLASS[native]}") or rates["gemm_efficiency/16bit"]
+    own = FORMAT_CLASS[native]
+    efficiency = rates.get(f"gemm_efficiency/{own}") or rates["gemm_efficiency/16bit"]
     return KernelConstants(
         peak=device.peak_of(native),
         bandwidth=device.memory_bandwidth.value,
         compute_units=device.compute_units,
         gemm_efficiency=efficiency.value,
-        **{key: rates[key].value for key in FORM_CONSTANTS},
+        **{key: rates.get(f"{own}/{key}", rates[key]).value for key in FORM_CONSTANTS},
     )
 
 

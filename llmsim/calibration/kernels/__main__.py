@@ -17,9 +17,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ...core.errors import LlmsimError
+from ...hardware.kernel_fits import kernel_fits
 from ...hardware.profiles import profiles_root
 from .measured import Table
 from .published import published_tables
+from .rates import write_rates
 from .silicon import DEVICES, RELEASE, root, tables
 from .write import fit_tables, write_fits
 
@@ -60,6 +62,8 @@ def main() -> int:
     except LlmsimError as error:
         print(error, file=sys.stderr)
         return 1
+    kernel_fits.cache_clear()
+    written.append(write_rates())
     print(f"written: {', '.join(str(p.relative_to(p.parents[1])) for p in written)}")
     return 0
 

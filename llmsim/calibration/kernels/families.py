@@ -46,7 +46,8 @@ def _experts(s: Sizes, values: Mapping[str, float], machine: Machine) -> np.ndar
     k = kernel_constants_of(values, machine)
     local, inner = s["experts"] / s["ep"], s["inter"] / s["tp"]
     slots = s["tokens"] * s["topk"] / s["ep"]
-    touched = np.maximum(np.minimum(local, slots), 1.0)
+    slots = np.minimum(slots * values["imbalance"], s["tokens"] * np.minimum(s["topk"], local))
+    touched = np.maximum(local * (1 - np.exp(-values["spread"] * slots / local)), 1.0)
     width = np.where(s["gated"] > 0, 2.0, 1.0)
     each = s["weight_bytes"] * touched * s["hidden"] * inner
     up = grouped_gemm_seconds(slots, width * inner, s["hidden"], touched,
@@ -118,7 +119,13 @@ TRAINED_GEMM = Family("gemm", _GEMM, _gemm, ("n", "k"), ("flops", "tokens"))
 """Of tables over the products of training: what is left depends on how long a product runs, as power and clocks do."""
 EXPERTS = Family(
     "experts",
-    (*_GEMM, Parameter("grouped_efficiency", 0.8, 0.05, 1.0), Parameter("routing_s", 5e-6, 1e-8, 5e-4, "s")),
+    (
+        *_GEMM,
+        Parameter("grouped_efficiency", 0.8, 0.05, 1.0),
+        Parameter("routing_s", 5e-6, 1e-8, 5e-4, "s"),
+        Parameter("imbalance", 1.2, 1.0, 4.0),
+        Parameter("spread", 1.0, 0.1, 8.0),
+    ),
     _experts,
     ("hidden", "inter", "experts", "topk"),
     ("slots", "local", "hidden", "inner"),

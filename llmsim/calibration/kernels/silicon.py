@@ -46,8 +46,8 @@ QUANTISES = ("fp8", "fp8-block", "w8a8", "nvfp4", "mxfp4", "w4a8-mxfp4", "w4a8")
 """Formats whose products have a pass before them that quantises the operand."""
 DISTRIBUTIONS = ("balanced", "power_law_1.2")
 """Of tokens over experts: even, and as skewed as the tables have it."""
-LEAST_ROWS = 60
-"""Measurements that a fit needs."""
+LEAST_ROWS, LEAST_SHAPES = 60, 3
+"""Measurements that a fit needs, and distinct values of a size that makes its shapes."""
 IMPLAUSIBLE = 1.05
 """Fraction of the datasheet's peak from which a measurement is an outlier."""
 
@@ -78,7 +78,9 @@ def tables(folder: Path, device: str) -> Iterator[Table]:
     """
     for read in (_gemms, _experts, _attention, _latent_attention, _quantise, _collectives, _exchanges):
         for table in read(folder, device):
-            if len(table.seconds) >= LEAST_ROWS or table.family in (COLLECTIVE, EXCHANGE):
+            shapes = {name: len(np.unique(table.sizes[name])) for name in table.family.shape}
+            several = max(shapes.values(), default=0) >= LEAST_SHAPES
+            if several and (len(table.seconds) >= LEAST_ROWS or table.family in (COLLECTIVE, EXCHANGE)):
                 yield table
 
 
