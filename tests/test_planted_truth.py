@@ -105,7 +105,7 @@ def test_a_refit_from_one_jacobian_is_the_refit() -> None:
     full = fit(runs)
     everything = np.ones(len(full.logarithms), bool)
     held = np.array([item.run["model"] == "mixtral-8x7b" for item in runs.items])
-    quick = Refits.around(runs, full, everything).without(held)
+    quick = Refits.around(runs, full).without(held, everything)
     whole = fit(runs, ~held)
     apart = np.abs(runs.log_exact(quick) - runs.log_exact(whole.logarithms))
     moved = np.abs(runs.log_exact(full.logarithms) - runs.log_exact(whole.logarithms))

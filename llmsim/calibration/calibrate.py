@@ -84,7 +84,7 @@ def calibrate(data: Path, split: Path | None = None, *, date: str | None = None,
         for without in ("framework-model", "hardware", "framework"):
             folds = fold_numbers(fitted.items, without)
             advance = bar.stage(f"refitting without {without}", int(folds.max()) + 1)
-            left_out[without] = refit_without(fitted, full, learned, folds, advance=advance) - fitted.log_time
+            left_out[without] = refit_without(fitted, folds, advance=advance) - fitted.log_time
     shapes = shape_texts(fitted.shapes(full.logarithms))
     slower = run_factors(fitted.items, {key: shape_table(text) for key, text in shapes.items()})
     in_sample = fitted.slowed(slower).log_exact(full.logarithms) - fitted.log_time

@@ -299,38 +299,55 @@ from those of refits with a Jacobian at each step by less than 0.001 in the medi
 
 @dataclass(frozen=True)
 class Refits:
-    """Fits to nearly all runs, each from the fit to all of them.
+    """Fits without some runs, each from a fit that has not seen them either.
 
     The derivatives of all predictions at that fit serve every refit: only the times are composed again at each step,
     and the derivatives where a constant has moved far.
 
     Attributes
     ----------
-    runs, full
-        The runs, and the fit to all of them.
-    learned
-        Which constants may move.
+    runs, base
+        The runs, and the fit to those that none of these refits leaves out; gaps are those of that fit.
     slopes
-        Derivatives of the logarithms of predicted times by those constants at the fit.
+        Derivatives of the logarithms of predicted times by all constants at the fit.
     """
 
     runs: RunSet
-    full: FitResult
-    learned: np.ndarray
+    base: FitResult
     slopes: np.ndarray
 
     @classmethod
-    def around(cls, runs: RunSet, full: FitResult, learned: np.ndarray) -> Refits:
+    def around(cls, runs: RunSet, base: FitResult) -> Refits:
         """Refits from a fit."""
-        return cls(runs, full, learned, runs.slopes(full.logarithms)[:, learned])
+        return cls(runs, base, runs.slopes(base.logarithms))
 
-    def without(self, held: np.ndarray) -> np.ndarray:
-        """Logarithms of the constants fitted to the runs that are not ``held``."""
-        squares = _squares(self.runs, ~held, self.learned)
-        start = self.full.logarithms[self.learned]
-        known = Linearisation(start, self.slopes)
-        upper = self.runs.layout.upper[self.learned]
-        best, _ = minimise(squares, start, upper, known=known, near=NEAR)
+    @classmethod
+    def beside(cls, runs: RunSet, held: np.ndarray) -> Refits:
+        """Refits from a fit to the runs that are not ``held``, from their priors on."""
+        own = replace(runs)
+        own.update_gap(own.layout.prior)
+        base, _ = fit_learned(own, ~held)
+        return cls.around(own, base)
+
+    def learned(self, held: np.ndarray) -> np.ndarray:
+        """Which constants the runs that are not ``held`` say something about; the others stay at their priors."""
+        plan = self.runs.layout
+        _, curvature = _squares(self.runs, ~held, None).normal(self.base.logarithms, self.slopes)
+        return np.asarray(np.sqrt(np.diag(np.linalg.inv(curvature))) < LEARNED * plan.spread)
+
+    def without(self, held: np.ndarray, learned: np.ndarray | None = None) -> np.ndarray:
+        """Logarithms of the constants fitted to the runs that are not ``held``.
+
+        Parameters
+        ----------
+        learned
+            Which constants may move; by default those that these runs say something about.
+        """
+        moving = self.learned(held) if learned is None else learned
+        squares = _squares(self.runs, ~held, moving)
+        start = self.base.logarithms[moving]
+        known = Linearisation(start, self.slopes[:, moving])
+        best, _ = minimise(squares, start, self.runs.layout.upper[moving], known=known, near=NEAR)
         return squares.whole(best)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .architectures import architecture_family
-from .fit import FitResult, Refits, RunSet
+from .fit import Refits, RunSet
 from .links import linked
 from .runs import RunPlan
 from .shapes import run_factors
@@ -35,34 +35,55 @@ def fold_numbers(items: Sequence[RunPlan], without: str) -> np.ndarray:
     return np.array([numbers.setdefault(together[key(item)], len(numbers)) for item in items])
 
 
+BLOCKS = 4
+"""Into so many parts folds are sorted; the refits of a part start at a fit to all other parts."""
+
+
+def block_numbers(folds: np.ndarray) -> np.ndarray:
+    """The part of each fold, parts as alike in size as they can be; runs of no fold (-1) are never left out."""
+    sizes = np.bincount(folds[folds >= 0])
+    held = np.zeros(min(BLOCKS, len(sizes)))
+    block = np.zeros(len(sizes), dtype=np.int64)
+    for fold in np.argsort(-sizes, kind="stable"):
+        block[fold] = int(np.argmin(held))
+        held[block[fold]] += sizes[fold]
+    return block
+
+
 @dataclass(frozen=True)
 class _Job:
-    """What every refit starts from."""
+    """What refits need that a forked process finds and is not sent."""
 
-    refits: Refits
+    runs: RunSet
     folds: np.ndarray
+    blocks: np.ndarray
 
-    def left_out(self, fold: int) -> tuple[np.ndarray, np.ndarray]:
-        """The runs of a fold, and the logarithms of what a refit without them predicts."""
-        held, runs = self.folds == fold, self.refits.runs
-        rows = np.flatnonzero(held)
-        logarithms = self.refits.without(held)
-        slower = run_factors(runs.items, runs.shapes(logarithms, ~held))
-        return rows, runs.slowed(slower).log_exact(logarithms, rows)
+    def left_out(self, block: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each fold of a part its runs, and the logarithms of what a refit without them predicts: where it starts,
+        which constants move, gaps and tables of shapes come from runs outside the fold."""
+        own = np.flatnonzero(self.blocks == block)
+        refits = Refits.beside(self.runs, np.isin(self.folds, own))
+        found = []
+        for fold in own:
+            held = self.folds == fold
+            logarithms = refits.without(held)
+            runs = refits.runs
+            slower = run_factors(runs.items, runs.shapes(logarithms, ~held))
+            rows = np.flatnonzero(held)
+            found.append((rows, runs.slowed(slower).log_exact(logarithms, rows)))
+        return found
 
 
 _JOBS: list[_Job] = []
 """The job at work: a forked process finds it here, without its being sent there."""
 
 
-def _left_out(fold: int) -> tuple[np.ndarray, np.ndarray]:
-    return _JOBS[-1].left_out(fold)
+def _left_out(block: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    return _JOBS[-1].left_out(block)
 
 
 def refit_without(
     runs: RunSet,
-    full: FitResult,
-    learned: np.ndarray,
     folds: np.ndarray,
     *,
     advance: Callable[[], None] = lambda: None,
@@ -70,12 +91,11 @@ def refit_without(
 ) -> np.ndarray:
     """Logarithms of the predicted times, each run by a refit without its fold.
 
-    Every refit starts at the fit to all runs, so that the answer depends neither on the order nor on the processes.
+    No refit knows the times of the runs that it leaves out, not even by where it starts; the answer depends neither on
+    the order nor on the processes.
 
     Parameters
     ----------
-    full, learned
-        The fit to all runs, and which constants it moves.
     folds
         Number of the fold of each run.
     advance
@@ -84,15 +104,17 @@ def refit_without(
         By default two, where the system can fork and has them.
     """
     result = np.zeros(len(runs))
-    for rows, predicted in _each(_Job(Refits.around(runs, full, learned), folds), int(folds.max()) + 1, processes):
-        result[rows] = predicted
-        advance()
+    blocks = block_numbers(folds)
+    for found in _each(_Job(runs, folds, blocks), int(blocks.max()) + 1, processes):
+        for rows, predicted in found:
+            result[rows] = predicted
+            advance()
     return result
 
 
-def _each(job: _Job, count: int, processes: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _each(job: _Job, count: int, processes: int | None) -> Iterator[list[tuple[np.ndarray, np.ndarray]]]:
     wanted = min(2, os.cpu_count() or 1) if processes is None else processes
-    if wanted < 2 or count < 4 or "fork" not in multiprocessing.get_all_start_methods():
+    if wanted < 2 or count < 2 or "fork" not in multiprocessing.get_all_start_methods():
         yield from map(job.left_out, range(count))
         return
     _JOBS.append(job)

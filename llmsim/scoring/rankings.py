@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..calibration.fit import RunSet, fit_learned
+from ..calibration.fit import RunSet
 from ..calibration.folds import fold_numbers, refit_without
 from ..calibration.runs import RunPlan
 from ..calibration.table import COLUMNS, MeasuredRun
@@ -122,15 +122,14 @@ def rankings(items: Sequence[RunPlan], *, progress: bool = True) -> Rankings:
     runs = [item.run for item in timed]
     compared = {row for own in set_keys(runs).values() for row in own}
     with Bar(progress) as bar:
-        done = bar.stage("fitting to all runs")
+        done = bar.stage("counting and rating")
         fitted = RunSet.prepare(timed)
-        full, learned = fit_learned(fitted)
         done()
         found: dict[str, list[SourceRanking]] = {}
         for name, grouped in LEFT_OUT.items():
             folds = ranked_folds(timed, compared, grouped=grouped)
             advance = bar.stage(f"refitting without {name}", int(folds.max()) + 1)
-            log_s = refit_without(fitted, full, learned, folds, advance=advance)
+            log_s = refit_without(fitted, folds, advance=advance)
             seconds = {SIMULATION: np.exp(log_s), RULE: rule_scores(timed), **baseline_seconds(timed, folds)}
             found[name] = [
                 score

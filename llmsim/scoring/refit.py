@@ -87,7 +87,7 @@ def left_out_outcomes(rated: Rated, without: str, bar: Bar, fitted: FitToAll | N
     if fitted is not None:
         items, own = fitted.runs.items, _renumbered(folds[fitted.rows])
         advance = bar.stage(f"refitting without {without}", int(own.max()) + 1)
-        log_step = refit_without(fitted.runs, fitted.full, fitted.learned, own, advance=advance)
+        log_step = refit_without(fitted.runs, own, advance=advance)
         found = _with_steps(found, fitted.rows, log_step)
         done = bar.stage("intervals and baselines")
         log_ratio = log_step - fitted.runs.log_time
