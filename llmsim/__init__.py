@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .hardware.cluster import Cluster
     from .measure.trace import trace
     from .plans.job import TrainingJob
+    from .plans.serving import ServingPlan
     from .plans.training import TrainingPlan
     from .scoring.validate import validate
     from .search.answer import TrainingPlanning
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from .search.plan import plan_training
     from .search.space import SearchSpace
     from .serving.compare import Comparison, compare
+    from .serving.result import ServingResult
+    from .serving.simulate import simulate_serving
     from .training.result import TrainingResult
     from .training.simulate import simulate_training
     from .training.traced import TracedModule, simulate_traced
@@ -45,6 +48,8 @@ _HOMES = {
     "LlmsimError": "core.errors",
     "SearchOptions": "search.options",
     "SearchSpace": "search.space",
+    "ServingPlan": "plans.serving",
+    "ServingResult": "serving.result",
     "TracedModule": "training.traced",
     "TrainingExplanation": "explain.explain",
     "TrainingJob": "plans.job",
@@ -57,6 +62,7 @@ _HOMES = {
     "explain_training": "explain.explain",
     "plan_cluster": "search.clusters",
     "plan_training": "search.plan",
+    "simulate_serving": "serving.simulate",
     "simulate_traced": "training.traced",
     "simulate_training": "training.simulate",
     "trace": "measure.trace",
@@ -73,6 +79,8 @@ __all__ = [
     "LlmsimError",
     "SearchOptions",
     "SearchSpace",
+    "ServingPlan",
+    "ServingResult",
     "TracedModule",
     "TrainingExplanation",
     "TrainingJob",
@@ -86,6 +94,7 @@ __all__ = [
     "explain_training",
     "plan_cluster",
     "plan_training",
+    "simulate_serving",
     "simulate_traced",
     "simulate_training",
     "trace",

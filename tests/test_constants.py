@@ -57,7 +57,7 @@ def test_entries_are_whole(name: str) -> None:
     assert constant.low < constant.high
     assert constant.width is None or constant.width > 0
     assert constant.default is None or constant.source
-    assert constant.kind in ("generations", "devices", "networks", "software")
+    assert constant.kind in ("generations", "devices", "networks", "software", "engines")
 
 
 def test_profiles_state_constants_in_their_units_and_ranges() -> None:

@@ -22,6 +22,7 @@ TITLES = {
     "devices": "Devices",
     "networks": "Networks between domains",
     "software": "Software",
+    "engines": "Inference engines",
 }
 INTRODUCTION = """# Constants
 
@@ -40,7 +41,7 @@ _COLUMNS = ("path", "symbol", "meaning", "unit", "range", "prior", "what to meas
 def _row(constant: Constant) -> str:
     low, high = f"{constant.low:g}", "" if math.isinf(constant.high) else f"{constant.high:g}"
     span = f"{low} to {high}" if high else f"from {low}"
-    moved = {"step": "", "memory": " (memory)"}[constant.moved_by]
+    moved = {"step": "", "memory": " (memory)", "serving": " (servers)"}[constant.moved_by]
     prior = "" if constant.width is None else f"{constant.width:g}{moved}"
     symbol = f"`{constant.symbol}`" if constant.symbol else ""
     cells = f"`{constant.name}`", symbol, constant.meaning, constant.unit, span, prior, constant.measure

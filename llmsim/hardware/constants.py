@@ -7,105 +7,16 @@ says how to settle it, explain names it, and ``docs/constants.md`` lists it.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Literal
 
-Kind = Literal["generations", "devices", "networks", "software"]
-"""Of the profile that states a constant: the folder it lies in."""
+from .constant import LEARNED, Constant, Kind
+from .engine_constants import ENGINE_CONSTANTS
 
-LEARNED = 0.9
-"""A constant counts as learned where its standard error is below this part of its prior's width."""
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A constant.
-
-    Attributes
-    ----------
-    path
-        Where fits have it. Names in braces stand for what it belongs to: ``generation``, ``device``, ``fabric``,
-        ``stack``, ``release``, ``lineage``, ``dispatcher``.
-    symbol
-        In closed forms; empty for what stands in them as a number.
-    meaning, unit
-        What it is, SI.
-    low, high
-        What a profile may state.
-    default, source
-        Its value where no profile states one, and why; None: profiles must, unless it is ``optional``.
-    optional
-        Whether profiles may lack it.
-    width
-        Standard deviation of the logarithm of its prior, whose centre is what the profile states; None for one that no
-        run moves.
-    moved_by
-        What runs move it by: their step times or their memory.
-    measure
-        What to measure to settle it.
-    more
-        Whether more of it makes a step faster (a bandwidth) or slower (a latency).
-    lever
-        Whether somebody can change it: hardware and software, but not how a kernel's form was fitted.
-    usual
-        A common value, by which a number without its unit's prefix is recognised in a file of one's own.
-    fact
-        Whether data sheets state it.
-    """
-
-    path: str
-    symbol: str
-    meaning: str
-    unit: str = "1"
-    low: float = 0.0
-    high: float = math.inf
-    default: float | None = None
-    source: str = ""
-    optional: bool = False
-    width: float | None = None
-    moved_by: Literal["step", "memory"] = "step"
-    measure: str = ""
-    more: bool = True
-    lever: bool = True
-    usual: float = 1.0
-    fact: bool = False
-
-    @property
-    def name(self) -> str:
-        """The pattern of its paths, under which the registry has it: ``software/*/host/launch_s``."""
-        return re.sub(r"\{[a-z]+\}", "*", self.path)
-
-    @property
-    def kind(self) -> Kind:
-        """Of the profile that states it."""
-        return self.path.split("/")[0]  # type: ignore[return-value]
-
-    @property
-    def key(self) -> str:
-        """Where that profile has it (``host/launch_s``); empty for what belongs to a release alone."""
-        if "@" in self.path:
-            return ""
-        return re.sub(r"/?\{[a-z]+\}", "", "/".join(self.path.split("/")[2:]))
-
-    @property
-    def by_generation(self) -> bool:
-        """Whether a software profile may state one for each generation of devices, besides a ``default``."""
-        return self.kind == "software" and self.path.endswith("/{generation}")
-
-    @property
-    def fraction(self) -> bool:
-        """Whether values stay at or below 1."""
-        return self.high == 1
-
-    def learned(self, error: float | None) -> bool:
-        """Whether runs have narrowed it to a standard error of the logarithm; None: nobody states one."""
-        return error is None or (self.width is not None and error < LEARNED * self.width)
-
+__all__ = ["CONSTANTS", "LEARNED", "Constant", "Kind", "constant_at", "constants_of", "moved_by_serving",
+           "moved_by_steps"]  # fmt: skip
 
 WORK_CLASSES = {
     "gemm_32bit": "32-bit products", "gemm_16bit": "16-bit products", "gemm_8bit": "8-bit products",
@@ -274,6 +185,7 @@ CONSTANTS: dict[str, Constant] = {c.name: c for c in (
              measure="all-reduces with and without in-switch sums (nccl-tests, NCCL_NVLS_ENABLE)", usual=1.36),
     _wire(f"{_FABRIC}/bandwidth", "B_out", "scale-out bandwidth of a device, one way", low=1e7, usual=5e10),
     *_link(_FABRIC, "out", "", 0.30),
+    *ENGINE_CONSTANTS,
 )}  # fmt: skip
 """Pattern of the paths of a constant -> constant."""
 
@@ -286,6 +198,11 @@ def constants_of(kind: Kind) -> Iterator[Constant]:
 def moved_by_steps() -> tuple[Constant, ...]:
     """The constants that step times move, in the order in which a fit has them."""
     return tuple(c for c in CONSTANTS.values() if c.width is not None and c.moved_by == "step")
+
+
+def moved_by_serving() -> tuple[Constant, ...]:
+    """The constants that latencies and throughputs of servers move, in the order in which a fit has them."""
+    return tuple(c for c in CONSTANTS.values() if c.width is not None and c.moved_by == "serving")
 
 
 @lru_cache(maxsize=1024)

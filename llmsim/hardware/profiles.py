@@ -225,7 +225,13 @@ def _profile(path: Path, field: str) -> dict[str, Any]:
     return without_schema(read_yaml(path, field), f"llmsim.{kind}/1", f"{kind} profile {path}", REINSTALL)
 
 
-_KINDS = {"devices": "device", "generations": "generation", "networks": "network", "software": "software"}
+_KINDS = {
+    "devices": "device",
+    "generations": "generation",
+    "networks": "network",
+    "software": "software",
+    "engines": "engine",
+}
 """Folder of profiles -> what one of them is."""
 
 REINSTALL = "install llmsim again, its profiles are not its own"

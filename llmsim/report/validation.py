@@ -19,6 +19,13 @@ METRIC_NAMES = {
     "memory_gib": "memory",
     "out_of_memory": "out of memory",
 }
+
+
+def metric_name(metric: str) -> str:
+    """A metric in words."""
+    return METRIC_NAMES.get(metric, metric.replace("_", " "))
+
+
 _PART_NAMES = {"all": "all", "in_sample": "in sample", "held_out": "held out"}
 _WORST = 8
 
@@ -27,7 +34,7 @@ def validation_report(report: ValidationReport) -> RenderableType:
     """The whole report."""
     parts: list[RenderableType] = [_headline(report)]
     for metric, table in report.scores.items():
-        parts += [_title(f"{METRIC_NAMES[metric]}: error by group, then over groups"), _scores(table)]
+        parts += [_title(f"{metric_name(metric)}: error by group, then over groups"), _scores(table)]
         parts += _breakdown(table["all"])
     parts += [_title("does it fit"), _feasibility(report)]
     if report.ranking is not None:
@@ -159,7 +166,7 @@ def _worst(groups: Iterable[GroupScore]) -> Table:
     found = _table("", "metric", "rows", "median", "bias", "")
     for group in sorted(groups, key=lambda g: -g.median)[:_WORST]:
         seen = "in sample" if group.in_sample else ""
-        name = METRIC_NAMES[group.metric]
+        name = metric_name(group.metric)
         found.add_row(group.group, name, str(group.rows), _percent(group.median), _percent(group.bias, True), seen)
     return found
 

@@ -74,10 +74,12 @@ def group_scores(entries: Sequence[Entry]) -> list[GroupScore]:
     return sorted(found, key=lambda g: (g.metric, -g.median, g.group))
 
 
-def score_table(entries: Sequence[Entry]) -> dict[str, dict[str, dict[str, Score]]]:
+def score_table(
+    entries: Sequence[Entry], metrics: Sequence[str] = METRICS[:-1]
+) -> dict[str, dict[str, dict[str, Score]]]:
     """Metric -> part -> label -> score, of the metrics with numbers; labels without entries are left out."""
     table: dict[str, dict[str, dict[str, Score]]] = {}
-    for metric in METRICS[:-1]:
+    for metric in metrics:
         of_metric = [e for e in entries if e.metric == metric]
         for part in PARTS:
             own = [e for e in of_metric if part == "all" or e.in_sample == (part == "in_sample")]

@@ -26,6 +26,7 @@ from .ranking import ranked_sets
 from .refit import left_out_outcomes
 from .result import Baseline, Entry, ValidationReport
 from .scores import feasibility, group_scores, ranking, score, score_table
+from .serving import is_serving, validate_serving
 
 Without = Literal["group", "model", "framework", "hardware", "framework-model", "generation", "architecture"]
 
@@ -53,6 +54,8 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
     if refit_without is not None and (not isinstance(refit_without, str) or refit_without not in FOLD_KEYS):
         raise InputError("refit_without", refit_without, ", ".join(FOLD_KEYS))
     path = Path(of_kind(path, (str, Path), "file", "the path of a table"))
+    if is_serving(path):
+        return validate_serving(path, refit_without=refit_without, progress=progress)
     with Bar(progress) as bar:
         done = bar.stage("reading")
         runs = read_runs(path, repeats=True)

@@ -1,0 +1,1 @@
+"""Measured servers: tables in, predictions beside them, constants of engines out."""

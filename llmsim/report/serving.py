@@ -1,0 +1,96 @@
+"""A simulated server as text for a terminal: first what its engine will print, then what users will see."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+
+from ..core.units import GIB, counted, gib, money, seconds
+from ..serving.result import ServingResult
+from .training import grid, section
+
+
+def serving_report(result: ServingResult) -> RenderableType:
+    """The whole answer."""
+    steady, load = result.steady, result.load
+    latency = [
+        ("first token", f"{seconds(float(steady.ttft_s))}{_interval(result, 'ttft_s')}"),
+        ("per token", f"{seconds(float(steady.tpot_s))}{_interval(result, 'tpot_s')}; "
+                      f"{result.output_tokens_per_s_per_user:,.1f} tokens/s per user"),
+        ("request", seconds(float(steady.e2e_s))),
+    ]  # fmt: skip
+    throughput = [
+        (
+            "output",
+            f"{result.output_tokens_per_s:,.0f} tokens/s; {result.output_tokens_per_s_per_device:,.0f} per device",
+        ),
+        ("requests", f"{result.output_tokens_per_s / load.output_tokens:,.2f} per second"),
+        ("running", f"{float(steady.running):,.1f} sequences of each replica, limited by {result.limited_by}"),
+    ]
+    if float(steady.waiting) > 0:
+        throughput.append(("waiting", f"{float(steady.waiting):,.1f} requests of each replica: the cache is full"))
+    if result.saturated and load.kind == "rate":
+        throughput.append(("saturated", f"{load.amount:g} requests/s are more than are served: the queue grows"))
+    if result.usd_per_million_output_tokens is not None:
+        throughput.append(("cost", f"{money(result.usd_per_million_output_tokens)} per million output tokens"))
+    return Group(
+        grid([("plan", _plan(result)), ("load", _load(result))]),
+        section("At start-up, on each rank", grid(_memory(result))),
+        section("Latency", grid(latency)),
+        section("Throughput", grid(throughput)),
+        section("Where a decoding step goes", grid(_parts(result.step_parts))),
+        section("With a prompt beside it", grid(_parts(result.prompt_parts))),
+        section("Assumed", grid(list(result.assumed.items()))),
+    )
+
+
+def _plan(result: ServingResult) -> str:
+    plan = result.plan
+    degrees = [("TP", plan.tensor_parallel), ("DP-attention", plan.attention_data_parallel),
+               ("EP", plan.expert_parallel), ("PP", plan.pipeline_parallel)]  # fmt: skip
+    each = " ".join(f"{name}{n}" for name, n in degrees if n > 1) or "one device"
+    formats = f"weights {plan.weights}, cache {plan.cache_format}"
+    return (
+        f"{result.model} on {plan.engine} {plan.release}".rstrip()
+        + f": {each}, {formats}, "
+        + counted(result.replicas, "replica")
+    )
+
+
+def _load(result: ServingResult) -> str:
+    load = result.load
+    cached = f" ({load.cached_tokens:,.0f} of them cached)" if load.cached_tokens else ""
+    how = {
+        "concurrency": f"{load.amount:,.0f} requests in flight",
+        "batch": f"batches of {load.amount:,.0f}",
+        "rate": f"{load.amount:g} requests per second",
+    }[load.kind]
+    return f"{how}, {load.input_tokens:,.0f}{cached} tokens in, {load.output_tokens:,.0f} out"
+
+
+def _memory(result: ServingResult) -> list[tuple[str, str]]:
+    memory = result.memory
+    return [
+        ("model weights", gib(memory.weight_bytes)),
+        ("peak activation", gib(memory.activation_bytes)),
+        ("outside of torch", gib(memory.context_bytes)),
+        ("captured graphs", gib(memory.graph_bytes)),
+        ("available for the cache", f"{gib(memory.cache_bytes)} of {memory.device_bytes / GIB:.2f}"),
+        ("cache", f"{memory.cache_tokens:,} tokens in {memory.blocks:,} blocks of {memory.block_tokens}"),
+        ("maximum concurrency", f"{memory.max_concurrency:,.2f} for {memory.max_model_len:,} tokens per request"),
+    ]
+
+
+def _parts(parts: object) -> list[tuple[str, str]]:
+    assert isinstance(parts, dict)
+    whole = sum(parts.values())
+    shown = sorted(((v, k) for k, v in parts.items() if v > 0), reverse=True)
+    return [(name, f"{seconds(value)}  {100 * value / whole:.0f} %") for value, name in shown] + [
+        ("together", seconds(whole))
+    ]
+
+
+def _interval(result: ServingResult, metric: str) -> str:
+    if metric not in result.intervals:
+        return ""
+    low, high = result.intervals[metric]
+    return f" (80 %: {seconds(low)} to {seconds(high)})"

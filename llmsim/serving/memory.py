@@ -1,0 +1,289 @@
+"""Memory of an engine: what it loads, what a step needs beside, and the cache that the rest is cut into.
+
+The order is that of an engine's start-up log: weights, a profiling run with the most new tokens that a step may have,
+what lies outside of torch, captured graphs, and blocks of the cache in what is left.
+
+References
+----------
+Paged attention and blocks: Kwon 2023, arXiv:2309.06180. Groups of layers with caches of different kinds: vLLM's hybrid
+cache manager.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..core.errors import InfeasibleError
+from ..core.numeric import Number
+from ..core.units import GIB
+from ..hardware.devices import Device
+from .layer_counts import LayerCounts
+from .served_model import ServedModel
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the command line of an engine says.
+
+    Attributes
+    ----------
+    max_num_seqs, max_num_batched_tokens
+        Sequences that run at a time, and new tokens of a step.
+    max_model_len
+        Tokens of a sequence at most.
+    utilisation, of_free
+        Share of memory; whether it is one of what is free once weights are loaded.
+    block_tokens
+        Tokens of a block of the cache.
+    graphs_inside
+        Whether memory of graphs counts towards the share.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+    utilisation: float
+    of_free: bool = False
+    block_tokens: int = 16
+    graphs_inside: bool = False
+
+
+@dataclass(frozen=True)
+class ServingMemory:
+    """Memory of the fullest rank of a replica, bytes, and the cache of the replica.
+
+    Attributes
+    ----------
+    device_bytes, usable_bytes
+        Of the device, and what the engine may hold of it.
+    weight_bytes, activation_bytes, context_bytes, graph_bytes
+        Weights; the peak of a profiling run; driver, libraries and communicators; captured graphs.
+    cache_bytes
+        What is left for the cache; negative where nothing is.
+    block_tokens, blocks, cache_tokens
+        Tokens of a block, blocks, and tokens that all of them hold (of all attention-data-parallel ranks).
+    max_concurrency
+        Sequences of ``max_model_len`` tokens that fit.
+    max_model_len
+        Tokens of a sequence at most.
+    longest
+        Tokens of a single sequence that fit.
+    """
+
+    device_bytes: float
+    usable_bytes: float
+    weight_bytes: float
+    activation_bytes: float
+    context_bytes: float
+    graph_bytes: float
+    cache_bytes: float
+    block_tokens: int
+    blocks: int
+    cache_tokens: int
+    max_concurrency: float
+    max_model_len: int
+    longest: int
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def starts(self) -> bool:
+        """Whether the engine starts: one sequence of ``max_model_len`` tokens fits."""
+        return self.blocks > 0 and self.longest >= self.max_model_len
+
+    def check(self, name: str) -> None:
+        """Refuse what the engine would refuse at start-up.
+
+        Raises
+        ------
+        InfeasibleError
+            With what is lacking, or the longest ``max_model_len`` that fits.
+        """
+        if self.cache_bytes <= 0:
+            over = -self.cache_bytes
+            raise InfeasibleError(
+                f"{name}: weights ({self.weight_bytes / GIB:.2f} GiB), activations ({self.activation_bytes / GIB:.2f}) "
+                f"and context ({self.context_bytes / GIB:.2f}) do not fit in the {self.usable_bytes / GIB:.2f} GiB "
+                f"that the engine may use: {over / GIB:.2f} GiB too much",
+                nearest="more tensor-parallel ranks, weights in fewer bits, or a higher utilisation",
+                lacking_bytes=over,
+            )
+        if not self.starts:
+            raise InfeasibleError(
+                f"{name}: only {self.longest:,} tokens of cache fit in {self.cache_bytes / GIB:.2f} GiB: max_model_len "
+                f"must be at most {self.longest:,}, not {self.max_model_len:,}",
+                nearest=f"max_model_len {self.longest}",
+                lacking_bytes=self.cache_bytes * (self.max_model_len / max(self.longest, 1) - 1),
+            )
+
+
+def serving_memory(
+    model: ServedModel,
+    device: Device,
+    settings: EngineSettings,
+    rates: Mapping[str, float],
+    *,
+    cache_tokens: int | None = None,
+) -> ServingMemory:
+    """Memory of a replica.
+
+    Parameters
+    ----------
+    rates
+        Key of an engine's constant -> value.
+    cache_tokens
+        Tokens of cache that the engine itself reports, instead of those that follow from the rest.
+    """
+    total = device.memory_bytes.value
+    weights = stage_weight_bytes(model)
+    activation = activation_bytes(model, settings, rates)
+    several = model.degrees.tensor * model.degrees.attention_data > 1
+    context = rates["memory/context_bytes"] + (rates["memory/group_bytes"] if several else 0)
+    graphs = rates["memory/graph_layer_bytes"] * model.depth / model.degrees.pipeline
+    inside = graphs if settings.graphs_inside else 0
+    usable = settings.utilisation * total
+    left = usable - weights - activation - context - inside
+    if settings.of_free:
+        left = settings.utilisation * (total - weights - activation - context - inside)
+    cache = cut_cache(model, settings, max(left, 0.0))
+    tokens = cache.tokens if cache_tokens is None else cache_tokens
+    scale = model.degrees.attention_data
+    concurrency = cache.concurrency if cache_tokens is None else cache_tokens / settings.max_model_len
+    return ServingMemory(
+        device_bytes=total,
+        usable_bytes=usable,
+        weight_bytes=weights,
+        activation_bytes=activation,
+        context_bytes=context,
+        graph_bytes=graphs,
+        cache_bytes=left,
+        block_tokens=settings.block_tokens,
+        blocks=cache.blocks,
+        cache_tokens=int(tokens * (scale if cache_tokens is None else 1)),
+        max_concurrency=concurrency * (scale if cache_tokens is None else 1),
+        max_model_len=settings.max_model_len,
+        longest=int(cache.longest if cache_tokens is None else cache_tokens),
+    )
+
+
+def stage_weight_bytes(model: ServedModel) -> float:
+    """Weights of the fullest pipeline stage on one rank: layers are spread evenly, the first stage has the embedding
+    and the last one the head (the same table where they are tied and there is one stage)."""
+    stages = model.degrees.pipeline
+    layers = sum(n * layer.held_bytes for layer, n in model.layers)
+    embedding, head = model.embedding.held_bytes, model.head.held_bytes
+    if stages == 1:
+        shared = min(embedding, head) if model.architecture.tied else 0
+        return layers + embedding + head - shared
+    return layers / model.depth * math.ceil(model.depth / stages) + max(embedding, head)
+
+
+def activation_bytes(model: ServedModel, settings: EngineSettings, rates: Mapping[str, float]) -> float:
+    """The peak of a profiling run beside the weights: of the forward pass over the most new tokens, or of sampling from
+    the logits of the most sequences."""
+    tokens = settings.max_num_batched_tokens
+    widest = max(layer.widest_bytes for layer, _ in model.layers)
+    sequences = min(settings.max_num_seqs, tokens)
+    sampler = rates["memory/sampler_copies"] * sequences * model.architecture.vocab * 4
+    forward = rates["memory/forward_copies"] * tokens * widest
+    return max(sampler, forward) + rates["memory/activation_bytes"]
+
+
+@dataclass(frozen=True)
+class CutCache:
+    """A cache in blocks.
+
+    Attributes
+    ----------
+    blocks, tokens, concurrency, longest
+        Of one attention-data-parallel rank, as :class:`ServingMemory` has them.
+    """
+
+    blocks: int
+    tokens: int
+    concurrency: float
+    longest: int
+
+
+def cut_cache(model: ServedModel, settings: EngineSettings, size: float) -> CutCache:
+    """Blocks of a cache of so many bytes.
+
+    Layers with caches of one kind are one group. Groups have as many layers each as the smallest of them, padded, and
+    share the pool of blocks: a block holds ``block_tokens`` tokens of one group.
+    """
+    groups = cache_groups(model)
+    stages, block = model.degrees.pipeline, settings.block_tokens
+    fixed = sum(n * layer.state_bytes for layer, n in model.layers) / stages
+    if not groups:
+        held = int(size // fixed) if fixed else 0
+        return CutCache(held, held * settings.max_model_len, float(held), settings.max_model_len if held else 0)
+    members = min(group.layers for group in groups) if len(groups) > 1 else groups[0].layers
+    page = max(group.token_bytes for group in groups) * math.ceil(members / stages) * block
+    blocks = int(size // page)
+    pools = [(group, math.ceil(group.layers / members)) for group in groups]
+
+    def needed(tokens: int) -> float:
+        """Blocks of one sequence."""
+        states = math.ceil(fixed / page) if fixed else 0
+        return states + sum(n * math.ceil(group.held(tokens, settings) / block) for group, n in pools)
+
+    whole = sum(n for _, n in pools)
+    concurrency = blocks / needed(settings.max_model_len) if blocks else 0.0
+    return CutCache(blocks, blocks * block // whole, concurrency, _longest(blocks, needed, settings))
+
+
+def _longest(blocks: int, needed: object, settings: EngineSettings) -> int:
+    """Tokens of the longest sequence that fits, at most ``max_model_len``."""
+    assert callable(needed)
+    if needed(settings.max_model_len) <= blocks:
+        return settings.max_model_len
+    low, high = 0, settings.max_model_len
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if needed(middle) <= blocks else (low, middle)
+    return low
+
+
+@dataclass(frozen=True)
+class CacheGroup:
+    """Layers whose caches grow alike.
+
+    Attributes
+    ----------
+    window
+        Positions that are kept, None for all.
+    layers, token_bytes
+        How many, and bytes of a position in one of them.
+    """
+
+    window: int | None
+    layers: int
+    token_bytes: float
+
+    def held(self, tokens: int, settings: EngineSettings) -> int:
+        """Positions that a sequence holds at most: those of a window, and the chunk that is being computed."""
+        if self.window is None:
+            return tokens
+        return min(tokens, self.window + settings.max_num_batched_tokens)
+
+
+def cache_groups(model: ServedModel) -> tuple[CacheGroup, ...]:
+    """The groups of a model's layers."""
+    found: dict[tuple[int | None, float], int] = {}
+    for layer, n in model.layers:
+        if layer.has_attention:
+            key = layer.window, _token_bytes(layer)
+            found[key] = found.get(key, 0) + n
+    return tuple(CacheGroup(window, n, own) for (window, own), n in found.items())
+
+
+def _token_bytes(layer: LayerCounts) -> float:
+    return layer.kept_bytes + layer.index_bytes
+
+
+def resident_sequences(model: ServedModel, memory: ServingMemory, tokens: Number) -> Number:
+    """Sequences of so many tokens each that a cache holds at a time, over all attention-data-parallel ranks."""
+    return memory.cache_bytes * model.degrees.attention_data * model.degrees.pipeline / model.cache_bytes(tokens)
