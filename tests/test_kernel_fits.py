@@ -10,6 +10,7 @@ import pytest
 
 from llmsim.calibration.kernels import silicon
 from llmsim.calibration.kernels.__main__ import PUBLISHED, published_texts
+from llmsim.calibration.kernels.errors import errors_by_device, errors_of_device
 from llmsim.calibration.kernels.families import GEMM
 from llmsim.calibration.kernels.fitting import Machine, fit_form, fold_numbers
 from llmsim.calibration.kernels.published import published_tables
@@ -234,3 +235,14 @@ def test_tables_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(silicon, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"llmsim\[silicon\]"):
         silicon.root()
+
+
+def test_the_page_shows_every_fit_of_a_product_and_of_attention() -> None:
+    page = (profiles_root().parent / "docs" / "kernels.md").read_text(encoding="utf-8")
+    shown = {" ".join(line.split()) for line in page.splitlines()}
+    tables = [errors_by_device("silicon", family) for family in ("gemm", "experts", "prefill", "decode", "quantise")]
+    tables += [errors_of_device("published", name, ("gemm", "grouped", "attention")) for name in ("b200-sxm-180gb",)]
+    for table in tables:
+        lines = [" ".join(line.split()) for line in table.splitlines()]
+        assert len(lines) > 3
+        assert [line for line in lines if line not in shown] == [], "python tools/documents.py --write"
