@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ..core.errors import InputError
 from ..core.versions import without_schema
 from .profiles import REINSTALL, build, profiles_root, read_yaml
 from .residuals import Residual, read_residual
@@ -101,9 +102,10 @@ class KernelFit(BaseModel):
     @field_validator("residual")
     @classmethod
     def _readable(cls, value: str) -> str:
-        if value:
-            read_residual(value)
-        return value
+        try:
+            return value if not value or read_residual(value) else ""
+        except InputError as error:
+            raise ValueError(str(error)) from error
 
     @property
     def values(self) -> dict[str, float]:
@@ -156,8 +158,19 @@ def kernel_fits(device: str, source: str) -> KernelFits | None:
     path = kernels_root() / source / f"{device}.yaml"
     if not path.is_file():
         return None
-    data = without_schema(read_yaml(path, "kernel fits"), SCHEMA, f"kernel fits {path}", REINSTALL)
-    return build(KernelFits, data, f"kernel fits of {device}")
+    return read_kernel_fits(path)
+
+
+def read_kernel_fits(path: Path) -> KernelFits:
+    """The fits that a file holds.
+
+    Raises
+    ------
+    InputError
+        For a broken file, with the field that is wrong.
+    """
+    where = f"kernel fits {path}"
+    return build(KernelFits, without_schema(read_yaml(path, "kernel fits"), SCHEMA, where, REINSTALL), where)
 
 
 def kernel_fit(device: str, family: str, library: str, format: str, variant: str = "") -> KernelFit | None:

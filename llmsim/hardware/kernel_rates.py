@@ -37,10 +37,19 @@ def rates_path() -> Path:
 @lru_cache(maxsize=1)
 def _kernel_rates() -> dict[str, Quantity]:
     path = rates_path()
-    if not path.is_file():
-        return {}
-    data = without_schema(read_yaml(path, "rates of kernels"), SCHEMA, f"rates of kernels {path}", REINSTALL)
-    return build(KernelRates, data, "rates of kernels").values
+    return read_rates(path).values if path.is_file() else {}
+
+
+def read_rates(path: Path) -> KernelRates:
+    """The constants that a file holds.
+
+    Raises
+    ------
+    InputError
+        For a broken file, with the field that is wrong.
+    """
+    where = f"rates of kernels {path}"
+    return build(KernelRates, without_schema(read_yaml(path, "rates of kernels"), SCHEMA, where, REINSTALL), where)
 
 
 def fitted_rates(kind: str, name: str) -> dict[str, Quantity]:

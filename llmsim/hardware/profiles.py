@@ -7,7 +7,8 @@ import re
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError
@@ -171,16 +172,30 @@ def _nearest(value: Any, context: dict[str, Any]) -> Any:
 def _fields_at(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     current: Any = model
     for part in path:
-        if not (isinstance(part, str) and isinstance(current, type) and issubclass(current, BaseModel)):
+        if _is_model(current):
+            field = current.model_fields.get(part)
+            current = _inside(field.annotation) if field else None
+        else:  # an item of a list or a mapping
+            current = next((_inside(a) for a in reversed(get_args(current)) if a is not ...), None)
+        if current is None:
             break
-        field = current.model_fields.get(part)
-        if field is None:
-            break
-        current = field.annotation
-    fields = (
-        current.model_fields if isinstance(current, type) and issubclass(current, BaseModel) else model.model_fields
-    )
+    fields = (current if _is_model(current) else model).model_fields
     return [f.alias or name for name, f in fields.items()]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _inside(annotation: Any) -> Any:
+    """What is left of an annotation without ``None`` beside it."""
+    own = [a for a in get_args(annotation) if a is not NoneType]
+    return (
+        own[0] if len(own) == 1 and len(get_args(annotation)) == 2 and get_origin(annotation) in _UNIONS else annotation
+    )
+
+
+_UNIONS = (Union, UnionType)
 
 
 def names_file(name: object) -> bool:

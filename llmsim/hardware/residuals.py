@@ -103,12 +103,14 @@ def read_residual(text: str) -> Residual:
     InputError
         For a text that is none.
     """
-    *ranges, packed = text.split()
-    columns = tuple(ranges[::3])
     try:
+        *ranges, packed = text.split()
+        columns = tuple(ranges[::3])
         low, step = (np.array([float(v) for v in ranges[n::3]]) for n in (1, 2))
         values = np.frombuffer(base64.b64decode(packed, validate=True), np.uint8).reshape(-1, len(columns) + 2)
         points = low + step * values[:, :-2]
+        if not columns or not len(points):
+            raise ValueError
     except ValueError:
         raise InputError("residual", text[:60], "names and ranges of columns, then bytes in base 64") from None
     return Residual(columns, points, (values[:, -2].astype(float) - 128) / _SLOWER, values[:, -1] / _SPREAD)

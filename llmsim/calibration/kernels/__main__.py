@@ -12,38 +12,38 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from ...core.errors import LlmsimError
+from ...core.errors import LlmsimError, unknown_name
 from ...hardware.kernel_fits import kernel_fits
 from ...hardware.profiles import profiles_root
 from .measured import Table
 from .published import published_tables
 from .rates import write_rates
 from .silicon import DEVICES, RELEASE, root, tables
-from .write import fit_tables, write_fits
+from .write import fit_tables, fits_text, write_fits
 
 SILICON = f"measured kernel tables inside aiconfigurator-core {RELEASE}"
 PUBLISHED = "published tables in validation/kernels_and_networks.csv"
 
 
-def fit_published(path: Path, date: str) -> list[Path]:
-    """Fit the published tables; the files written."""
+def published_texts(path: Path, date: str) -> Iterator[tuple[str, str]]:
+    """(device, its file) of the published tables."""
     by_device: dict[str, list[Table]] = defaultdict(list)
     for table in published_tables(path):
         by_device[table.device].append(table)
-    return [write_fits("published", device, fit_tables(own), PUBLISHED, date) for device, own in by_device.items()]
+    for device, own in by_device.items():
+        yield device, fits_text(device, fit_tables(own), PUBLISHED, date)
 
 
-def fit_silicon(folder: Path, devices: Sequence[str], date: str) -> list[Path]:
-    """Fit the tables inside the package, of some devices or of all; the files written."""
-    return [
-        write_fits("silicon", device, fit_tables(tables(folder, name)), SILICON, date)
-        for name, device in DEVICES.items()
-        if not devices or device in devices
-    ]
+def silicon_texts(folder: Path, devices: Sequence[str], date: str) -> Iterator[tuple[str, str]]:
+    """(device, its file) of the tables inside the package, of some devices or of all."""
+    own = {name: device for name, device in DEVICES.items() if not devices or device in devices}
+    return (
+        (device, fits_text(device, fit_tables(tables(folder, name)), SILICON, date)) for name, device in own.items()
+    )
 
 
 def main() -> int:
@@ -54,17 +54,20 @@ def main() -> int:
     arguments = parser.parse_args()
     date = datetime.now(UTC).date().isoformat()
     try:
+        if unknown := next((name for name in arguments.devices if name not in DEVICES.values()), None):
+            raise unknown_name("device", unknown, DEVICES.values())
         if arguments.source == "published":
-            path = profiles_root().parent / "validation" / "kernels_and_networks.csv"
-            written = fit_published(path, date)
+            texts = published_texts(profiles_root().parent / "validation" / "kernels_and_networks.csv", date)
         else:
-            written = fit_silicon(arguments.tables or root(), arguments.devices, date)
+            texts = silicon_texts(arguments.tables or root(), arguments.devices, date)
+        files = [write_fits(arguments.source, device, text) for device, text in texts]
+        kernel_fits.cache_clear()
+        files.append(write_rates())
     except LlmsimError as error:
-        print(error, file=sys.stderr)
-        return 1
-    kernel_fits.cache_clear()
-    written.append(write_rates())
-    print(f"written: {', '.join(str(p.relative_to(p.parents[1])) for p in written)}")
+        print(f"llmsim: {error}", file=sys.stderr)
+        return 2
+    for path, written in files:
+        print(f"{path.relative_to(profiles_root())} {'written' if written else 'says the same'}")
     return 0
 
 

@@ -65,16 +65,24 @@ def _grouped(s: Sizes, values: Mapping[str, float], machine: Machine) -> np.ndar
     return np.asarray(grouped_gemm_seconds(rows, s["n"], s["k"], s["groups"], traffic, k))
 
 
+LONG_S = 1e-3
+"""Duration from which a kernel of training runs into limits of power and clocks."""
+
+
 def _trained(s: Sizes, values: Mapping[str, float], machine: Machine) -> np.ndarray:
-    """Attention of training: as of prompts, the backward pass with five products where the forward one has two."""
-    width = (s["qk_dim"] + s["v_dim"]) / 2
-    work = 1 + 1.5 * s["backward"]
-    own = {**values, "head_half": 0.0, "memory_efficiency": 1.0, "sharpness": 8.0}
-    traffic = 4 * s["batch"] * s["queries"] * width * (s["heads"] + s["kv_heads"]) * work
-    forward = prefill_seconds(s["batch"], s["queries"], 0.0, s["heads"], width, traffic / work, PrefillConstants(**own),
+    """Attention of training: as of prompts, the backward pass with five products where the forward one has two.
+
+    Kernels hold keys and values at one width, the larger. Each doubling of the time beyond a millisecond takes
+    ``slowing`` longer.
+    """
+    constants = {**values, "head_half": 0.0, "memory_efficiency": 1.0, "sharpness": 8.0}
+    slowing = constants.pop("slowing")
+    width = np.maximum(s["qk_dim"], s["v_dim"])
+    traffic = 4 * s["batch"] * s["queries"] * width * (s["heads"] + s["kv_heads"])
+    forward = prefill_seconds(s["batch"], s["queries"], 0.0, s["heads"], width, traffic, PrefillConstants(**constants),
                               peak=machine.peak, bandwidth=machine.bandwidth,
                               compute_units=machine.compute_units)  # fmt: skip
-    return np.asarray(work * forward)
+    return np.asarray((1 + 1.5 * s["backward"]) * forward * (1 + slowing * np.log2(1 + forward / LONG_S)))
 
 
 def _prefill(s: Sizes, values: Mapping[str, float], machine: Machine) -> np.ndarray:
@@ -174,6 +182,7 @@ TRAINED_ATTENTION = Family(
         Parameter("prologue", 100.0, 1.0, 3000.0, "element"),
         Parameter("longest", 0.8, 0.05, 4.0),
         Parameter("latency_s", 8e-6, 1e-7, 2e-4, "s"),
+        Parameter("slowing", 0.05, 1e-4, 1.0),
     ),
     _trained,
     ("heads", "kv_heads", "qk_dim"),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core.errors import InputError, unread
 from .families import COLLECTIVE, GROUPED, TRAINED_ATTENTION, TRAINED_GEMM
 from .fitting import Family
 from .measured import Table
@@ -34,8 +35,18 @@ Row = dict[str, str]
 
 
 def published_tables(path: Path) -> list[Table]:
-    """The tables of the file, a family on a device each."""
-    text = path.read_bytes()
+    """The tables of the file, a family on a device each.
+
+    Raises
+    ------
+    InputError
+        Where it cannot be read.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        why = f"cannot be read ({unread(error)})"
+        raise InputError("published tables", str(path), "the file of a checkout", why=why) from None
     digest = hashlib.sha256(text).hexdigest()[:16]
     rows = list(csv.DictReader(text.decode("utf-8").splitlines()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...core.files import write_whole
 from ...core.provenance import Quantity
 from ...hardware.kernel_fits import KernelFit, kernel_fits
 from ...hardware.kernel_rates import SCHEMA, rates_path
@@ -78,15 +79,26 @@ def _quantity(fit: KernelFit, name: str, date: str, feed: Feed) -> Quantity:
     )  # fmt: skip
 
 
-def write_rates() -> Path:
-    """Write the constants that fits feed."""
+def rates_text() -> str:
+    """The constants that fits feed, as their file holds them."""
     lines = [f"# Written by python -m llmsim.calibration.kernels\nschema: {SCHEMA}\nvalues:"]
     for feed in FEEDS:
         for name, own in rated(feed).items():
             fields = f"value: {own.value!r}, unit: {own.unit!r}, provenance: fitted, error: {own.error!r}"
             lines.append(f"  {name}: {{{fields}, source: {own.source!r}, date: {own.date!r}}}")
-    path = rates_path()
-    partial = path.with_suffix(".partial")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(path)
-    return path
+    return "\n".join(lines) + "\n"
+
+
+def write_rates() -> tuple[Path, bool]:
+    """Write the constants that fits feed, if they are others than before; the file, and whether it was written.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
+    """
+    path, text = rates_path(), rates_text()
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return path, False
+    write_whole(path, text, "rates of kernels")
+    return path, True

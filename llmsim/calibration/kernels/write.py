@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ...core.files import write_whole
 from ...hardware.devices import bundled_device
 from ...hardware.kernel_fits import SCHEMA, kernels_root
 from ...hardware.residuals import residual_text
@@ -23,25 +25,46 @@ def fit_tables(tables: Iterable[Table]) -> list[tuple[Table, FormFit]]:
     return found
 
 
-def write_fits(folder: str, device: str, fits: Iterable[tuple[Table, FormFit]], source: str, date: str) -> Path:
-    """Write the file of a device; what it had before is replaced.
+def fits_text(device: str, fits: Iterable[tuple[Table, FormFit]], source: str, date: str) -> str:
+    """The file of a device.
+
+    Parameters
+    ----------
+    source, date
+        Where the measurements are from, and when they were fitted.
+    """
+    head = f"# Fitted kernels; written by python -m llmsim.calibration.kernels\nschema: {SCHEMA}\ndevice: {device}\n"
+    blocks = (_block(table, fit) for table, fit in fits)
+    return f'{head}source: "{source}"\ndate: "{date}"\nfits:\n' + "".join(blocks)
+
+
+def write_fits(folder: str, device: str, text: str) -> tuple[Path, bool]:
+    """Write the file of a device; one that says the same but for its date stays as it is.
 
     Parameters
     ----------
     folder
         ``published`` or ``silicon``.
-    source, date
-        Where the measurements are from, and when they were fitted.
+
+    Returns
+    -------
+    The file, and whether it was written.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written.
     """
-    blocks = [_block(table, fit) for table, fit in fits]
-    head = f"# Fitted kernels; written by python -m llmsim.calibration.kernels\nschema: {SCHEMA}\ndevice: {device}\n"
-    text = f'{head}source: "{source}"\ndate: "{date}"\nfits:\n' + "".join(blocks)
     path = kernels_root() / folder / f"{device}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-    return path
+    if path.is_file() and undated(path.read_text(encoding="utf-8")) == undated(text):
+        return path, False
+    write_whole(path, text, "kernel fits")
+    return path, True
+
+
+def undated(text: str) -> str:
+    """The text of a file without the date of its fits."""
+    return re.sub(r"^date: .*$", "", text, count=1, flags=re.MULTILINE)
 
 
 def _block(table: Table, fit: FormFit) -> str:
