@@ -243,9 +243,17 @@ def test_elements_take_what_they_take_in_torch(name: str) -> None:
     assert get_format(name).bytes(1000) == 1000 * size
 
 
-@pytest.mark.parametrize(("name", "bits"), [("fp8-block", 8 + 32 / 128), ("mxfp8", 8 + 8 / 32), ("nvfp4", 4 + 8 / 16)])
+SCALED = {
+    "fp8-block": 8 + 32 / 128, "mxfp8": 8 + 8 / 32, "nvfp4": 4 + 8 / 16, "mxfp4": 4 + 8 / 32, "nf4": 4 + 8 / 64,
+    "q8_0": 34 * 8 / 32, "q6_k": 210 * 8 / 256, "q5_k": 176 * 8 / 256, "q4_k": 144 * 8 / 256, "q3_k": 110 * 8 / 256,
+    "q2_k": 84 * 8 / 256, "q5_0": 22 * 8 / 32, "q4_0": 18 * 8 / 32, "q4_1": 20 * 8 / 32, "iq4_xs": 136 * 8 / 256,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "bits"), SCALED.items())
 def test_scaled_formats(name: str, bits: float) -> None:
-    """Bits an element, one scale for each block (DeepSeek-V3, section 3.3; OCP MX v1.0, table 1; NVFP4)."""
+    """Bits an element, one scale for each block (DeepSeek-V3, section 3.3; OCP MX v1.0, table 1; NVFP4; the bytes of a
+    block in llama.cpp)."""
     format = get_format(name)
     assert format.bytes(4096) == 4096 * bits / 8
     assert format.bytes(1) == 1 + format.scale_bits // 8
@@ -253,4 +261,5 @@ def test_scaled_formats(name: str, bits: float) -> None:
 
 
 def test_every_format_is_checked() -> None:
-    assert {*TORCH_NAMES, "fp8-block", "mxfp8", "nvfp4"} == set(FORMATS)
+    assert {*TORCH_NAMES, *SCALED, "int4"} == set(FORMATS)
+    assert get_format("int4").bytes(1001) == 501

@@ -75,10 +75,11 @@ def test_formats_that_store_weights_need_no_matrix_units() -> None:
 
 @pytest.mark.parametrize("device", device_names())
 def test_plan_and_simulate_take_the_same_defaults(device: str) -> None:
-    cluster = Cluster.parse(f"1x4x{device}")
+    shape = "1x4" if get_device(device).devices_per_node >= 4 else "4x1"
+    cluster = Cluster.parse(f"{shape}x{device}")
     plan = TrainingPlan(sequence_length=2048, global_batch_size=16, data_parallel=4, sharding="zero3", recompute="full")
-    result = simulate_training(plan, "llama-3.2-1b", cluster)
-    answer = plan_training("llama-3.2-1b", cluster, sequence=2048, global_batch=16)
+    result = simulate_training(plan, "qwen2.5-0.5b", cluster)
+    answer = plan_training("qwen2.5-0.5b", cluster, sequence=2048, global_batch=16)
     chosen = answer.best[0].result.plan
     assert result.plan.precision == chosen.precision == default_precision(cluster.profile)
     assert result.plan.framework == chosen.framework == default_framework(cluster.profile)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,9 +13,9 @@ HUB_IDS: dict[str, tuple[str, ...]] = {
     "bloom-176b": ("bigscience/bloom",),
     "bloom-560m": ("bigscience/bloom-560m",),
     "codellama-34b": ("codellama/CodeLlama-34b-hf", "codellama/CodeLlama-34b-Instruct-hf"),
-    "deepseek-r1": ("deepseek-ai/DeepSeek-R1",),
-    "deepseek-v2": ("deepseek-ai/DeepSeek-V2",),
-    "deepseek-v2-lite": ("deepseek-ai/DeepSeek-V2-Lite",),
+    "deepseek-r1": ("deepseek-ai/DeepSeek-R1", "deepseek-ai/DeepSeek-R1-0528"),
+    "deepseek-v2": ("deepseek-ai/DeepSeek-V2", "deepseek-ai/DeepSeek-Coder-V2-Instruct"),
+    "deepseek-v2-lite": ("deepseek-ai/DeepSeek-V2-Lite", "deepseek-ai/DeepSeek-V2-Lite-Chat"),
     "deepseek-v3": ("deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3-Base", "deepseek-ai/DeepSeek-V3-0324"),
     "deepseek-v3.1": ("deepseek-ai/DeepSeek-V3.1", "nvidia/DeepSeek-V3.1-NVFP4"),
     "deepseek-v3.2": ("deepseek-ai/DeepSeek-V3.2", "deepseek-ai/DeepSeek-V3.2-Exp"),
@@ -37,7 +38,7 @@ HUB_IDS: dict[str, tuple[str, ...]] = {
     "granite-3.0-8b": ("ibm-granite/granite-3.0-8b-base", "ibm-granite/granite-3.0-8b-instruct"),
     "internlm-7b": ("internlm/internlm-7b",),
     "jamba-v0.1": ("ai21labs/Jamba-v0.1",),
-    "kimi-k2": ("moonshotai/Kimi-K2-Base", "moonshotai/Kimi-K2-Instruct"),
+    "kimi-k2": ("moonshotai/Kimi-K2-Base", "moonshotai/Kimi-K2-Instruct", "moonshotai/Kimi-K2-Thinking"),
     "kimi-k2.5": ("moonshotai/Kimi-K2.5",),
     "llama-7b": ("huggyllama/llama-7b",),
     "llama-2-7b": ("meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-chat-hf"),
@@ -81,16 +82,40 @@ HUB_IDS: dict[str, tuple[str, ...]] = {
     "pythia-6.9b": ("EleutherAI/pythia-6.9b",),
     "qwen2.5-0.5b": ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B-Instruct"),
     "qwen2.5-7b": ("Qwen/Qwen2.5-7B", "Qwen/Qwen2.5-7B-Instruct"),
-    "qwen2.5-72b": ("Qwen/Qwen2.5-72B", "Qwen/Qwen2.5-72B-Instruct"),
+    "qwen2.5-72b": ("Qwen/Qwen2.5-72B", "Qwen/Qwen2.5-72B-Instruct", "moonshotai/Kimi-Dev-72B"),
     "qwen3-0.6b": ("Qwen/Qwen3-0.6B",),
     "qwen3-8b": ("Qwen/Qwen3-8B",),
     "qwen3-14b": ("Qwen/Qwen3-14B",),
     "qwen3-32b": ("Qwen/Qwen3-32B",),
-    "qwen3-30b-a3b": ("Qwen/Qwen3-30B-A3B",),
+    "qwen3-30b-a3b": ("Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-Coder-30B-A3B-Instruct"),
     "qwen3-235b-a22b": ("Qwen/Qwen3-235B-A22B",),
     "qwen3-480b-a35b": ("Qwen/Qwen3-Coder-480B-A35B-Instruct", "qwen3-coder-480b-a35b"),
     "qwen3-next-80b-a3b": ("Qwen/Qwen3-Next-80B-A3B-Instruct", "Qwen/Qwen3-Next-80B-A3B-Thinking"),
     "qwen3.5-397b-a17b": ("Qwen/Qwen3.5-397B-A17B",),
+    "qwen2.5-1.5b": ("Qwen/Qwen2.5-1.5B", "Qwen/Qwen2.5-1.5B-Instruct"),
+    "qwen2.5-3b": ("Qwen/Qwen2.5-3B", "Qwen/Qwen2.5-3B-Instruct"),
+    "qwen2.5-14b": ("Qwen/Qwen2.5-14B", "Qwen/Qwen2.5-14B-Instruct", "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B"),
+    "qwen2.5-32b": (
+        "Qwen/Qwen2.5-32B",
+        "Qwen/Qwen2.5-32B-Instruct",
+        "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B",
+        "Qwen/QwQ-32B",
+    ),
+    "qwen3-1.7b": ("Qwen/Qwen3-1.7B",),
+    "qwen3-4b": ("Qwen/Qwen3-4B",),
+    "codellama-7b": ("codellama/CodeLlama-7b-hf", "codellama/CodeLlama-7b-Instruct-hf"),
+    "granite-3.1-8b": (
+        "ibm-granite/granite-3.1-8b-instruct",
+        "ibm-granite/granite-3.2-8b-instruct",
+        "ibm-granite/granite-3.3-8b-instruct",
+    ),
+    "mistral-small-24b": (
+        "mistralai/Mistral-Small-24B-Instruct-2501",
+        "mistralai/Mistral-Small-3.1-24B-Instruct-2503",
+        "mistralai/Mistral-Small-3.2-24B-Instruct-2506",
+    ),
+    "gemma-3-4b": ("google/gemma-3-4b-pt", "google/gemma-3-4b-it"),
+    "gemma-3-27b": ("google/gemma-3-27b-pt", "google/gemma-3-27b-it"),
     "t5-base": ("google-t5/t5-base",),
     "yi-34b": ("01-ai/Yi-34B",),
 }  # fmt: skip
@@ -108,6 +133,22 @@ def bundled_path(name: str) -> Path | None:
     wanted = name.lower()
     found = wanted if wanted in _names() else _aliases().get(wanted)
     return _FOLDER / f"{found}.json" if found else None
+
+
+_STORED = re.compile(
+    r"[-_. ](fp8|fp8[-_](dynamic|block)|nvfp4|fp4|mxfp4|awq(-[48]bit)?|autoround(-gptq)?(-[48]bit)?|"
+    r"gptq(-int[48]|-[48]bit)?|int[48]|bnb-4bit|gguf|quantized\.w[0-9]+a[0-9]+)$",
+    re.IGNORECASE,
+)
+
+
+def stored_otherwise(name: str) -> str | None:
+    """The bundled name of a checkpoint that is another's weights in another format, whoever published it
+    (``RedHatAI/Qwen2.5-7B-Instruct-FP8-dynamic``); None for anything else."""
+    short = name.rsplit("/", 1)[-1]
+    plain = _STORED.sub("", short)
+    found = bundled_path(plain) if plain != short else None
+    return found.stem if found else None
 
 
 @lru_cache(maxsize=1)

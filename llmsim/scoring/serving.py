@@ -19,7 +19,7 @@ from ..calibration.serving.runs import ServingRun, point_run, rate_run
 from ..core.errors import InputError, LlmsimError
 from ..core.progress import Bar
 from ..hardware.engines import shipped_serving_fit
-from ..serving.steady_state import Requests, Steady
+from ..serving.steady_state import Requests, Server, Steady
 from ..timing.intervals import model_class
 from .result import Entry, ValidationReport
 from .scores import feasibility, group_scores, score_table
@@ -55,7 +55,7 @@ def is_serving(path: Path) -> bool:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             columns = set(next(csv.reader(file), ()))
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except (OSError, ValueError, csv.Error):
         return False
     points = {"ttft_ms", "tpot_ms"} <= columns or "output_tokens_per_s" in columns or "ttft_mean_ms" in columns
     return points or {"metric", "value", "engine"} <= columns
@@ -223,14 +223,34 @@ def _report_value(metric: str, unit: str, own: ReportRow) -> float:
 
 
 def _state(own: ReportRow, requests: Requests) -> Steady:
-    server = own.prepared.server(requests)
+    """The state of one replica under its share of the load, with the throughput of all of them."""
+    server, replicas = own.prepared.server(requests), own.prepared.replicas
+    each = own.amount / replicas
     if own.load == "closed":
-        return server.closed_loop(own.amount, requests)
-    if own.load == "first token":
+        state = server.closed_loop(max(each, 1.0), requests)
+        replicas = min(replicas, max(1, round(own.amount)))
+    elif own.load == "first token":
         return server.without_clients().static_batch(own.amount, requests)
-    if own.load == "open":
-        return server.open_loop(own.amount, requests)
-    return server.closed_loop(min(own.amount, float(np.asarray(server.most))) if own.amount else server.most, requests)
+    elif own.load == "open":
+        state = server.open_loop(each, requests)
+        if state.requests_per_s < each * (1 - 1e-9) and own.prompts:
+            state = _at_once(server, own.prompts / replicas, requests)
+    else:
+        state = _at_once(server, max(each, 1.0), requests)
+    return replace(
+        state,
+        requests_per_s=state.requests_per_s * replicas,
+        output_tokens_per_s=state.output_tokens_per_s * replicas,
+    )
+
+
+def _at_once(server: Server, count: float, requests: Requests) -> Steady:
+    """Requests that arrive at once: prompts one after the other, and those without room wait for others to end."""
+    running = min(count, float(np.asarray(server.most)))
+    state = server.closed_loop(running, requests)
+    mean = (running + 1) / (2 * running) * float(server.prompts_alone(running, requests))
+    first = mean + (count - running) / (2 * float(state.requests_per_s))
+    return replace(state, ttft_s=first, e2e_s=first + max(requests.output_tokens - 1, 0) * state.tpot_s)
 
 
 def _entry(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ...core.errors import InputError
 from ...core.units import GIB
+from ...hardware.engines import get_engine
 from ...serving.prepare import Prepared
 from ...serving.steady_state import Requests, Steady
 from .runs import Load, number, prepared_row
@@ -65,6 +66,8 @@ class ReportRow:
         What clients send and how; None, ``start`` and 0 for a start-up log.
     assumed
         What the row does not say: field -> text.
+    prompts
+        How many requests there were in all, 0 where nobody says.
     """
 
     prepared: Prepared
@@ -72,6 +75,7 @@ class ReportRow:
     load: Load
     amount: float
     assumed: Mapping[str, str]
+    prompts: float = 0.0
 
 
 def report_row(row: Mapping[str, str]) -> ReportRow:
@@ -86,12 +90,31 @@ def report_row(row: Mapping[str, str]) -> ReportRow:
     if metric not in MEMORY and metric not in LATENCY and metric != OUTCOME:
         raise InputError("metric", metric, f"{', '.join((*MEMORY, *LATENCY))}, {OUTCOME}", why="is not predicted")
     assumed: dict[str, str] = {}
-    prepared = prepared_row(_plain_row(row, assumed))
+    prepared = _prepared(_plain_row(row, assumed), assumed)
     if metric not in LATENCY:
         return ReportRow(prepared, None, "start", 0.0, assumed)
     requests = _requests(row, metric, assumed)
     load, amount = _load(row, metric, assumed)
-    return ReportRow(prepared, requests, load, amount, assumed)
+    return ReportRow(prepared, requests, load, amount, assumed, _prompts(row))
+
+
+def _prepared(row: Mapping[str, str], assumed: dict[str, str]) -> Prepared:
+    """The plan of a row; where it does not say how devices share the model, single streams split its layers, and
+    servers have the fewest tensor-parallel ranks that hold it."""
+    devices = int(number(row, "n_devices") or 1)
+    stated = (row.get("tensor_parallel") or "").strip() or (row.get("pipeline_parallel") or "").strip()
+    if stated or devices == 1:
+        return prepared_row(row)
+    if get_engine(row["engine"]).defaults.streams:
+        assumed["pipeline_parallel"] = str(devices)
+        return prepared_row({**row, "tensor_parallel": "1", "pipeline_parallel": str(devices)})
+    ranks = 1
+    while True:
+        found = prepared_row({**row, "tensor_parallel": str(ranks)})
+        if found.memory.cache_bytes > 0 or 2 * ranks > devices:
+            assumed["tensor_parallel"] = str(ranks)
+            return found
+        ranks *= 2
 
 
 def _plain_row(row: Mapping[str, str], assumed: dict[str, str]) -> dict[str, str]:
@@ -130,6 +153,11 @@ def _requests(row: Mapping[str, str], metric: str, assumed: dict[str, str]) -> R
         wanted = USUAL_ANSWER if single else LIKELY_OUTPUT
         assumed["output_tokens"] = f"{wanted:.0f}"
     return Requests(given, max(wanted, 1.0))
+
+
+def _prompts(row: Mapping[str, str]) -> float:
+    match = re.match(r"([0-9]+) .*prompts?", (row.get("concurrency_or_rate") or "").lower())
+    return float(match[1]) if match else 0.0
 
 
 def _load(row: Mapping[str, str], metric: str, assumed: dict[str, str]) -> tuple[Load, float]:

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 from ...architecture import Architecture
 from ...core.errors import InputError
 from ...hardware.cluster import Cluster
+from ...models import stored_otherwise
 from ...plans.serving import ServingPlan
 from ...serving.prepare import Prepared, prepare
 from ...serving.steady_state import Requests
@@ -182,8 +183,9 @@ def _prepared(plan: ServingPlan, model: str, hardware: str, devices: int) -> Pre
 
 @lru_cache(maxsize=256)
 def known_architecture(model: str) -> Architecture:
-    """A model by name, read once."""
-    return Architecture.from_config(model)
+    """A model by name, read once; weights that somebody stored in another format have the architecture of the
+    original."""
+    return Architecture.from_config(stored_otherwise(model) or model)
 
 
 @lru_cache(maxsize=256)
