@@ -39,6 +39,7 @@ fit silicon validate scoreboard rankings: export OPENBLAS_NUM_THREADS = 1
 fit: $(VENV)/.installed
 	$(BIN)/python -m llmsim.calibration.kernels published
 	$(BIN)/python -m llmsim.calibration
+	$(BIN)/python -m llmsim.calibration --serving
 
 # Kernels fitted anew to the tables inside a public package, which this downloads. `make fit` goes on from there.
 silicon: $(VENV)/.silicon
@@ -68,9 +69,11 @@ conform-full: $(VENV)/.publishing
 mutation: $(VENV)/.developing
 	$(BIN)/python tools/mutation.py
 
-# What README and docs show, put in again as it is printed, the index of formulas, the list of constants.
+# What README and docs show, put in again as it is printed, the table of conformance cells, the index of formulas, the
+# list of constants.
 documents: $(VENV)/.developing
 	$(BIN)/python tools/documents.py --write
+	$(BIN)/python -m llmsim.measure.document --write
 	$(BIN)/python tools/formulas.py --write
 	$(BIN)/python tools/constants.py --write
 

@@ -10,13 +10,16 @@ from llmsim.core.formats import get_format
 from llmsim.core.inventory import Inventory, KernelRow, parse_keep
 from llmsim.core.liveness import derive_moments
 from llmsim.core.messages import stage_transfers
-from llmsim.core.operators import LayerBuilder, product
+from llmsim.core.operators import LayerBuilder, Read, activation, product
 from llmsim.core.parameters import derive_parameters
 from llmsim.core.saved import Region, derive_saved, weight_operands
 from llmsim.core.sharding import mesh_sharding
+from llmsim.core.state import _looks_at
 from llmsim.core.terms import Sizes, Term
 from llmsim.core.work import derive_work
 from llmsim.layers.base import layer_input
+from llmsim.layers.embedding_and_head import embedding
+from llmsim.layers.mla import absorbed, is_latent
 from llmsim.plans.adapters import Adapters, adapted_operators
 from llmsim.timing.structure import Structure, layer_terms
 
@@ -187,3 +190,32 @@ def test_regions_run_to_the_last_operator_that_keeps_something_new() -> None:
         assert found.recomputed == again, keeps
         all_of_it = derive_saved(b.operators, PLAIN, inventory, formats=CLASSES, regions=[whole], early_stop=False)
         assert all_of_it.recomputed == ("a", "b", "c")
+
+
+def test_positions_that_others_look_at() -> None:
+    tensor = activation("x", "batch sequence hidden")
+    assert _looks_at(Read(tensor, ("batch", "sequence", "hidden"))) is None
+    assert _looks_at(Read(tensor, ("batch", "context", "hidden"))) == "context"
+
+
+def test_absorbed_attention_is_no_longer_latent_and_keeps_its_indexer() -> None:
+    kind = next(k for k in Architecture.from_config("deepseek-v3.2").kinds.values() if is_latent(k))
+    core = next(op for op in absorbed(kind).operators if "core_attn" in op.tags)
+    assert [read.tensor.name for read in core.reads] == ["q_latent", "k_latent", "kv_down_norm", "index_select"]
+    assert not {"k_up", "v_up", "k_concat"} & {op.name for op in absorbed(kind).operators}
+    once = absorbed(kind)
+    assert not is_latent(once)
+    assert absorbed(once) is once
+
+
+def test_names_of_dropouts_and_of_the_delta_rule() -> None:
+    layer = embedding(positions=True, dropout=True)
+    assert [op.name for op in layer.operators] == [
+        "embedding",
+        "position_embedding",
+        "position_add",
+        "embedding_dropout",
+    ]
+    kinds = Architecture.from_config("qwen3-next-80b-a3b").kinds.values()
+    weights = {read.tensor.name for kind in kinds for op in kind.operators for read in op.reads}
+    assert {"delta.a", "delta.dt", "delta_norm.weight"} <= weights

@@ -64,10 +64,22 @@ def step(cluster, **fields):
         ("80 GiB", "B", 80 * 2**30), ("989 TFLOP/s", "FLOP/s", 989e12), ("989 TFLOPS", "FLOP/s", 989e12),
         ("1.979 PFLOPs/s", "FLOP/s", 1979e12), ("5 us", "s", 5e-6), ("0.02 ms", "s", 2e-5), ("0.7 kW", "W", 700.0),
         ("$3.5/h", "USD/h", 3.5), ("3.5 USD/h", "USD/h", 3.5), ("80 %", "1", 0.8), ("7e1", "W", 70),
+        ("1_000 GB", "B", 10**12), ("1,000 GB", "B", 10**12), ("2 s", "s", 2), ("2 ms", "s", 2e-3), ("2 us", "s", 2e-6),
+        ("2 µs", "s", 2e-6),
+        ("2 μs", "s", 2e-6), ("2 ns", "s", 2e-9),
     ],
 )  # fmt: skip
 def test_quantities_as_people_write_them(text, unit, value):
     assert parse_quantity(text, unit, "x") == value
+
+
+def test_prefixes_are_powers():
+    for power, prefix in enumerate(("", "k", "M", "G", "T", "P", "E")):
+        assert parse_quantity(f"3 {prefix}B", "B", "x") == 3 * 1000**power
+        assert parse_quantity(f"3 {prefix}FLOP/s", "FLOP/s", "x") == 3 * 1000**power
+    for power, prefix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi"), start=1):
+        assert parse_quantity(f"3 {prefix}B", "B", "x") == 3 * 1024**power
+    assert parse_quantity("3 KB/s", "B/s", "x") == 3000
 
 
 @pytest.mark.parametrize(
@@ -89,6 +101,11 @@ def test_what_is_written_is_read_back():
             assert parse_quantity(written(quantity.value, quantity.unit), quantity.unit, "x") == quantity.value
     assert written(85017493504, "B") == "85017493504 B"
     assert readable(85017493504, "B") == ("85.0175", "GB")
+
+
+def test_units_change_at_their_own_size():
+    assert [written(x, "B/s") for x in (999.0, 1e3, 1e9)] == ["999 B/s", "1 kB/s", "1 GB/s"]
+    assert [written(x, "s") for x in (2.0, 1.0, 2e-3, 2e-6)] == ["2 s", "1 s", "2 ms", "2 us"]
 
 
 # ---- templates

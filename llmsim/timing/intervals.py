@@ -42,8 +42,8 @@ def log_width(
     nothing is known.
 
     It is read from the narrowest regime that has runs enough (kind of model and lineage of the software, else kind of
-    model), and is at least that of predictions for hardware and frameworks that a fit had not seen, where these were
-    not.
+    model). Where a fit had not seen the hardware or the framework, what predictions for new ones are off beyond those
+    for known ones comes on top, as a variance.
 
     The interval of a plan is wider by what it rests on that no run has moved
     (:mod:`llmsim.training.prior_uncertainty`). Coverage on measured runs is that of this width alone: it was read from
@@ -58,13 +58,18 @@ def log_width(
     """
     known = shipped_fit() if fit is None else fit
     kind = model_class(architecture)
-    regimes = [known.intervals.get(f"{kind}/{software.lineage}") or known.intervals.get(kind)]
+    usual = known.intervals.get(kind)
+    regime = known.intervals.get(f"{kind}/{software.lineage}") or usual
+    novel = []
     if cluster.profile.fitted_as not in known.hardware:
-        regimes.append(known.intervals.get(f"{NEW_HARDWARE}/{kind}"))
+        novel.append(NEW_HARDWARE)
     if adapters or software.name not in known.frameworks:
-        regimes.append(known.intervals.get(f"{NEW_FRAMEWORK}/{kind}"))
-    widths = [regime.log80 for regime in regimes if regime is not None]
-    return max(widths) if len(widths) == len(regimes) else None
+        novel.append(NEW_FRAMEWORK)
+    new = [known.intervals.get(f"{novelty}/{kind}") for novelty in novel]
+    if regime is None or usual is None or None in new:
+        return None
+    extra = sum(max(0.0, width.log80**2 - usual.log80**2) for width in new if width is not None)
+    return math.sqrt(regime.log80**2 + extra)
 
 
 def unseen(cluster: Cluster, software: Software, fit: Fit | None = None) -> bool:
