@@ -29,8 +29,8 @@ class SchedulerDefaults(BaseModel):
         Sequences that run at a time, and new tokens of a step.
     utilisation, of
         Share of memory for all that the engine holds: of the device's ``total``, or of what weights leave ``free``.
-    chunked_prefill
-        Whether prompts are cut to the tokens of a step and run beside sequences that decode.
+    mixed
+        Whether prompts run in the same steps as sequences that decode; if not, these wait while prompts run.
     streams
         Sequences that run at a time at most, where the engine is made for few; None without a limit of its own.
     reserves_output
@@ -44,7 +44,7 @@ class SchedulerDefaults(BaseModel):
     max_num_batched_tokens: int = Field(default=8192, ge=1)
     utilisation: float = Field(default=0.9, gt=0, le=1)
     of: Literal["total", "free"] = "total"
-    chunked_prefill: bool = True
+    mixed: bool = True
     streams: int | None = Field(default=None, ge=1)
     reserves_output: bool = False
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.console import Group, RenderableType
 
 from ..core.units import GIB, counted, gib, money, seconds
+from ..plans.serving import ServingPlan
+from ..serving.memory import ServingMemory
 from ..serving.result import ServingResult
 from .training import grid, section
 
@@ -33,8 +35,8 @@ def serving_report(result: ServingResult) -> RenderableType:
     if result.usd_per_million_output_tokens is not None:
         throughput.append(("cost", f"{money(result.usd_per_million_output_tokens)} per million output tokens"))
     return Group(
-        grid([("plan", _plan(result)), ("load", _load(result))]),
-        section("At start-up, on each rank", grid(_memory(result))),
+        grid([("plan", plan_line(result.plan, result.model, result.replicas)), ("load", _load(result))]),
+        section("At start-up, on each rank", grid(memory_lines(result.memory))),
         section("Latency", grid(latency)),
         section("Throughput", grid(throughput)),
         section("Where a decoding step goes", grid(_parts(result.step_parts))),
@@ -43,17 +45,14 @@ def serving_report(result: ServingResult) -> RenderableType:
     )
 
 
-def _plan(result: ServingResult) -> str:
-    plan = result.plan
+def plan_line(plan: ServingPlan, model: str, replicas: int) -> str:
+    """What runs, in a line."""
     degrees = [("TP", plan.tensor_parallel), ("DP-attention", plan.attention_data_parallel),
                ("EP", plan.expert_parallel), ("PP", plan.pipeline_parallel)]  # fmt: skip
     each = " ".join(f"{name}{n}" for name, n in degrees if n > 1) or "one device"
     formats = f"weights {plan.weights}, cache {plan.cache_format}"
-    return (
-        f"{result.model} on {plan.engine} {plan.release}".rstrip()
-        + f": {each}, {formats}, "
-        + counted(result.replicas, "replica")
-    )
+    name = f"{model} on {plan.engine} {plan.release}".rstrip()
+    return f"{name}: {each}, {formats}, {counted(replicas, 'replica')}"
 
 
 def _load(result: ServingResult) -> str:
@@ -67,8 +66,8 @@ def _load(result: ServingResult) -> str:
     return f"{how}, {load.input_tokens:,.0f}{cached} tokens in, {load.output_tokens:,.0f} out"
 
 
-def _memory(result: ServingResult) -> list[tuple[str, str]]:
-    memory = result.memory
+def memory_lines(memory: ServingMemory) -> list[tuple[str, str]]:
+    """What an engine prints when it starts."""
     return [
         ("model weights", gib(memory.weight_bytes)),
         ("peak activation", gib(memory.activation_bytes)),

@@ -6,6 +6,7 @@ import csv
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,23 @@ from ..calibration.links import linked
 from ..calibration.serving.batches import RunBatch, run_batches
 from ..calibration.serving.calibrate import TABLES, serving_runs
 from ..calibration.serving.fit import ServingData, fit_serving
-from ..calibration.serving.reports import LATENCY, MEMORY, OUTCOME, ReportRow, report_row
+from ..calibration.serving.reports import (
+    MEMORY,
+    OUTCOME,
+    REPLAYED,
+    SINGLE,
+    ReportRow,
+    Traffic,
+    replayed_value,
+    report_row,
+)
 from ..calibration.serving.runs import ServingRun, point_run, rate_run
-from ..core.errors import InputError, LlmsimError
+from ..core.errors import InfeasibleError, InputError, LlmsimError
 from ..core.progress import Bar
 from ..hardware.engines import shipped_serving_fit
-from ..serving.steady_state import Requests, Server, Steady
+from ..serving.prepare import Prepared
+from ..serving.replay import Latencies, replayed, token_gaps
+from ..serving.steady_state import Requests, Steady
 from ..timing.intervals import model_class
 from .result import Entry, ValidationReport
 from .scores import feasibility, group_scores, score_table
@@ -81,7 +93,7 @@ def validate_serving(path: Path, *, refit_without: str | None, progress: bool) -
     fit = shipped_serving_fit()
     shipped = f"shipped: fitted {fit.date} to {fit.data}" if fit.values else "profiles, nothing fitted"
     numbers = (e.metric for e in entries if not isinstance(e.measured, bool))
-    metrics = tuple(m for m in dict.fromkeys(numbers) if m in COLUMNS or m in MEMORY or m in LATENCY)
+    metrics = tuple(m for m in dict.fromkeys(numbers) if m in COLUMNS or m in MEMORY or m in SINGLE or m in REPLAYED)
     return ValidationReport(
         file=path.name,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -207,8 +219,11 @@ def _report_entries(row: _Row) -> Iterator[Entry]:
         measured = float(text.replace(",", ""))
     except ValueError:
         return
-    value = None if own is None else _report_value(metric, row.cells.get("unit", ""), own)
-    reason = row.skipped
+    value, reason = None, row.skipped
+    try:
+        value = None if own is None else _report_value(metric, row.cells.get("unit", ""), own)
+    except LlmsimError as error:
+        reason = str(error)
     if reason is None and (value is None or not np.isfinite(value)):
         value, reason = None, "the prediction is not a finite number"
     yield _entry(row, own, metric, measured, value, reason, {} if own is None else own.assumed)
@@ -217,40 +232,31 @@ def _report_entries(row: _Row) -> Iterator[Entry]:
 def _report_value(metric: str, unit: str, own: ReportRow) -> float:
     if metric in MEMORY:
         return MEMORY[metric](own.prepared)
-    assert own.requests is not None
     scale = UNITS.get(unit.strip().lower(), 1.0) if metric.startswith(("ttft", "tpot", "itl", "e2e")) else 1.0
-    return float(LATENCY[metric](_state(own, own.requests), own.requests)) * scale
+    if own.single is not None:
+        return SINGLE[metric](_single_stream(metric, own.prepared, own.single), own.single) * scale
+    assert own.traffic is not None
+    return replayed_value(metric, *_replayed(own.prepared, own.traffic)) * scale
 
 
-def _state(own: ReportRow, requests: Requests) -> Steady:
-    """The state of one replica under its share of the load, with the throughput of all of them."""
-    server, replicas = own.prepared.server(requests), own.prepared.replicas
-    each = own.amount / replicas
-    if own.load == "closed":
-        state = server.closed_loop(max(each, 1.0), requests)
-        replicas = min(replicas, max(1, round(own.amount)))
-    elif own.load == "first token":
-        return server.without_clients().static_batch(own.amount, requests)
-    elif own.load == "open":
-        state = server.open_loop(each, requests)
-        if state.requests_per_s < each * (1 - 1e-9) and own.prompts:
-            state = _at_once(server, own.prompts / replicas, requests)
-    else:
-        state = _at_once(server, max(each, 1.0), requests)
-    return replace(
-        state,
-        requests_per_s=state.requests_per_s * replicas,
-        output_tokens_per_s=state.output_tokens_per_s * replicas,
-    )
+def _single_stream(metric: str, prepared: Prepared, requests: Requests) -> Steady:
+    server = prepared.server(requests)
+    if metric == "prefill_speed":
+        return server.without_clients().static_batch(1.0, requests)
+    return server.closed_loop(1.0, requests)
 
 
-def _at_once(server: Server, count: float, requests: Requests) -> Steady:
-    """Requests that arrive at once: prompts one after the other, and those without room wait for others to end."""
-    running = min(count, float(np.asarray(server.most)))
-    state = server.closed_loop(running, requests)
-    mean = (running + 1) / (2 * running) * float(server.prompts_alone(running, requests))
-    first = mean + (count - running) / (2 * float(state.requests_per_s))
-    return replace(state, ttft_s=first, e2e_s=first + max(requests.output_tokens - 1, 0) * state.tpot_s)
+@lru_cache(maxsize=64)
+def _replayed(prepared: Prepared, traffic: Traffic) -> tuple[Latencies, tuple[np.ndarray, np.ndarray]]:
+    """What happens to the requests of a benchmark."""
+    workload = traffic.workload()
+    logs = replayed(prepared, workload)
+    if not any(end >= 0 for log in logs for end in log.end):
+        memory = prepared.memory
+        raise InfeasibleError(
+            f"no request fits the cache of {memory.cache_tokens:,} tokens", nearest="shorter requests"
+        )
+    return Latencies.of(workload, logs), token_gaps(logs)
 
 
 def _entry(

@@ -20,7 +20,7 @@ from .steady_state import Requests, Server
 from .step_time import Machine, machine_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prepared:
     """One replica of a plan.
 

@@ -68,18 +68,33 @@ def simulate_serving(
     machines = Cluster.parse(cluster)
     requests = _requests(input, output, cached)
     kind, amount = _load(concurrency, batch, rate)
-    length = math.ceil(requests.input_tokens + requests.output_tokens)
-    if parsed.max_model_len is not None and parsed.max_model_len < length:
-        raise InputError("max_model_len", parsed.max_model_len, f"at least input + output, {length:,} tokens", length)
-    whole = parsed.replace(max_model_len=parsed.max_model_len or max(length, model.max_positions or 0))
-    prepared = prepare(whole, model, machines, fit=fit)
-    if parsed.max_model_len is None and not prepared.memory.starts and prepared.memory.longest >= length:
-        # What the engine refuses is the model's own length, which nobody asked for.
-        prepared = prepare(parsed.replace(max_model_len=length), model, machines, fit=fit)
-    prepared.memory.check(f"{model.name} on {machines.profile.name}")
+    prepared = prepared_for(parsed, model, machines, math.ceil(requests.input_tokens + requests.output_tokens), fit)
     load = ServingLoad(kind, amount, requests.input_tokens, requests.output_tokens, requests.cached_tokens)
     steady = _steady(prepared, requests, kind, amount)
     return _result(prepared, parsed, model, machines, load, requests, steady, fit)
+
+
+def prepared_for(
+    plan: ServingPlan, model: Architecture, cluster: Cluster, length: int, fit: Fit | None = None
+) -> Prepared:
+    """A plan that starts, for requests of at most ``length`` tokens.
+
+    Raises
+    ------
+    InputError
+        For requests that are longer than ``max_model_len``.
+    InfeasibleError
+        Where weights do not fit, or the cache does not hold one request.
+    """
+    if plan.max_model_len is not None and plan.max_model_len < length:
+        raise InputError("max_model_len", plan.max_model_len, f"at least input + output, {length:,} tokens", length)
+    whole = plan.replace(max_model_len=plan.max_model_len or max(length, model.max_positions or 0))
+    prepared = prepare(whole, model, cluster, fit=fit)
+    if plan.max_model_len is None and not prepared.memory.starts and prepared.memory.longest >= length:
+        # What the engine refuses is the model's own length, which nobody asked for.
+        prepared = prepare(plan.replace(max_model_len=length), model, cluster, fit=fit)
+    prepared.memory.check(f"{model.name} on {cluster.profile.name}")
+    return prepared
 
 
 def _requests(given: int | str, wanted: int | str, cached: int | str) -> Requests:
@@ -152,7 +167,7 @@ def _result(
         saturated=bool(full),
         limited_by=_limit(prepared, requests),
         intervals=_intervals(steady, fit),
-        assumed=_assumed(prepared, plan, model, cluster),
+        assumed=assumed_of(prepared, plan, model, cluster),
     )
 
 
@@ -175,7 +190,7 @@ def _intervals(steady: Steady, fit: Fit | None) -> dict[str, tuple[float, float]
     return found
 
 
-def _assumed(prepared: Prepared, plan: ServingPlan, model: Architecture, cluster: Cluster) -> dict[str, str]:
+def assumed_of(prepared: Prepared, plan: ServingPlan, model: Architecture, cluster: Cluster) -> dict[str, str]:
     """What nobody said."""
     settings, engine = prepared.settings, prepared.plan.profile
     found = {**cluster.assumed(), **model.left_out}

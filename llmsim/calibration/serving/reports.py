@@ -10,12 +10,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ...core.errors import InputError
 from ...core.units import GIB
 from ...hardware.engines import get_engine
 from ...serving.prepare import Prepared
+from ...serving.replay import Distribution, Latencies
 from ...serving.steady_state import Requests, Steady
-from .runs import Load, number, prepared_row
+from ...serving.workload import Workload, generated
+from .runs import number, prepared_row
 
 USUAL_PROMPT, USUAL_ANSWER = 512.0, 128.0
 """Tokens of a prompt and of an answer where a report of a speed does not say them."""
@@ -35,23 +39,89 @@ MEMORY: dict[str, Callable[[Prepared], float]] = {
     "max_concurrency": lambda p: p.memory.max_concurrency,
 }
 """Metric of a start-up log -> what is predicted, in its usual unit."""
-LATENCY: dict[str, Callable[[Steady, Requests], float]] = {
-    "ttft_mean": lambda s, r: s.ttft_s,
-    "ttft_median": lambda s, r: s.ttft_s,
-    "tpot_mean": lambda s, r: s.tpot_s,
-    "tpot_median": lambda s, r: s.tpot_s,
-    "itl_mean": lambda s, r: s.tpot_s,
-    "itl_median": lambda s, r: s.step_s,
-    "e2e_mean": lambda s, r: s.e2e_s,
-    "e2e_median": lambda s, r: s.e2e_s,
-    "output_token_throughput": lambda s, r: s.output_tokens_per_s,
-    "request_throughput": lambda s, r: s.requests_per_s,
-    "total_token_throughput": lambda s, r: s.requests_per_s * (r.input_tokens + r.output_tokens),
+SINGLE: dict[str, Callable[[Steady, Requests], float]] = {
     "decode_speed": lambda s, r: 1 / s.tpot_s,
     "prefill_speed": lambda s, r: r.input_tokens / s.ttft_s,
 }
-"""Metric of a benchmark -> what is predicted, SI."""
+"""Metric of a single stream -> what its closed form says, SI."""
+PERCENTILE = {"median": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
+_TIMES: dict[str, Callable[[Latencies], np.ndarray]] = {
+    "ttft": lambda x: x.ttft,
+    "tpot": lambda x: x.tpot,
+    "e2e": lambda x: x.e2e,
+}
+_SUMS: dict[str, Callable[[Latencies], float]] = {
+    "output_token_throughput": lambda x: float(x.outputs.sum()) / x.duration,
+    "input_token_throughput": lambda x: float(x.inputs.sum()) / x.duration,
+    "total_token_throughput": lambda x: float(x.inputs.sum() + x.outputs.sum()) / x.duration,
+    "request_throughput": lambda x: len(x.ttft) / x.duration,
+    "benchmark_duration": lambda x: x.duration,
+    "successful_requests": lambda x: float(len(x.ttft)),
+    "failed_requests": lambda x: float(x.refused),
+    "total_input_tokens": lambda x: float(x.inputs.sum()),
+    "total_generated_tokens": lambda x: float(x.outputs.sum()),
+    "elapsed": lambda x: x.duration,
+}
+"""Metric of a benchmark of many requests -> what their simulation says, SI."""
+_OF_ALL = ("benchmark_duration", "elapsed", "successful_requests", "failed_requests", "total_input_tokens",
+           "total_generated_tokens")  # fmt: skip
+"""What only means something where a report says how many requests there were."""
+REPLAYED = (
+    *_SUMS,
+    *(f"{name}_{kind}" for name in ("ttft", "tpot", "itl", "e2e") for kind in ("mean", *PERCENTILE)),
+)
+
+
+def replayed_value(metric: str, latencies: Latencies, gaps: tuple[np.ndarray, np.ndarray]) -> float:
+    """A metric of simulated requests, SI.
+
+    Parameters
+    ----------
+    gaps
+        Seconds between tokens, and how often each occurs.
+    """
+    if metric in _SUMS:
+        return _SUMS[metric](latencies)
+    name, kind = metric.rsplit("_", 1)
+    if name == "itl":
+        own = Distribution.of(*gaps)
+        return {"mean": own.mean, "median": own.p50, "p90": own.p90, "p95": own.p95, "p99": own.p99}[kind]
+    values = _TIMES[name](latencies)
+    return float(values.mean()) if kind == "mean" else float(np.percentile(values, PERCENTILE[kind]))
+
+
 OUTCOME = "startup_outcome"
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests of a benchmark as a report states them.
+
+    Attributes
+    ----------
+    requests
+        How many.
+    input, output
+        Lengths as :func:`~llmsim.serving.workload.generated` takes them.
+    rate, arrivals, concurrency, prefix
+        See there.
+    counted
+        Whether the report says how many requests there were.
+    """
+
+    requests: int
+    input: str
+    output: str
+    rate: float | None = None
+    arrivals: str = "poisson"
+    concurrency: int | None = None
+    prefix: tuple[int, int] | None = None
+    counted: bool = True
+
+    def workload(self) -> Workload:
+        """The requests."""
+        return generated(self.requests, self.input, self.output, rate=self.rate, arrivals=self.arrivals,
+                         concurrency=self.concurrency, prefix=self.prefix)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,20 +132,16 @@ class ReportRow:
     ----------
     prepared
         The plan on its cluster.
-    requests, load, amount
-        What clients send and how; None, ``start`` and 0 for a start-up log.
+    single, traffic
+        Lengths of a single stream, or the requests of a benchmark; neither for a start-up log.
     assumed
         What the row does not say: field -> text.
-    prompts
-        How many requests there were in all, 0 where nobody says.
     """
 
     prepared: Prepared
-    requests: Requests | None
-    load: Load
-    amount: float
+    single: Requests | None
+    traffic: Traffic | None
     assumed: Mapping[str, str]
-    prompts: float = 0.0
 
 
 def report_row(row: Mapping[str, str]) -> ReportRow:
@@ -87,15 +153,20 @@ def report_row(row: Mapping[str, str]) -> ReportRow:
         With the reason why it cannot be simulated.
     """
     metric = (row.get("metric") or "").strip()
-    if metric not in MEMORY and metric not in LATENCY and metric != OUTCOME:
-        raise InputError("metric", metric, f"{', '.join((*MEMORY, *LATENCY))}, {OUTCOME}", why="is not predicted")
+    if metric not in MEMORY and metric not in SINGLE and metric not in REPLAYED and metric != OUTCOME:
+        raise InputError("metric", metric, f"{', '.join((*MEMORY, *SINGLE, *REPLAYED))}, {OUTCOME}",
+                         why="is not predicted")  # fmt: skip
     assumed: dict[str, str] = {}
     prepared = _prepared(_plain_row(row, assumed), assumed)
-    if metric not in LATENCY:
-        return ReportRow(prepared, None, "start", 0.0, assumed)
-    requests = _requests(row, metric, assumed)
-    load, amount = _load(row, metric, assumed)
-    return ReportRow(prepared, requests, load, amount, assumed, _prompts(row))
+    if metric in SINGLE:
+        return ReportRow(prepared, _single(row, assumed), None, assumed)
+    if metric not in REPLAYED:
+        return ReportRow(prepared, None, None, assumed)
+    traffic = _traffic(row, prepared.replicas, assumed)
+    if metric in _OF_ALL and not traffic.counted:
+        raise InputError("concurrency_or_rate", row.get("concurrency_or_rate"), "N prompts",
+                         why="does not say how many requests there were")  # fmt: skip
+    return ReportRow(prepared, None, traffic, assumed)
 
 
 def _prepared(row: Mapping[str, str], assumed: dict[str, str]) -> Prepared:
@@ -143,43 +214,81 @@ def _first_number(text: str) -> float | None:
     return float(match[1].replace(",", "")) if match else None
 
 
-def _requests(row: Mapping[str, str], metric: str, assumed: dict[str, str]) -> Requests:
+def _single(row: Mapping[str, str], assumed: dict[str, str]) -> Requests:
+    """Lengths of a single stream."""
     given, wanted = _first_number(row.get("input_tokens", "")), _first_number(row.get("output_tokens", ""))
-    single = metric in ("decode_speed", "prefill_speed")
     if given is None:
-        given = USUAL_PROMPT if single else LIKELY_INPUT
+        given = USUAL_PROMPT
         assumed["input_tokens"] = f"{given:.0f}"
     if wanted is None:
-        wanted = USUAL_ANSWER if single else LIKELY_OUTPUT
+        wanted = USUAL_ANSWER
         assumed["output_tokens"] = f"{wanted:.0f}"
     return Requests(given, max(wanted, 1.0))
 
 
-def _prompts(row: Mapping[str, str]) -> float:
-    match = re.match(r"([0-9]+) .*prompts?", (row.get("concurrency_or_rate") or "").lower())
-    return float(match[1]) if match else 0.0
-
-
-def _load(row: Mapping[str, str], metric: str, assumed: dict[str, str]) -> tuple[Load, float]:
-    """How requests arrive, from words."""
-    text = (row.get("concurrency_or_rate") or "").lower()
-    if metric == "prefill_speed":
-        return "first token", 1.0
-    if match := re.search(r"concurrency ([0-9]+)", text):
-        return "closed", float(match[1])
-    if match := re.search(r"([0-9]+) in flight", text):
-        return "closed", float(match[1])
-    if match := re.search(r"([0-9.]+) req/s", text):
-        return "open", float(match[1])
-    if match := re.search(r"([0-9]+).*prompts at once", text):
-        return "offline", float(match[1])
-    if match := re.search(r"batch ([0-9]+)", text):
-        return "closed", float(match[1])
-    if match := re.match(r"([0-9]+) prompts?\b", text):
-        return ("closed", 1.0) if match[1] == "1" else ("offline", float(match[1]))
-    if metric == "decode_speed":
-        assumed["concurrency"] = "1"
-        return "closed", 1.0
-    raise InputError(
-        "concurrency_or_rate", text, "concurrency N, N req/s, or N prompts at once", why="is not understood"
+def _traffic(row: Mapping[str, str], replicas: int, assumed: dict[str, str]) -> Traffic:
+    """The requests of a benchmark, from words."""
+    text = (row.get("concurrency_or_rate") or "").lower().replace(",000", "000")
+    count, rate, limit = _prompts(text), _found(r"([0-9.]+) ?req/s", text), _found(_LIMIT, text)
+    alone = text.strip() in ("1 prompt", "1 prompts")
+    if rate is None and limit is None and not count:
+        raise InputError("concurrency_or_rate", text, "concurrency N, N req/s, or N prompts at once",
+                         why="is not understood")  # fmt: skip
+    if not count:
+        seconds = _found(r"([0-9.]+) s\b", text) or USUAL_SECONDS
+        usual = rate * seconds if rate else (limit or 1) * USUAL_ROUNDS
+        count = int(min(max(usual, 2 * replicas, 20), MOST_PROMPTS))
+        if rate is None or f"{seconds:g} s" not in text:
+            assumed["requests"] = f"{count:,}"
+    given, prefix = _prompt_lengths(row, assumed)
+    return Traffic(
+        requests=1 if alone else count,
+        input=given,
+        output=_answer_lengths(row, assumed),
+        rate=rate,
+        arrivals="constant" if "constant" in text else "poisson",
+        concurrency=None if limit is None else int(limit),
+        prefix=prefix,
+        counted=bool(_prompts(text)),
     )
+
+
+_LIMIT = r"(?:concurrency|batch) ([0-9]+)|([0-9]+) in flight"
+USUAL_ROUNDS = 10
+"""Requests that a client with a limit sends in all, for each that it has out at a time."""
+USUAL_SECONDS = 60.0
+"""How long requests arrive at a rate where nobody says it."""
+MOST_PROMPTS = 20_000
+
+
+def _found(pattern: str, text: str) -> float | None:
+    match = re.search(pattern, text)
+    return float(next(group for group in match.groups() if group)) if match else None
+
+
+def _prompts(text: str) -> int:
+    return int(_found(r"([0-9]+) (?:[a-z0-9-]+ )?(?:prompts?|documents|questions)\b", text) or 0)
+
+
+def _prompt_lengths(row: Mapping[str, str], assumed: dict[str, str]) -> tuple[str, tuple[int, int] | None]:
+    """Lengths of prompts, and tokens that they have in common and groups of such prompts."""
+    text = (row.get("input_tokens") or "").replace(",", "")
+    if match := re.match(r"\s*([0-9]+) shared(?: \(([0-9]+) groups\))? \+ ([0-9]+)", text):
+        return str(int(match[1]) + int(match[3])), (int(match[1]), int(match[2] or 1))
+    if match := re.match(r"\s*([0-9]+) groups x ([0-9]+)-token prefix.*\+ ([0-9]+)", text):
+        return str(int(match[2]) + int(match[3])), (int(match[2]), int(match[1]))
+    if match := re.match(r"\s*([0-9]+):([0-9]+)", text):
+        return f"uniform:{match[1]}:{match[2]}", None
+    given = _first_number(text)
+    if given is None:
+        assumed["input_tokens"] = f"lengths of ShareGPT, {LIKELY_INPUT:.0f} in the mean"
+        return f"lognormal:{LIKELY_INPUT}:1", None
+    return f"{given:.0f}", None
+
+
+def _answer_lengths(row: Mapping[str, str], assumed: dict[str, str]) -> str:
+    wanted = _first_number(row.get("output_tokens", ""))
+    if wanted is None:
+        assumed["output_tokens"] = f"lengths of ShareGPT, {LIKELY_OUTPUT:.0f} in the mean"
+        return f"lognormal:{LIKELY_OUTPUT}:1"
+    return f"{max(wanted, 1):.0f}"
