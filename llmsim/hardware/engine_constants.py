@@ -56,7 +56,7 @@ ENGINE_CONSTANTS = (
     Constant(f"{_ENGINE}/interference", "omega", "of what prompts add to steps, what decoding sequences wait for",
              high=2.0, width=0.30, moved_by="serving", measure=_SERVER, more=False),
     Constant(f"{_ENGINE}/first_wave", "phi", "of the requests that arrive at once, what the mean request waits for",
-             high=2.0, width=0.60, moved_by="serving", measure=_PREFILL, more=False),
+             high=2.0, measure=_PREFILL, more=False),
     _memory("sampler_copies", "m_logits", "copies of the 32-bit logits of all sequences", "1", width=0.2),
     _memory("forward_copies", "m_forward", "copies of the widest activations of a layer", "1", width=0.3),
     _memory("activation_bytes", "M_step", "further memory while a step runs", "B", width=0.5),

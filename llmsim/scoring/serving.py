@@ -15,6 +15,8 @@ from ..calibration.links import linked
 from ..calibration.serving.batches import RunBatch, run_batches
 from ..calibration.serving.calibrate import TABLES, serving_runs
 from ..calibration.serving.fit import ServingData, fit_serving
+from ..calibration.serving.replays import REPLAYED as REPLAYED_LOADS
+from ..calibration.serving.replays import replayed_run
 from ..calibration.serving.reports import (
     MEMORY,
     OUTCOME,
@@ -31,6 +33,7 @@ from ..core.progress import Bar
 from ..hardware.engines import shipped_serving_fit
 from ..serving.prepare import Prepared
 from ..serving.replay import Latencies, replayed, token_gaps
+from ..serving.simulate import interval_width
 from ..serving.steady_state import Requests, Steady
 from ..timing.intervals import model_class
 from .result import Entry, ValidationReport
@@ -38,7 +41,8 @@ from .scores import feasibility, group_scores, score_table
 
 COLUMNS = {
     "ttft_ms": ("ttft_s", 1e3), "tpot_ms": ("tpot_s", 1e3), "output_tokens_per_s": ("output_tokens_per_s", 1.0),
-    "ttft_mean_ms": ("ttft_s", 1e3), "e2e_mean_ms": ("e2e_s", 1e3),
+    "ttft_mean_ms": ("ttft_s", 1e3), "ttft_p99_ms": ("ttft_p99_s", 1e3), "e2e_mean_ms": ("e2e_s", 1e3),
+    "e2e_p99_ms": ("e2e_p99_s", 1e3),
 }  # fmt: skip
 """Measured column -> what is predicted, and how much of the column's unit one of it is."""
 UNITS = {"ms": 1e3, "s": 1.0, "tokens/s": 1.0, "tok/s": 1.0, "req/s": 1.0}
@@ -137,14 +141,13 @@ def _predicted(rows: Sequence[_Row], refit_without: str | None) -> list[Entry]:
     runs = [row.run for row in rows if row.run is not None]
     steady = dict(_steady(runs, refit_without))
     places = {id(run): n for n, run in enumerate(runs)}
-    widths = shipped_serving_fit().intervals
     found: list[Entry] = []
     for row in rows:
         if "metric" in row.cells and "value" in row.cells:
             found += _report_entries(row)
         else:
             found += _run_entries(row, steady.get(places.get(id(row.run), -1)))
-    return [_with_interval(e, widths) for e in found]
+    return [_with_interval(e) for e in found]
 
 
 def _steady(runs: Sequence[ServingRun], refit_without: str | None) -> Iterator[tuple[int, dict[str, float]]]:
@@ -152,7 +155,7 @@ def _steady(runs: Sequence[ServingRun], refit_without: str | None) -> Iterator[t
     batches = run_batches(runs)
     if not refit_without:
         for batch in batches:
-            yield from _of_batch(batch, batch.prepared.rates)
+            yield from _of_batch(batch, runs, batch.prepared.rates)
         return
     known = {(run.id, run.group) for run in runs}
     beside = [run for run in _committed() if (run.id, run.group) not in known]
@@ -167,7 +170,7 @@ def _steady(runs: Sequence[ServingRun], refit_without: str | None) -> Iterator[t
             if held[batch.rows].any():
                 fitted = {k: values.get(f"engines/{batch.engine}/{k}") for k in batch.prepared.rates}
                 rates = {**batch.prepared.rates, **{k: v for k, v in fitted.items() if v is not None}}
-                yield from (pair for pair in _of_batch(batch, rates) if held[pair[0]])
+                yield from _of_batch(batch, runs, rates, held)
 
 
 def _committed() -> list[ServingRun]:
@@ -176,12 +179,21 @@ def _committed() -> list[ServingRun]:
     return serving_runs(folder) if all((folder / name).is_file() for name in TABLES) else []
 
 
-def _of_batch(batch: RunBatch, rates: Mapping[str, float]) -> Iterator[tuple[int, dict[str, float]]]:
+def _of_batch(
+    batch: RunBatch, runs: Sequence[ServingRun], rates: Mapping[str, float], wanted: np.ndarray | None = None
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """Requests that queue are simulated one by one; batches and single prompts follow from closed forms."""
+    rows = [int(row) for row in batch.rows if wanted is None or wanted[row]]
+    if batch.load in REPLAYED_LOADS:
+        yield from ((row, replayed_run(runs[row], rates)) for row in rows)
+        return
     steady = batch.steady(rates)
     shape = (len(batch.rows),)
-    columns = {m: np.broadcast_to(np.asarray(getattr(steady, m), dtype=float), shape) for m, _ in COLUMNS.values()}
-    for n, row in enumerate(batch.rows):
-        yield int(row), {metric: float(values[n]) for metric, values in columns.items()}
+    columns = {m: np.broadcast_to(np.asarray(getattr(steady, m), dtype=float), shape)
+               for m in ("ttft_s", "tpot_s", "e2e_s", "output_tokens_per_s")}  # fmt: skip
+    places = {int(row): n for n, row in enumerate(batch.rows)}
+    for row in rows:
+        yield row, {metric: float(values[places[row]]) for metric, values in columns.items()}
 
 
 def _run_entries(row: _Row, steady: Mapping[str, float] | None) -> Iterator[Entry]:
@@ -201,10 +213,10 @@ def _run_entries(row: _Row, steady: Mapping[str, float] | None) -> Iterator[Entr
             measured = float(text)
         except ValueError:
             continue
-        value = None if steady is None else steady[metric] * scale
+        value = None if steady is None else steady.get(metric, np.nan) * scale
         reason = row.skipped
         if reason is None and (value is None or not np.isfinite(value) or value <= 0):
-            value, reason = None, "the prediction is not a finite number above 0"
+            value, reason = None, "no request fits the cache that is predicted"
         yield _entry(row, run, column, measured, value, reason, {})
 
 
@@ -289,19 +301,23 @@ def _entry(
     )
 
 
-def _with_interval(entry: Entry, widths: Mapping[str, object]) -> Entry:
+def _with_interval(entry: Entry) -> Entry:
     """With the 80 % interval that refits without groups of rows lead to."""
     name = INTERVALS.get(entry.metric)
-    width = widths.get(name) if name else None
+    width = interval_width(name, entry.kind) if name else None
     if width is None or entry.predicted is None or isinstance(entry.predicted, bool):
         return entry
-    factor = float(np.exp(width.log80))  # type: ignore[attr-defined]
+    factor = float(np.exp(width.log80))
     return replace(entry, low=entry.predicted / factor, high=entry.predicted * factor)
 
 
 INTERVALS = {
     "ttft_ms": "ttft_s", "tpot_ms": "tpot_s", "output_tokens_per_s": "output_tokens_per_s", "ttft_mean_ms": "ttft_s",
-    "e2e_mean_ms": "tpot_s", "ttft_mean": "ttft_s", "tpot_mean": "tpot_s", "itl_mean": "tpot_s",
-    "output_token_throughput": "output_tokens_per_s", "decode_speed": "tpot_s", "prefill_speed": "ttft_s",
+    "ttft_p99_ms": "ttft_s", "e2e_mean_ms": "tpot_s", "e2e_p99_ms": "tpot_s", "ttft_mean": "ttft_s",
+    "ttft_median": "ttft_s", "ttft_p90": "ttft_s", "ttft_p99": "ttft_s", "tpot_mean": "tpot_s", "tpot_median": "tpot_s",
+    "tpot_p99": "tpot_s", "itl_mean": "tpot_s", "itl_median": "tpot_s", "itl_p99": "tpot_s", "e2e_mean": "tpot_s",
+    "e2e_median": "tpot_s", "e2e_p99": "tpot_s", "output_token_throughput": "output_tokens_per_s",
+    "total_token_throughput": "output_tokens_per_s", "request_throughput": "output_tokens_per_s",
+    "decode_speed": "tpot_s", "prefill_speed": "ttft_s",
 }  # fmt: skip
 """Metric -> the width that applies."""

@@ -12,8 +12,9 @@ from ..core.errors import InputError
 from ..core.units import parse_length
 from ..hardware.cluster import Cluster
 from ..hardware.engines import shipped_serving_fit
-from ..hardware.fitted import Fit
+from ..hardware.fitted import Fit, Width
 from ..plans.serving import ServingPlan
+from ..timing.intervals import model_class
 from .prepare import Prepared, prepare
 from .result import ServingLoad, ServingResult
 from .steady_state import Requests, Steady, decoding_batch, mixed_batch
@@ -166,7 +167,7 @@ def _result(
         usd_per_million_output_tokens=hourly * devices / 3600 / per_s * 1e6 if per_s else None,
         saturated=bool(full),
         limited_by=_limit(prepared, requests),
-        intervals=_intervals(steady, fit),
+        intervals=_intervals(steady, model, fit),
         assumed=assumed_of(prepared, plan, model, cluster),
     )
 
@@ -178,13 +179,18 @@ def _limit(prepared: Prepared, requests: Requests) -> str:
     return f"max_num_seqs ({seats:,})" if most >= seats else f"the cache ({most:,.0f} sequences of this length)"
 
 
-def _intervals(steady: Steady, fit: Fit | None) -> dict[str, tuple[float, float]]:
-    """80 % intervals from what refits predicted for groups that they had not seen."""
+def interval_width(metric: str, kind: str, fit: Fit | None = None) -> Width | None:
+    """Half the width of the 80 % interval of a metric for a kind of models: from what refits predicted for groups that
+    they had not seen; None where nothing is known."""
     widths = (shipped_serving_fit() if fit is None else fit).intervals
+    return widths.get(f"{metric}/{kind}") or widths.get(metric)
+
+
+def _intervals(steady: Steady, model: Architecture, fit: Fit | None) -> dict[str, tuple[float, float]]:
     found = {}
-    for metric, width in widths.items():
-        value = getattr(steady, metric, None)
-        if value is not None:
+    for metric in ("ttft_s", "tpot_s", "output_tokens_per_s"):
+        value, width = getattr(steady, metric), interval_width(metric, model_class(model), fit)
+        if width is not None:
             factor = math.exp(width.log80)
             found[metric] = (float(value) / factor, float(value) * factor)
     return found

@@ -7,7 +7,8 @@ takes ``step(B) + w (B - 1) / n x extra`` with ``extra`` what a prompt adds to a
 References
 ----------
 Little 1961, doi:10.1287/opre.9.3.383 (requests in flight); Pollaczek-Khinchine for the wait behind prompts of equal
-length, Kleinrock 1975, Queueing Systems I, section 5.6.
+length, Kleinrock 1975, Queueing Systems I, section 5.6; Hawkes 1971, doi:10.1093/biomet/58.1.83, for arrivals that feed
+on themselves, whose counts over long windows vary ``1 / (1 - beta)**2`` times as much as their mean.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from .step_time import Machine, time_step
 
 BUSIEST = 0.95
 """Share of steps with prompts up to which a queue is taken to be steady."""
+MOST_OFFSPRING = 0.9
+"""The ratio up to which arrivals that feed on themselves are followed: beyond, a server is all but saturated."""
 ROUNDS = 30
 """Of a fixed point: each halves the distance at least where the batch hardly changes the step."""
 
@@ -150,6 +153,36 @@ def static_state(step: Number, first: Number, batch: Number, requests: Requests)
     return Steady(batch, 0, step, first / batch, first, step, whole, per_s, per_s * requests.output_tokens)
 
 
+def wave_state(
+    step: Number,
+    first: Number,
+    steps: Number,
+    running: Number,
+    flight: Number,
+    requests: Requests,
+    rates: Mapping[str, Number],
+) -> Steady:
+    """``flight`` requests of equal length of which ``running`` have room: they begin and end together, wave after wave.
+
+    Parameters
+    ----------
+    step, first, steps
+        Seconds of a step of those that run; of the prompts of a wave, which run before anything else, and in how many
+        steps.
+    """
+    mean = first * (1 + 1 / steps) / 2
+    tokens = maximum(requests.output_tokens - 1, 1)
+    tpot = step + (first - mean) / tokens
+    whole = rates["host/request_s"] + first + tokens * step
+    per_s, waiting = running / whole, flight - running
+    behind = waiting / per_s
+    ttft = rates["host/request_s"] + mean
+    return Steady(
+        running, waiting, step, first / running, ttft + behind, tpot, whole + behind, per_s,
+        per_s * requests.output_tokens,
+    )  # fmt: skip
+
+
 def saturated_state(step: Number, prompt: Number, most: Number, requests: Requests) -> Steady:
     """All requests at once, as many running as fit: only the throughput means something."""
     whole = requests.output_tokens * step + most * prompt
@@ -206,6 +239,13 @@ class Server:
         step, prompt = self.decoding(running, requests), self.prompt(running, requests)
         return closed_state(step, prompt, running, concurrency, requests, self.rates)
 
+    def waves(self, concurrency: Number, requests: Requests) -> Steady:
+        """A fixed number of requests of equal length in flight whose prompts run before anything else."""
+        running = minimum(concurrency, self.most)
+        batch, steps = prompt_batch(running, requests, self.budget)
+        step, first = self.decoding(running, requests), steps * self.step(batch)
+        return wave_state(step, first, steps, running, concurrency, requests, self.rates)
+
     def static_batch(self, batch: Number, requests: Requests) -> Steady:
         """A batch of requests of equal length that begin and end together."""
         return static_state(self.decoding(batch, requests), self.prompts_alone(batch, requests), batch, requests)
@@ -216,22 +256,36 @@ class Server:
         return saturated_state(step, prompt, self.most, requests)
 
     def open_loop(self, rate: Number, requests: Requests) -> Steady:
-        """Requests that arrive at a rate, whatever is in flight: the batch that Little's law leads to.
+        """Requests that arrive at a rate, at random, whatever is in flight.
 
-        Above the highest rate that can be served, the state at that rate; ``requests_per_s`` says so.
+        In the mean ``step / (1 - b)`` passes between tokens, with ``b`` the share of the time that prompts add. A step
+        that takes long lets more requests in, whose prompts make the next one long: arrivals feed on themselves with a
+        ratio ``beta`` of offspring, the number of sequences varies ``1 / (1 - beta)**2`` times as much as that of a
+        Poisson process (Hawkes), and tokens see the larger batches. Above the highest rate that can be served, the
+        state at that rate; ``requests_per_s`` says so.
         """
-        running = _fixed_point(lambda own: self._in_flight(own, rate, requests), self.most, 0 * rate + 1)
-        step, prompt = self.decoding(running, requests), self.prompt(running, requests)
+        n, chunks = requests.output_tokens, requests.prompt_steps(self.budget)
+        between = _fixed_point(lambda own: self._in_flight(own, rate, requests), self.most, 0 * rate + 1)
+        step, prompt = self.decoding(between, requests), self.prompt(between, requests)
+        slope = self.decoding(between + 1, requests) - step
         busy = minimum(rate * prompt, BUSIEST)
-        tpot = step / (1 - minimum(self.rates["interference"] * busy, BUSIEST))
-        first = self.rates["host/request_s"] + step / 2 + step + prompt + prompt * busy / (2 * (1 - busy))
-        served = first + maximum(requests.output_tokens - 1, 0) * tpot
+        offspring = minimum(rate * (prompt + n * slope), MOST_OFFSPRING)
+        spread = 1 / (1 - offspring) ** 2
+        lone = minimum(busy, MOST_OFFSPRING)
+        clustered = maximum(spread - 1 / (1 - lone**2), 0)
+        tpot = step / (1 - busy) + slope * spread + prompt * clustered / (2 * n)
+        long_share = minimum(rate * (chunks * step + prompt), BUSIEST)
+        residual = (long_share * (step + prompt / chunks) + (1 - long_share) * step) / 2
+        queue = residual + 2 * residual * rate * prompt / (1 - busy)
+        first = self.rates["host/request_s"] + chunks * step + prompt + queue
+        served = first + maximum(n - 1, 0) * tpot
         per_s = minimum(rate, self.saturated(requests).requests_per_s)
-        return Steady(running, 0, step, prompt, first, tpot, served, per_s, per_s * requests.output_tokens)
+        running = minimum(per_s * n * tpot, self.most)
+        return Steady(running, 0, step, prompt, first, tpot, served, per_s, per_s * n)
 
     def _in_flight(self, running: Number, rate: Number, requests: Requests) -> Number:
         """Sequences that decode at a time, at the step that so many of them lead to."""
-        busy = minimum(self.rates["interference"] * rate * self.prompt(running, requests), BUSIEST)
+        busy = minimum(rate * self.prompt(running, requests), BUSIEST)
         return rate * requests.output_tokens * self.decoding(running, requests) / (1 - busy)
 
 

@@ -20,6 +20,7 @@ from ...serving.steady_state import (
     prompt_batch,
     saturated_state,
     static_state,
+    wave_state,
     without_clients,
 )
 from ...serving.step_time import Machine, step_seconds
@@ -56,6 +57,8 @@ class RunBatch:
         server = self.prepared.server(self.requests, rates)
         if self.load == "closed":
             return server.closed_loop(self.amount, self.requests)
+        if self.load == "waves":
+            return server.waves(self.amount, self.requests)
         if self.load in ("static", "first token"):
             return server.without_clients().static_batch(self.amount, self.requests)
         if self.load == "offline":
@@ -100,8 +103,9 @@ class StepTable:
 
     def steady(self, rates: Mapping[str, Number]) -> dict[str, np.ndarray]:
         """Metric -> seconds or tokens per second, one entry a run; constants may have axes in front."""
-        alone = np.isin(self.load, ("static", "first token"))
-        served = self.load == "closed"
+        alone = np.isin(self.load, ("static", "first token", "waves"))
+        waves = self.load == "waves"
+        served = np.isin(self.load, ("closed", "waves"))
         quiet = {key: np.where(served, rates[key], value) for key, value in without_clients(rates).items()}
         step = step_seconds(self.decoding, self.machine, quiet).seconds
         mixed = step_seconds(self.prompts, self.machine, quiet).seconds
@@ -110,8 +114,11 @@ class StepTable:
             closed_state(step, prompt, self.running, self.flight, self.requests, quiet),
             static_state(step, prompt, self.running, self.requests),
             saturated_state(step, prompt, self.running, self.requests),
+            wave_state(step, prompt, self.steps, self.running, self.flight, self.requests, quiet),
         )
-        return {m: np.select([served, alone], [getattr(s, m) for s in states[:2]], getattr(states[2], m))
+        closed, static, saturated, wave = states
+        chosen = [waves, served, alone]
+        return {m: np.select(chosen, [getattr(s, m) for s in (wave, closed, static)], getattr(saturated, m))
                 for m in ("tpot_s", "ttft_s", "output_tokens_per_s")}  # fmt: skip
 
 
@@ -123,8 +130,8 @@ def step_table(batches: Sequence[RunBatch]) -> StepTable:
 def _table(batch: RunBatch) -> StepTable:
     prepared, requests, budget = batch.prepared, batch.requests, batch.prepared.settings.max_num_batched_tokens
     most = np.broadcast_to(prepared.server(requests).most, batch.amount.shape)
-    if batch.load in ("static", "first token"):
-        running = batch.amount
+    if batch.load in ("static", "first token", "waves"):
+        running = np.minimum(batch.amount, most) if batch.load == "waves" else batch.amount
         prompts, steps = prompt_batch(running, requests, budget)
     else:
         running = np.minimum(batch.amount, most) if batch.load == "closed" else most

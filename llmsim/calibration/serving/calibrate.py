@@ -16,6 +16,7 @@ from ...core.errors import LlmsimError
 from ...core.provenance import Quantity
 from ...hardware.constants import constant_at
 from ...hardware.fitted import Fit, Residual, Width
+from ...timing.intervals import MODEL_CLASSES, model_class
 from ..intervals import COVERAGE, weighted_quantile
 from .fit import METRICS, OWN, OWN_WIDTH, ServingData, fit_serving, standard_errors
 from .runs import ServingRun, point_run
@@ -136,6 +137,15 @@ def _residuals(data: ServingData, predicted: np.ndarray) -> dict[str, Residual]:
 def _intervals(data: ServingData, predicted: np.ndarray) -> dict[str, Width]:
     found = {}
     for column, metric in enumerate(METRICS):
-        groups = list(_by_group(data, np.abs(predicted[:, column] - data.measured[:, column])).values())
-        found[metric] = Width(log80=round(weighted_quantile(groups, COVERAGE), 5), groups=len(groups))
+        errors = np.abs(predicted[:, column] - data.measured[:, column])
+        for kind in ("", *MODEL_CLASSES):
+            own = np.array([not kind or model_class(run.prepared.model.architecture) == kind for run in data.runs])
+            groups = list(_by_group(data, np.where(own, errors, np.nan)).values())
+            if len(groups) >= (FEWEST if kind else 1):
+                name = f"{metric}/{kind}" if kind else metric
+                found[name] = Width(log80=round(weighted_quantile(groups, COVERAGE), 5), groups=len(groups))
     return found
+
+
+FEWEST = 5
+"""Groups from which on kinds of models have intervals of their own."""

@@ -24,6 +24,7 @@ from ...hardware.constants import moved_by_serving
 from ...hardware.engines import engine_names, get_engine
 from ..newton import minimise
 from .batches import RunBatch, StepTable, run_batches, step_table
+from .replays import replayed_run
 from .runs import ServingRun
 
 METRICS = ("tpot_s", "ttft_s", "output_tokens_per_s")
@@ -32,7 +33,7 @@ NOISE = {"tpot_s": 0.06, "ttft_s": 0.40, "output_tokens_per_s": 0.40}
 INTERCEPT = {"tpot_s": 0.12, "ttft_s": 0.60, "output_tokens_per_s": 0.30}
 """The same of a series."""
 OWN = (
-    "host/layer_s", "host/moe_layer_s", "host/request_s", "first_wave", "rates/compute_16bit", "rates/compute_8bit",
+    "host/layer_s", "host/moe_layer_s", "host/request_s", "rates/compute_16bit", "rates/compute_8bit",
     "rates/compute_4bit", "rates/experts_compute",
 )  # fmt: skip
 """Constants with a deviation of each engine's own."""
@@ -137,6 +138,24 @@ class ServingData:
         found = np.full((*lead, len(self.runs), len(METRICS)), np.nan)
         for column, metric in enumerate(METRICS):
             found[..., self.table.rows, column] = np.log(steady[metric])
+        return np.asarray(found + self.corrections)
+
+    @cached_property
+    def corrections(self) -> np.ndarray:
+        """What the event simulation says beyond the closed form, logarithms, at what profiles state: no measured value
+        has a part in it. Shape (runs, metrics); 0 for loads that have no queue."""
+        found = np.zeros((len(self.runs), len(METRICS)))
+        for batch in self.batches:
+            if batch.load not in ("closed", "waves"):
+                continue
+            rates = stated_rates(batch)
+            steady = batch.steady(rates)
+            for place, row in enumerate(batch.rows):
+                own = replayed_run(self.runs[row], rates)
+                for column, metric in enumerate(METRICS):
+                    closed = np.broadcast_to(getattr(steady, metric), batch.amount.shape)[place]
+                    if own and np.isfinite(own[metric]):
+                        found[row, column] = np.log(own[metric] / closed)
         return found
 
     def values(self, logarithms: np.ndarray) -> dict[str, float]:

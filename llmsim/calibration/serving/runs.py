@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
@@ -17,9 +17,13 @@ from ...plans.serving import ServingPlan
 from ...serving.prepare import Prepared, prepare
 from ...serving.steady_state import Requests
 
-Load: TypeAlias = Literal["closed", "static", "offline", "first token", "open", "start"]
-"""A fixed number in flight; a batch that begins and ends together; all at once; a single request's first token;
-arrivals at a rate; the start of the engine alone."""
+Load: TypeAlias = Literal["closed", "waves", "static", "offline", "first token", "open", "start"]
+"""A fixed number in flight, of various or of equal lengths; a batch that begins and ends together; all at once; a
+single request's first token; arrivals at a rate; the start of the engine alone."""
+SHORTEST = 0.8
+"""Of the stated length, the shortest prompt and answer of a benchmark under a fixed concurrency: lengths are drawn
+evenly between both, as InferenceMAX does, but for engines whose prompts do not share steps, whose latencies only fit
+equal lengths."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,10 @@ class ServingRun:
         How, and the number in flight, of the batch, or requests per second.
     measured
         Metric -> value, SI (``ttft_s``, ``tpot_s``, ``output_tokens_per_s`` ...).
+    shortest
+        Of the longest prompt and answer, the shortest; ``requests`` are the means.
+    arrivals, seconds
+        Of runs at a rate: how requests follow each other, and for how long; None where nobody says it.
     series
         Rows that share it were measured in one go: what they are off together is theirs.
     """
@@ -56,6 +64,9 @@ class ServingRun:
     amount: float
     measured: Mapping[str, float]
     series: str
+    shortest: float = 1.0
+    arrivals: str = "poisson"
+    seconds: float | None = None
 
 
 def number(row: Mapping[str, str], name: str) -> float | None:
@@ -213,7 +224,27 @@ def point_run(row: Mapping[str, str]) -> ServingRun:
     measured = _measured(row, (("ttft_ms", "ttft_s", 1e-3), ("tpot_ms", "tpot_s", 1e-3),
                                ("output_tokens_per_s", "output_tokens_per_s", 1.0)))  # fmt: skip
     requests = Requests(given, wanted if wanted is not None else 1.0)
-    return _run(row, prepared_row(row), requests, load, amount, measured)
+    prepared = _that_starts(prepared_row(row), row)
+    if load != "closed":
+        return _run(row, prepared, requests, load, amount, measured)
+    if not prepared.plan.profile.defaults.mixed:
+        return _run(row, prepared, requests, "waves", amount, measured)
+    mean = (1 + SHORTEST) / 2
+    drawn = Requests(mean * requests.input_tokens, max(mean * requests.output_tokens, 1.0))
+    return replace(_run(row, prepared, drawn, load, amount, measured), shortest=SHORTEST)
+
+
+def _that_starts(prepared: Prepared, row: Mapping[str, str]) -> Prepared:
+    """A server that was measured did start: where it would not with the engine's usual share of the memory, its share
+    was larger."""
+    if prepared.memory.starts or prepared.plan.memory_utilisation is not None:
+        return prepared
+    larger = prepared_row({**row, "gpu_memory_utilization": str(LARGEST_SHARE)})
+    return larger if larger.memory.starts else prepared
+
+
+LARGEST_SHARE = 0.97
+"""Of the memory, what people let an engine have at most."""
 
 
 def rate_run(row: Mapping[str, str]) -> ServingRun:
@@ -239,7 +270,8 @@ def rate_run(row: Mapping[str, str]) -> ServingRun:
     again, start = block * ((prompt - 1) // block), block * ((system or 0) // block)
     requests = Requests(prompt, wanted, first * start + (1 - first) * again)
     measured = _measured(row, (("ttft_mean_ms", "ttft_s", 1e-3), ("e2e_mean_ms", "e2e_s", 1e-3)))
-    return _run(row, prepared, requests, "open", rate, measured)
+    own = _run(row, prepared, requests, "open", rate, measured)
+    return replace(own, arrivals="constant", seconds=number(row, "duration_s"))
 
 
 def _known_tokens(row: Mapping[str, str]) -> int | None:
