@@ -14,6 +14,7 @@ from llmsim.architecture import Architecture
 from llmsim.cli import app
 from llmsim.core.errors import InfeasibleError, InputError
 from llmsim.core.units import GIB
+from llmsim.explain.serving import explain_serving
 from llmsim.hardware.constants import CONSTANTS, constants_of
 from llmsim.hardware.engines import engine_names, get_engine
 from llmsim.hardware.named import get_device
@@ -242,3 +243,19 @@ def test_the_command_prints_the_numbers_of_the_function() -> None:
 )
 def test_bad_input_and_what_does_not_fit_have_their_statuses(options: list[str], status: int) -> None:
     assert runner.invoke(app, [*SERVE, *options]).exit_code == status
+
+
+def test_an_explanation_adds_up_and_names_what_would_change_it() -> None:
+    found = explain_serving({"tensor_parallel": 4}, "llama-3-70b", "1x4xh100-sxm-80gb", input=2000, output=400,
+                            concurrency=64)  # fmt: skip
+    steady = found.result.steady
+    assert sum(found.result.step_parts.values()) == pytest.approx(float(steady.step_s))
+    assert all(lever.tpot <= 1e-9 or lever.ttft <= 1e-9 for lever in found.levers)
+    assert found.intensity < found.ridge
+    by_name = {own.change: own for own in found.neighbours}
+    assert "max_model_len must be" in (by_name["tensor parallel 2"].reason or "")
+    fp8 = by_name["weights fp8"]
+    assert fp8.tpot_s is not None
+    assert fp8.tpot_s < float(steady.tpot_s)
+    assert by_name["half the concurrency"].tpot_s < float(steady.tpot_s) < by_name["twice the concurrency"].tpot_s
+    assert found.to_dict()["levers"]

@@ -10,6 +10,7 @@ import typer
 from ..core.errors import InputError
 from .options import ClusterText, Job, print_json, with_options
 from .resolve_plan import Batch, PlanFile, Sequence, Setting, chosen_plan
+from .serve import explain_serve
 
 app = typer.Typer(no_args_is_help=True, help="Explain one plan: where its time goes, and what would change it.")
 
@@ -65,3 +66,6 @@ def explain_train(
         print(explanation_latex(found, levels))
     else:
         show(explanation_report(found, levels))
+
+
+app.command("serve")(explain_serve)

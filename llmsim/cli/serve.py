@@ -1,136 +1,179 @@
-"""The command that simulates an inference server."""
+"""The commands about an inference server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..core.errors import InputError
-from .options import ClusterText, Json, Model, print_json
+from .options import ClusterText, Json, Model, print_json, with_options
 
 if TYPE_CHECKING:
     from ..hardware.cluster import Cluster
     from ..serving.replay import Objective
     from ..serving.workload import Workload
 
-_ENGINE = "Engine and degrees"
-_EACH = "Request by request"
+
+def _option(help: str, *names: str, panel: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel)
 
 
-def simulate_serve(
-    model: Model,
-    cluster: ClusterText,
-    input_tokens: Annotated[str | None, typer.Option(
-        "--input", help="Tokens of a prompt: 2000, 2k; request by request also uniform:LOW:HIGH, lognormal:MEAN:CV, "
-                        "zipf:EXPONENT:LARGEST.")] = None,
-    output_tokens: Annotated[str | None, typer.Option("--output", help="Tokens of an answer, alike.")] = None,
-    concurrency: Annotated[float | None, typer.Option(help="Requests in flight over the whole cluster.")] = None,
-    batch: Annotated[float | None, typer.Option(help="Requests of a replica that begin and end together.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests per second over the whole cluster.")] = None,
-    cached: Annotated[str, typer.Option(help="Tokens of a prompt that a prefix cache has.")] = "0",
-    requests: Annotated[int | None, typer.Option(help="How many requests: simulated one by one, with percentiles.",
-                                                 rich_help_panel=_EACH)] = None,
-    arrivals: Annotated[str, typer.Option(help="How they follow each other: poisson, constant, gamma:CV.",
-                                          rich_help_panel=_EACH)] = "poisson",
-    prefix: Annotated[str | None, typer.Option(help="TOKENS:GROUPS, tokens that the prompts of a group begin with.",
-                                               rich_help_panel=_EACH)] = None,
-    trace: Annotated[Path | None, typer.Option(help="CSV or JSON lines with sent_s, input_tokens, output_tokens.",
-                                               rich_help_panel=_EACH)] = None,
-    seed: Annotated[int, typer.Option(help="Of what is drawn.", rich_help_panel=_EACH)] = 0,
-    slo_ttft: Annotated[float | None, typer.Option(help="Objective: seconds to the first token.",
-                                                   rich_help_panel=_EACH)] = None,
-    slo_tpot: Annotated[float | None, typer.Option(help="Objective: seconds per token after it.",
-                                                   rich_help_panel=_EACH)] = None,
-    slo_e2e: Annotated[float | None, typer.Option(help="Objective: seconds of a whole request.",
-                                                  rich_help_panel=_EACH)] = None,
-    max_rate: Annotated[bool, typer.Option("--max-rate", help="The highest rate that keeps the objective.",
-                                           rich_help_panel=_EACH)] = False,
-    attainment: Annotated[float, typer.Option(help="Share of the requests that must keep it.",
-                                              rich_help_panel=_EACH)] = 0.99,
-    plan: Annotated[Path | None, typer.Option(help="YAML file with the fields of a serving plan.")] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm, sglang, tensorrt-llm, llama-cpp.",
-                                               rich_help_panel=_ENGINE)] = None,
-    release: Annotated[str | None, typer.Option(help="Release of the engine.", rich_help_panel=_ENGINE)] = None,
-    tp: Annotated[int | None, typer.Option(help="Tensor parallelism; by default the devices of a node that a replica "
-                                                "can use.", rich_help_panel=_ENGINE)] = None,
-    dp_attention: Annotated[int | None, typer.Option(help="Ranks with sequences of their own that share the experts.",
-                                                     rich_help_panel=_ENGINE)] = None,
-    ep: Annotated[int | None, typer.Option(help="Expert parallelism.", rich_help_panel=_ENGINE)] = None,
-    pp: Annotated[int | None, typer.Option(help="Pipeline stages.", rich_help_panel=_ENGINE)] = None,
-    weights: Annotated[str | None, typer.Option(help="bf16, fp8, nvfp4, mxfp4, int8, w4g128, awq, q4_k ...",
-                                                rich_help_panel=_ENGINE)] = None,
-    kv: Annotated[str | None, typer.Option(help="Format of the cache: bf16, fp8, int8.",
-                                           rich_help_panel=_ENGINE)] = None,
-    max_num_seqs: Annotated[int | None, typer.Option(help="Sequences that run at a time.",
-                                                     rich_help_panel=_ENGINE)] = None,
-    max_num_batched_tokens: Annotated[int | None, typer.Option(help="New tokens of a step.",
-                                                               rich_help_panel=_ENGINE)] = None,
-    max_model_len: Annotated[int | None, typer.Option(help="Tokens of a sequence at most.",
-                                                      rich_help_panel=_ENGINE)] = None,
-    utilisation: Annotated[float | None, typer.Option(help="Share of a device's memory for the engine.",
-                                                      rich_help_panel=_ENGINE)] = None,
-    cache_tokens: Annotated[int | None, typer.Option(help="Tokens of cache that the engine reports, where known.",
-                                                     rich_help_panel=_ENGINE)] = None,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """An inference server: start-up memory, latencies, throughput; in its steady state, or request by request."""
-    from ..hardware.cluster import Cluster
+def _engine(help: str) -> Any:
+    return _option(help, panel="Engine and degrees")
 
-    machines = Cluster.parse(cluster)
-    said = {
-        "engine": engine, "release": release, "tensor_parallel": tp, "attention_data_parallel": dp_attention,
-        "expert_parallel": ep, "pipeline_parallel": pp, "weights": weights, "kv_cache": kv,
-        "max_num_seqs": max_num_seqs, "max_num_batched_tokens": max_num_batched_tokens, "max_model_len": max_model_len,
-        "memory_utilisation": utilisation, "cache_tokens": cache_tokens,
-    }  # fmt: skip
-    fields = _plan_fields(plan, said, machines)
-    if requests is None and trace is None and not max_rate:
-        _show_steady(
-            fields, model, machines, as_json, input=_needed(input_tokens, "input"),
-            output=_needed(output_tokens, "output"), concurrency=concurrency, batch=batch, rate=rate, cached=cached,
-        )  # fmt: skip
-        return
-    if batch is not None:
-        raise InputError("batch", batch, "a rate or a concurrency where requests are simulated one by one")
-    from ..serving.replay import Objective
 
-    objective = Objective(slo_ttft, slo_tpot, slo_e2e)
-    limit = None if concurrency is None else int(concurrency)
-    if trace is not None:
-        from ..serving.workload import read_trace
+def _each(help: str, *names: str) -> Any:
+    return _option(help, *names, panel="Request by request")
 
-        _show_replay(fields, model, machines, read_trace(trace, concurrency=limit), objective, as_json)
-        return
 
-    def workload(at: float | None) -> Workload:
+@dataclass(frozen=True)
+class Served:
+    """What clients send, and how an engine serves it."""
+
+    model: Model
+    cluster: ClusterText
+    input_tokens: Annotated[
+        str | None,
+        _option(
+            "Tokens of a prompt: 2000, 2k; request by request also "
+            "uniform:LOW:HIGH, lognormal:MEAN:CV, zipf:EXPONENT:LARGEST.",
+            "--input",
+        ),
+    ] = None
+    output_tokens: Annotated[str | None, _option("Tokens of an answer, alike.", "--output")] = None
+    concurrency: Annotated[float | None, _option("Requests in flight over the whole cluster.")] = None
+    batch: Annotated[float | None, _option("Requests of a replica that begin and end together.")] = None
+    rate: Annotated[float | None, _option("Requests per second over the whole cluster.")] = None
+    cached: Annotated[str, _option("Tokens of a prompt that a prefix cache has.")] = "0"
+    plan: Annotated[Path | None, _option("YAML file with the fields of a serving plan.")] = None
+    engine: Annotated[str | None, _engine("vllm, sglang, tensorrt-llm, llama-cpp.")] = None
+    release: Annotated[str | None, _engine("Release of the engine.")] = None
+    tp: Annotated[
+        int | None, _engine("Tensor parallelism; by default the devices of a node that a replica can use.")
+    ] = None
+    dp_attention: Annotated[int | None, _engine("Ranks with sequences of their own that share the experts.")] = None
+    ep: Annotated[int | None, _engine("Expert parallelism.")] = None
+    pp: Annotated[int | None, _engine("Pipeline stages.")] = None
+    weights: Annotated[str | None, _engine("bf16, fp8, nvfp4, mxfp4, int8, w4g128, awq, q4_k ...")] = None
+    kv: Annotated[str | None, _engine("Format of the cache: bf16, fp8, int8.")] = None
+    max_num_seqs: Annotated[int | None, _engine("Sequences that run at a time.")] = None
+    max_num_batched_tokens: Annotated[int | None, _engine("New tokens of a step.")] = None
+    max_model_len: Annotated[int | None, _engine("Tokens of a sequence at most.")] = None
+    utilisation: Annotated[float | None, _engine("Share of a device's memory for the engine.")] = None
+    cache_tokens: Annotated[int | None, _engine("Tokens of cache that the engine reports, where known.")] = None
+    as_json: Json = False
+
+    def machines(self) -> Cluster:
+        """The cluster."""
+        from ..hardware.cluster import Cluster
+
+        return Cluster.parse(self.cluster)
+
+    def fields(self, machines: Cluster) -> dict[str, Any]:
+        """Fields of the plan: those of a file, what options say, and ranks of a node where neither says it."""
+        from ..plans.serving import ServingPlan
+
+        said = {
+            "engine": self.engine, "release": self.release, "tensor_parallel": self.tp,
+            "attention_data_parallel": self.dp_attention, "expert_parallel": self.ep, "pipeline_parallel": self.pp,
+            "weights": self.weights, "kv_cache": self.kv, "max_num_seqs": self.max_num_seqs,
+            "max_num_batched_tokens": self.max_num_batched_tokens, "max_model_len": self.max_model_len,
+            "memory_utilisation": self.utilisation, "cache_tokens": self.cache_tokens,
+        }  # fmt: skip
+        fields = ServingPlan.parse(self.plan).model_dump(exclude_unset=True) if self.plan else {}
+        fields |= {name: value for name, value in said.items() if value is not None}
+        if "tensor_parallel" not in fields:
+            others = fields.get("attention_data_parallel", 1) * fields.get("pipeline_parallel", 1)
+            fields["tensor_parallel"] = max(1, machines.devices_per_node // others)
+        return fields
+
+    def load(self) -> dict[str, Any]:
+        """Lengths and load as the steady state takes them."""
+        return {
+            "input": _needed(self.input_tokens, "input"), "output": _needed(self.output_tokens, "output"),
+            "concurrency": self.concurrency, "batch": self.batch, "rate": self.rate, "cached": self.cached,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Requested:
+    """Requests that are simulated one by one."""
+
+    requests: Annotated[int | None, _each("How many requests: simulated one by one, with percentiles.")] = None
+    arrivals: Annotated[str, _each("How they follow each other: poisson, constant, gamma:CV.")] = "poisson"
+    prefix: Annotated[str | None, _each("TOKENS:GROUPS, tokens that the prompts of a group begin with.")] = None
+    trace: Annotated[Path | None, _each("CSV or JSON lines with sent_s, input_tokens, output_tokens.")] = None
+    seed: Annotated[int, _each("Of what is drawn.")] = 0
+    slo_ttft: Annotated[float | None, _each("Objective: seconds to the first token.")] = None
+    slo_tpot: Annotated[float | None, _each("Objective: seconds per token after it.")] = None
+    slo_e2e: Annotated[float | None, _each("Objective: seconds of a whole request.")] = None
+    max_rate: Annotated[bool, _each("The highest rate that keeps the objective.", "--max-rate")] = False
+    attainment: Annotated[float, _each("Share of the requests that must keep it.")] = 0.99
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether requests are simulated one by one at all."""
+        return self.requests is not None or self.trace is not None or self.max_rate
+
+    def objective(self) -> Objective:
+        """What requests must keep."""
+        from ..serving.replay import Objective
+
+        return Objective(self.slo_ttft, self.slo_tpot, self.slo_e2e)
+
+    def workload(self, served: Served, rate: float | None) -> Workload:
+        """The requests, at a rate."""
         from ..core.units import parse_length
-        from ..serving.workload import generated
+        from ..serving.workload import generated, read_trace
 
-        known = 0 if cached in (0, "0") else parse_length(cached, "cached")
+        limit = None if served.concurrency is None else int(served.concurrency)
+        if self.trace is not None:
+            return read_trace(self.trace, concurrency=limit)
+        known = 0 if served.cached == "0" else parse_length(served.cached, "cached")
         return generated(
-            requests or 1000, _length(input_tokens, "input"), _length(output_tokens, "output"), rate=at,
-            arrivals=arrivals, concurrency=limit, cached=known, prefix=_prefix(prefix), seed=seed,
+            1000 if self.requests is None else self.requests, _length(served.input_tokens, "input"),
+            _length(served.output_tokens, "output"), rate=rate, arrivals=self.arrivals, concurrency=limit,
+            cached=known, prefix=_prefix(self.prefix), seed=self.seed,
         )  # fmt: skip
 
-    if max_rate:
-        _show_capacity(fields, model, machines, workload, objective, attainment, as_json)
+
+@with_options
+def simulate_serve(served: Served, requested: Requested) -> None:
+    """An inference server: start-up memory, latencies, throughput; in its steady state, or request by request."""
+    machines = served.machines()
+    fields = served.fields(machines)
+    if not requested.is_wanted:
+        if requested.objective() != type(requested.objective())():
+            raise InputError("objective", None, "--requests N, --trace FILE or --max-rate",
+                             why="is only kept or missed by requests simulated one by one")  # fmt: skip
+        _show_steady(fields, served, machines)
+        return
+    if served.batch is not None:
+        raise InputError("batch", served.batch, "a rate or a concurrency where requests are simulated one by one")
+    if requested.max_rate and (requested.trace is not None or served.rate is not None):
+        raise InputError("max_rate", True, "without --trace and --rate: rates are what it tries")
+    if requested.max_rate:
+        _show_capacity(fields, served, requested, machines)
     else:
-        _show_replay(fields, model, machines, workload(rate), objective, as_json)
+        _show_replay(fields, served, requested, machines)
 
 
-def _plan_fields(plan: Path | None, said: dict[str, Any], machines: Cluster) -> dict[str, Any]:
-    """Fields of the plan: those of a file, what the command line says, and ranks of a node where neither says it."""
-    from ..plans.serving import ServingPlan
+@with_options
+def explain_serve(served: Served) -> None:
+    """Where the time of a server's steps goes, and what would change its latencies, throughput and cost."""
+    from ..explain.serving import explain_serving
+    from ..report.serving import serving_explanation
+    from ..report.training import show
 
-    fields = ServingPlan.parse(plan).model_dump(exclude_unset=True) if plan else {}
-    fields |= {name: value for name, value in said.items() if value is not None}
-    if "tensor_parallel" not in fields:
-        others = fields.get("attention_data_parallel", 1) * fields.get("pipeline_parallel", 1)
-        fields["tensor_parallel"] = max(1, machines.devices_per_node // others)
-    return fields
+    machines = served.machines()
+    found = explain_serving(served.fields(machines), served.model, machines, **served.load())
+    if served.as_json:
+        print_json(found.to_dict())
+    else:
+        show(serving_explanation(found))
 
 
 def _needed(value: str | None, field: str) -> str:
@@ -157,56 +200,50 @@ def _prefix(text: str | None) -> tuple[int, int] | None:
         raise InputError("prefix", text, "TOKENS:GROUPS, e.g. 1000:4", "1000:1") from None
 
 
-def _show_steady(fields: dict[str, Any], model: str, machines: Cluster, as_json: bool, **load: Any) -> None:
+def _show_steady(fields: dict[str, Any], served: Served, machines: Cluster) -> None:
     from ..report.serving import serving_report
     from ..report.training import show
     from ..serving.simulate import simulate_serving
 
-    result = simulate_serving(fields, model, machines, **load)
-    if as_json:
+    result = simulate_serving(fields, served.model, machines, **served.load())
+    if served.as_json:
         print_json(result.to_dict())
     else:
         show(serving_report(result))
 
 
-def _show_replay(
-    fields: dict[str, Any], model: str, machines: Cluster, workload: Workload, objective: Objective, as_json: bool
-) -> None:
+def _show_replay(fields: dict[str, Any], served: Served, requested: Requested, machines: Cluster) -> None:
     from ..report.replay import replay_report
     from ..report.training import show
     from ..serving.replay import Objective, simulate_workload
 
+    objective = requested.objective()
     wanted = None if objective == Objective() else objective
-    result = simulate_workload(fields, model, machines, workload, objective=wanted)
-    if as_json:
+    workload = requested.workload(served, served.rate)
+    result = simulate_workload(fields, served.model, machines, workload, objective=wanted)
+    if served.as_json:
         print_json(result.to_dict())
     else:
         show(replay_report(result))
 
 
-def _show_capacity(
-    fields: dict[str, Any],
-    model: str,
-    machines: Cluster,
-    workload: Callable[[float], Workload],
-    objective: Objective,
-    share: float,
-    as_json: bool,
-) -> None:
+def _show_capacity(fields: dict[str, Any], served: Served, requested: Requested, machines: Cluster) -> None:
     from ..core.progress import Bar
     from ..report.replay import capacity_report
     from ..report.training import show
     from ..serving.capacity import highest_rate
     from ..serving.replay import simulate_workload
 
-    with Bar(not as_json) as bar:
+    objective = requested.objective()
+
+    def at(workload: Workload) -> Any:
+        return simulate_workload(fields, served.model, machines, workload, objective=objective)
+
+    with Bar(not served.as_json) as bar:
         done = bar.stage("simulating rates")
-        found = highest_rate(
-            lambda own: simulate_workload(fields, model, machines, own, objective=objective),
-            workload, objective, share,
-        )  # fmt: skip
+        found = highest_rate(at, lambda rate: requested.workload(served, rate), objective, requested.attainment)
         done()
-    if as_json:
+    if served.as_json:
         print_json(found.to_dict())
     else:
         show(capacity_report(found))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from rich.console import Group, RenderableType
+from rich.table import Table
 
 from ..core.units import GIB, counted, gib, money, seconds
+from ..explain.serving import ServingExplanation
 from ..plans.serving import ServingPlan
 from ..serving.memory import ServingMemory
 from ..serving.result import ServingResult
@@ -93,3 +95,68 @@ def _interval(result: ServingResult, metric: str) -> str:
         return ""
     low, high = result.intervals[metric]
     return f" (80 %: {seconds(low)} to {seconds(high)})"
+
+
+def serving_explanation(found: ServingExplanation) -> RenderableType:
+    """Where the time of a server goes and what would change it."""
+    result = found.result
+    steady = result.steady
+    lines = [
+        ("plan", plan_line(result.plan, result.model, result.replicas)),
+        ("load", _load(result)),
+        ("per token", f"{seconds(float(steady.tpot_s))}: a step of {seconds(float(steady.step_s))}, the rest waits for "
+                      "prompts of others"),
+        ("first token", f"{seconds(float(steady.ttft_s))}: the prompt adds {seconds(float(steady.prompt_s))} to steps"),
+    ]  # fmt: skip
+    return Group(
+        grid(lines),
+        section("Where a decoding step goes", grid(_parts(result.step_parts))),
+        section("What it reads, on each rank", grid(_reads(found))),
+        section("Constants of the engine, a tenth better", _levers(found)),
+        section("Plans and loads that differ in one setting", _neighbours(found)),
+        section("What does not run", grid([(own.change, own.reason) for own in found.neighbours if own.reason])),
+        section("Assumed", grid(list(result.assumed.items()))),
+    )
+
+
+def _reads(found: ServingExplanation) -> list[tuple[str, str]]:
+    shown = sorted(((own, name) for name, own in found.bytes_read.items() if own), reverse=True)
+    names = {"cache": "cache and states"}
+    bound = "the memory" if found.intensity < found.ridge else "16-bit products"
+    said = f"{found.intensity:,.0f} FLOPs a byte; from {found.ridge:,.0f} on 16-bit products bound a step: {bound} does"
+    return [(names.get(name, f"weights: {name}"), gib(own)) for own, name in shown] + [("intensity", said)]
+
+
+SHOWN = 8
+"""Levers that are printed."""
+
+
+def _levers(found: ServingExplanation) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("constant", "now", "per token", "first token"):
+        table.add_column(name, justify="left" if name == "constant" else "right")
+    for own in found.levers[:SHOWN]:
+        value = seconds(own.value) if own.unit == "s" else f"{own.value:.3g}"
+        table.add_row(own.meaning, value, f"{100 * own.tpot:+.1f} %", f"{100 * own.ttft:+.1f} %")
+    return table
+
+
+def _neighbours(found: ServingExplanation) -> Table:
+    result = found.result
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("change", "first token", "per token", "tokens/s per device", "USD per million tokens"):
+        table.add_column(name, justify="left" if name == "change" else "right")
+    price = result.usd_per_million_output_tokens
+    table.add_row(
+        "as it is", seconds(float(result.steady.ttft_s)), seconds(float(result.steady.tpot_s)),
+        f"{result.output_tokens_per_s_per_device:,.0f}", "-" if price is None else f"{price:,.2f}",
+    )  # fmt: skip
+    for own in found.neighbours:
+        if own.ttft_s is None or own.tpot_s is None or own.output_tokens_per_s_per_device is None:
+            continue
+        price = own.usd_per_million_output_tokens
+        table.add_row(
+            own.change, seconds(own.ttft_s), seconds(own.tpot_s), f"{own.output_tokens_per_s_per_device:,.0f}",
+            "-" if price is None else f"{price:,.2f}",
+        )  # fmt: skip
+    return table

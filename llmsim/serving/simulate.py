@@ -71,7 +71,7 @@ def simulate_serving(
     kind, amount = _load(concurrency, batch, rate)
     prepared = prepared_for(parsed, model, machines, math.ceil(requests.input_tokens + requests.output_tokens), fit)
     load = ServingLoad(kind, amount, requests.input_tokens, requests.output_tokens, requests.cached_tokens)
-    steady = _steady(prepared, requests, kind, amount)
+    steady = state_of(prepared, requests, kind, amount)
     return _result(prepared, parsed, model, machines, load, requests, steady, fit)
 
 
@@ -117,7 +117,14 @@ def _load(concurrency: float | None, batch: float | None, rate: float | None) ->
     return kind, float(amount)
 
 
-def _steady(prepared: Prepared, requests: Requests, kind: str, amount: float) -> Steady:
+def state_of(prepared: Prepared, requests: Requests, kind: str, amount: float) -> Steady:
+    """The steady state of one replica under its share of a load.
+
+    Raises
+    ------
+    InputError
+        For a batch that does not fit.
+    """
     server = prepared.server(requests)
     if kind == "concurrency":
         return server.closed_loop(max(amount / prepared.replicas, 1.0), requests)
