@@ -49,9 +49,10 @@ silicon: $(VENV)/.silicon
 validate: $(VENV)/.installed
 	$(BIN)/llmsim validate validation/training_runs.csv --refit-without framework-model
 
-# The same for every split, with tables and a figure in validation/RESULTS.md.
+# The same for every split, with tables and a figure in validation/RESULTS.md; of servers in validation/SERVING.md.
 scoreboard: $(VENV)/.installed
 	$(BIN)/python validation/scoreboard.py
+	$(BIN)/python validation/serving_scoreboard.py
 
 # Measured alternatives in order, with baselines and what noise allows: validation/rankings.md.
 rankings: $(VENV)/.installed

@@ -196,6 +196,7 @@ def test_positions_that_others_look_at() -> None:
     tensor = activation("x", "batch sequence hidden")
     assert _looks_at(Read(tensor, ("batch", "sequence", "hidden"))) is None
     assert _looks_at(Read(tensor, ("batch", "context", "hidden"))) == "context"
+    assert _looks_at(Read(tensor, ("batch", "index_context", "hidden"))) == "index_context"
 
 
 def test_absorbed_attention_is_no_longer_latent_and_keeps_its_indexer() -> None:
@@ -219,3 +220,9 @@ def test_names_of_dropouts_and_of_the_delta_rule() -> None:
     kinds = Architecture.from_config("qwen3-next-80b-a3b").kinds.values()
     weights = {read.tensor.name for kind in kinds for op in kind.operators for read in op.reads}
     assert {"delta.a", "delta.dt", "delta_norm.weight"} <= weights
+
+
+def test_projections_carry_their_names_as_tags() -> None:
+    tags = {op.name: op.tags for op in LAYERS["gqa"]}
+    for name in ("q", "k", "v", "attention_out"):
+        assert {"attention", name} <= tags[name]

@@ -103,6 +103,12 @@ def test_what_is_written_is_read_back():
     assert readable(85017493504, "B") == ("85.0175", "GB")
 
 
+def test_long_texts_are_no_quantities():
+    assert parse_quantity(f"1{'0' * 96} GB", "B", "x") == pytest.approx(1e105)
+    with pytest.raises(InputError):
+        parse_quantity(f"1{'0' * 97} GB", "B", "x")
+
+
 def test_units_change_at_their_own_size():
     assert [written(x, "B/s") for x in (999.0, 1e3, 1e9)] == ["999 B/s", "1 kB/s", "1 GB/s"]
     assert [written(x, "s") for x in (2.0, 1.0, 2e-3, 2e-6)] == ["2 s", "1 s", "2 ms", "2 us"]

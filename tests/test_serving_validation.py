@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llmsim.calibration.serving.calibrate import serving_runs
 from llmsim.calibration.serving.fit import METRICS, ServingData, fit_serving
 from llmsim.calibration.serving.reports import report_row
 from llmsim.calibration.serving.runs import point_run, rate_run, weights_in
 from llmsim.core.errors import LlmsimError
-from llmsim.scoring.serving import is_serving
+from llmsim.report.serving_scoreboard import HAND_CHOSEN
+from llmsim.scoring.serving import FOLDS, is_serving
+from llmsim.scoring.serving_baselines import with_measured_rows
 from llmsim.scoring.validate import validate
 
 FOLDER = Path(__file__).resolve().parents[1] / "validation"
@@ -126,3 +130,23 @@ def test_stored_formats_are_read_from_words(text: str, model: str, expected: str
 def test_metrics_that_are_not_predicted_are_refused_by_name() -> None:
     with pytest.raises(LlmsimError, match="acceptance_rate"):
         report_row({"metric": "acceptance_rate", "model": "llama-3.1-8b", "hardware": "h100"})
+
+
+def test_measured_rows_of_a_series_take_off_what_it_shares() -> None:
+    runs = [run for run in serving_runs(FOLDER) if run.group == "llama-3.1-70b|h100-sxm-80gb"
+            and run.load == "closed"]  # fmt: skip
+    measured = np.log([run.measured["tpot_s"] for run in runs])
+    shifts = {name: 0.1 * n for n, name in enumerate(dict.fromkeys(run.series for run in runs))}
+    predicted = measured + np.array([shifts[run.series] for run in runs])
+    left = with_measured_rows(runs, predicted, measured)["llama-3.1-70b|h100-sxm-80gb"]
+    assert np.abs(left).max() < 0.1 * max(shifts.values()) + 1e-9
+
+
+def test_the_page_of_servers_is_what_its_results_say() -> None:
+    page = (FOLDER / "SERVING.md").read_text(encoding="utf-8")
+    results = json.loads((FOLDER / "serving_results.json").read_text(encoding="utf-8"))
+    assert {score["split"] for score in results["scores"]} == set(FOLDS)
+    for score in results["scores"]:
+        assert f"| {score['split']} | {score['what']} | {score['method']} | {score['groups']} |" in page
+        assert 0 <= score["median"] <= score["worst"]
+    assert all(f"`{name}`" in page for _, name, _ in HAND_CHOSEN)
