@@ -21,6 +21,8 @@ class Split(StrEnum):
     framework_model = "framework-model"
     generation = "generation"
     architecture = "architecture"
+    family = "family"
+    method = "method"
 
 
 def validate(

@@ -66,6 +66,8 @@ class Entry:
             return 1.0
         if isinstance(self.measured, bool):
             return float(self.predicted != self.measured)
+        if not self.measured:
+            return float(self.predicted != self.measured)
         return abs(self.predicted / self.measured - 1)
 
 

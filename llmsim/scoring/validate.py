@@ -19,16 +19,19 @@ from ..core.progress import Bar
 from ..hardware.fitted import shipped_fit
 from ..hardware.named import get_device
 from ..hardware.software import framework_name
+from ..quality.published import is_quality
 from ..timing.intervals import model_class
 from .outcome import Outcome, shipped_outcomes
 from .predict import rate
+from .quality import validate_quality
 from .ranking import ranked_sets
 from .refit import left_out_outcomes
 from .result import Baseline, Entry, ValidationReport
 from .scores import feasibility, group_scores, ranking, score, score_table
 from .serving import is_serving, validate_serving
 
-Without = Literal["group", "model", "framework", "hardware", "framework-model", "generation", "architecture"]
+Without = Literal["group", "model", "framework", "hardware", "framework-model", "generation", "architecture",
+                  "family", "method"]  # fmt: skip
 
 
 def validate(path: str | Path, *, refit_without: Without | None = None, progress: bool = True) -> ValidationReport:
@@ -51,11 +54,13 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
     InputError
         For a table that cannot be read. A row that cannot be simulated is listed with the reason.
     """
-    if refit_without is not None and (not isinstance(refit_without, str) or refit_without not in FOLD_KEYS):
-        raise InputError("refit_without", refit_without, ", ".join(FOLD_KEYS))
     path = Path(of_kind(path, (str, Path), "file", "the path of a table"))
     if is_serving(path):
         return validate_serving(path, refit_without=refit_without, progress=progress)
+    if is_quality(path):
+        return validate_quality(path, refit_without=refit_without, progress=progress)
+    if refit_without is not None and (not isinstance(refit_without, str) or refit_without not in FOLD_KEYS):
+        raise InputError("refit_without", refit_without, ", ".join(FOLD_KEYS))
     with Bar(progress) as bar:
         done = bar.stage("reading")
         runs = read_runs(path, repeats=True)
