@@ -133,7 +133,8 @@ def softmax_attention(
     kv_heads = _kv_heads(r, rule, heads)
     head_dim = _head_dim(r, rule, hidden, heads)
     norm: QkNorm = answer(rule.qk_norm, r)
-    bias, gate = answer(rule.bias, r), answer(rule.gate, r)
+    bias = answer(rule.bias, r)
+    gate: Gate = answer(rule.gate, r)
     out_bias = bias if rule.out_bias is None else answer(rule.out_bias, r)
     usual = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
 
@@ -147,7 +148,8 @@ def softmax_attention(
         shared = rule.shared_kv(r, kind)
         mixer = Attention(rotary, bias, out_bias, own_norm, rule.sinks, gate, shared, rule.v_norm)
         name = f"{kind}-{sharing}" if window is not None else sharing
-        return Part(f"nope-{name}" if rotary_elsewhere and not rotary else name, "attention", mixer, tuple(sizes.items()), window)
+        name = f"nope-{name}" if rotary_elsewhere and not rotary else name
+        return Part(name, "attention", mixer, tuple(sizes.items()), window)
 
     return part
 
