@@ -166,6 +166,18 @@ def test_a_cached_prefix_shortens_the_first_token_only() -> None:
     assert warm.step_s == cold.step_s
 
 
+def test_tokens_of_images_are_computed_as_those_of_the_prompt() -> None:
+    words, both = answer(input=3024), answer(input=2000, image_tokens="1k")
+    assert both.steady == words.steady
+    assert both.load.image_tokens == 1024
+    assert "vision tower" in both.assumed["images"]
+    assert "images" not in words.assumed
+    command = ["simulate", "serve", "-m", "qwen2.5-7b", "-c", "1x1xh100", "--input", "2000", "--output", "10"]
+    said = runner.invoke(app, [*command, "--concurrency", "4", "--image-tokens", "1024"])
+    assert said.exit_code == 0
+    assert "3,024 (1,024 of them of images) tokens in" in " ".join(said.stdout.split())
+
+
 def test_replicas_share_the_load() -> None:
     one, two = answer(concurrency=32), answer(concurrency=64, cluster="2x4xh100-sxm-80gb")
     assert two.replicas == 2

@@ -51,6 +51,7 @@ def simulate_serve(
     batch: Annotated[float | None, typer.Option(help="Requests of a replica that begin and end together.")] = None,
     rate: Annotated[float | None, typer.Option(help="Requests per second over the whole cluster.")] = None,
     cached: Annotated[str, typer.Option(help="Tokens of a prompt that a prefix cache has.")] = "0",
+    image_tokens: Annotated[str, typer.Option(help="Tokens of images, on top of those of a prompt.")] = "0",
     plan: Annotated[Path | None, typer.Option(help="YAML file with the fields of a serving plan.")] = None,
     engine: Annotated[str | None, typer.Option(help="vllm, sglang, tensorrt-llm, llama-cpp.",
                                                rich_help_panel=_ENGINE)] = None,
@@ -98,7 +99,7 @@ def simulate_serve(
         fields["tensor_parallel"] = max(1, machines.devices_per_node // others)
     result = simulate_serving(
         fields, model, machines, input=input_tokens, output=output_tokens, concurrency=concurrency, batch=batch,
-        rate=rate, cached=cached,
+        rate=rate, cached=cached, image_tokens=image_tokens,
     )  # fmt: skip
     if as_json:
         print_json(result.to_dict())

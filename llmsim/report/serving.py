@@ -59,12 +59,13 @@ def _plan(result: ServingResult) -> str:
 def _load(result: ServingResult) -> str:
     load = result.load
     cached = f" ({load.cached_tokens:,.0f} of them cached)" if load.cached_tokens else ""
+    images = f" ({load.image_tokens:,.0f} of them of images)" if load.image_tokens else ""
     how = {
         "concurrency": f"{load.amount:,.0f} requests in flight",
         "batch": f"batches of {load.amount:,.0f}",
         "rate": f"{load.amount:g} requests per second",
     }[load.kind]
-    return f"{how}, {load.input_tokens:,.0f}{cached} tokens in, {load.output_tokens:,.0f} out"
+    return f"{how}, {load.input_tokens:,.0f}{cached}{images} tokens in, {load.output_tokens:,.0f} out"
 
 
 def _memory(result: ServingResult) -> list[tuple[str, str]]:

@@ -33,6 +33,7 @@ def simulate_serving(
     batch: float | None = None,
     rate: float | None = None,
     cached: int | str = 0,
+    image_tokens: int | str = 0,
     fit: Fit | None = None,
 ) -> ServingResult:
     """A server in its steady state: what its engine prints at start-up, latencies, throughput.
@@ -51,6 +52,9 @@ def simulate_serving(
         of a replica that begin and end together; requests per second over the whole cluster.
     cached
         Tokens of the input that a prefix cache has.
+    image_tokens
+        Tokens of images, which come on top of the input and are computed like it; the time of a vision tower is not
+        counted.
     fit
         Constants of engines to use instead of those that ship.
 
@@ -66,7 +70,7 @@ def simulate_serving(
     parsed = ServingPlan.parse(plan)
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
     machines = Cluster.parse(cluster)
-    requests = _requests(input, output, cached)
+    requests = _requests(input, output, cached, image_tokens)
     kind, amount = _load(concurrency, batch, rate)
     length = math.ceil(requests.input_tokens + requests.output_tokens)
     if parsed.max_model_len is not None and parsed.max_model_len < length:
@@ -77,17 +81,23 @@ def simulate_serving(
         # What the engine refuses is the model's own length, which nobody asked for.
         prepared = prepare(parsed.replace(max_model_len=length), model, machines, fit=fit)
     prepared.memory.check(f"{model.name} on {machines.profile.name}")
-    load = ServingLoad(kind, amount, requests.input_tokens, requests.output_tokens, requests.cached_tokens)
+    load = ServingLoad(
+        kind, amount, requests.input_tokens, requests.output_tokens, requests.cached_tokens, requests.image_tokens
+    )
     steady = _steady(prepared, requests, kind, amount)
     return _result(prepared, parsed, model, machines, load, requests, steady, fit)
 
 
-def _requests(given: int | str, wanted: int | str, cached: int | str) -> Requests:
-    tokens, answer = parse_length(given, "input"), parse_length(wanted, "output")
-    known = 0 if cached in (0, "0") else parse_length(cached, "cached")
+def _requests(given: int | str, wanted: int | str, cached: int | str, images: int | str) -> Requests:
+    text, answer = parse_length(given, "input"), parse_length(wanted, "output")
+    known, seen = (
+        0 if value in (0, "0") else parse_length(value, name)
+        for name, value in (("cached", cached), ("image_tokens", images))
+    )
+    tokens = text + seen
     if known >= tokens:
         raise InputError("cached", known, f"fewer than the {tokens:,} tokens of the input", tokens - 1)
-    return Requests(float(tokens), float(answer), float(known))
+    return Requests(float(tokens), float(answer), float(known), float(seen))
 
 
 def _load(concurrency: float | None, batch: float | None, rate: float | None) -> tuple[str, float]:
@@ -152,7 +162,7 @@ def _result(
         saturated=bool(full),
         limited_by=_limit(prepared, requests),
         intervals=_intervals(steady, fit),
-        assumed=_assumed(prepared, plan, model, cluster),
+        assumed=_assumed(prepared, plan, model, cluster, load.image_tokens > 0),
     )
 
 
@@ -175,7 +185,9 @@ def _intervals(steady: Steady, fit: Fit | None) -> dict[str, tuple[float, float]
     return found
 
 
-def _assumed(prepared: Prepared, plan: ServingPlan, model: Architecture, cluster: Cluster) -> dict[str, str]:
+def _assumed(
+    prepared: Prepared, plan: ServingPlan, model: Architecture, cluster: Cluster, images: bool
+) -> dict[str, str]:
     """What nobody said."""
     settings, engine = prepared.settings, prepared.plan.profile
     found = {**cluster.assumed(), **model.left_out}
@@ -196,4 +208,6 @@ def _assumed(prepared: Prepared, plan: ServingPlan, model: Architecture, cluster
         found["price"] = f"{price.value:.2f} USD per device and hour ({price.source}, {price.date})"
     if prepared.model.count("is_moe"):
         found["routing"] = "even over the experts"
+    if images:
+        found["images"] = "as tokens of the prompt; the time and memory of a vision tower are not counted"
     return found

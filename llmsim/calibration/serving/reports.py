@@ -46,7 +46,7 @@ LATENCY: dict[str, Callable[[Steady, Requests], float]] = {
     "e2e_median": lambda s, r: s.e2e_s,
     "output_token_throughput": lambda s, r: s.output_tokens_per_s,
     "request_throughput": lambda s, r: s.requests_per_s,
-    "total_token_throughput": lambda s, r: s.requests_per_s * (r.input_tokens + r.output_tokens),
+    "total_token_throughput": lambda s, r: s.requests_per_s * (r.text_tokens + r.output_tokens),
     "decode_speed": lambda s, r: 1 / s.tpot_s,
     "prefill_speed": lambda s, r: r.input_tokens / s.ttft_s,
 }
@@ -152,7 +152,8 @@ def _requests(row: Mapping[str, str], metric: str, assumed: dict[str, str]) -> R
     if wanted is None:
         wanted = USUAL_ANSWER if single else LIKELY_OUTPUT
         assumed["output_tokens"] = f"{wanted:.0f}"
-    return Requests(given, max(wanted, 1.0))
+    images = number(row, "image_tokens") or 0.0
+    return Requests(given + images, max(wanted, 1.0), image_tokens=images)
 
 
 def _prompts(row: Mapping[str, str]) -> float:

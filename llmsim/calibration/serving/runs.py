@@ -199,7 +199,8 @@ def point_run(row: Mapping[str, str]) -> ServingRun:
     load, amount = _load(row)
     measured = _measured(row, (("ttft_ms", "ttft_s", 1e-3), ("tpot_ms", "tpot_s", 1e-3),
                                ("output_tokens_per_s", "output_tokens_per_s", 1.0)))  # fmt: skip
-    requests = Requests(given, wanted if wanted is not None else 1.0)
+    images = number(row, "image_tokens") or 0.0
+    requests = Requests(given + images, wanted if wanted is not None else 1.0, image_tokens=images)
     return _run(row, prepared_row(row), requests, load, amount, measured)
 
 
