@@ -34,7 +34,7 @@ def test_parameters_equal_the_counted_ones(row):
 
 def test_every_file_loads_and_is_in_one_place():
     assert not {*MEASURED} & {*bundled_models()}
-    assert len(MEASURED) + len(bundled_models()) == 195
+    assert len(MEASURED) + len(bundled_models()) == 276
     for name in [*MEASURED, *bundled_models()]:
         model = load(name)
         assert model.name == name
@@ -140,6 +140,37 @@ def test_only_matrices_are_open_to_low_precision():
 )
 def test_active_parameters(name, active):
     assert load(name).active_parameters == pytest.approx(active, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        # in billions, of the language model without prediction modules
+        ("seed-oss-36b", 36.15), ("ministral-3-3b", 3.43), ("ministral-3-8b", 8.49), ("ministral-3-14b", 13.51),
+        ("devstral-2-123b", 125.0), ("mistral-small-4-119b", 118.97), ("step-3.5-flash", 196.96), ("hy3", 295.03),
+        ("glm-4.7-flash", 29.94), ("gemma-4-12b", 11.91), ("gemma-4-31b", 30.70), ("qwen3.5-9b", 8.95),
+        ("qwen3.5-27b", 26.90), ("qwen3.5-35b-a3b", 34.66), ("qwen3.5-122b-a10b", 122.1), ("phi-3-medium", 13.96),
+        ("phi-3.5-moe", 41.87), ("command-r-08-2024", 32.30), ("starcoder2-15b", 15.96), ("olmo-2-32b", 32.23),
+        ("qwen1.5-110b", 111.2), ("qwen2-57b-a14b", 57.41), ("baichuan2-13b", 13.90), ("glm-4-32b-0414", 32.57),
+        ("exaone-3.5-32b", 32.0), ("opt-66b", 65.72), ("falcon3-10b", 10.31), ("yi-9b", 8.83), ("solar-10.7b", 10.73),
+        ("smollm3-3b", 3.075), ("deepseek-llm-67b", 67.42), ("chatglm3-6b", 6.24), ("internlm2-20b", 19.86),
+    ],
+)  # fmt: skip
+def test_parameters_are_the_published_ones(name, published):
+    assert load(name).parameters == pytest.approx(published * 1e9, rel=5e-3)
+
+
+def test_layers_may_have_heads_of_their_kind():
+    gemma = load("gemma-4-31b").kinds
+    assert [gemma["sliding-gqa+mlp"].sizes[size] for size in ("heads", "kv_heads", "head_dim")] == [32, 16, 256]
+    assert [gemma["gqa+mlp"].sizes[size] for size in ("heads", "kv_heads", "head_dim")] == [32, 4, 512]
+    names = {kind: [op.name for op in gemma[kind].operators] for kind in ("sliding-gqa+mlp", "gqa+mlp")}
+    assert "v" in names["sliding-gqa+mlp"]
+    assert "v" not in names["gqa+mlp"]
+    assert "v_norm" in names["gqa+mlp"]
+    step = load("step-3.5-flash")
+    assert step.layers[:5] == ("gqa+mlp", "sliding-gqa+mlp", "sliding-gqa+mlp", "sliding-gqa+moe", "gqa+moe")
+    assert [step.kinds[kind].sizes["heads"] for kind in ("gqa+moe", "sliding-gqa+moe")] == [64, 96]
 
 
 def test_active_parameters_of_deepseek_v3_are_the_published_ones():

@@ -19,8 +19,9 @@ from llmsim.hardware.constants import CONSTANTS, constants_of
 from llmsim.hardware.engines import engine_names, get_engine
 from llmsim.hardware.named import get_device
 from llmsim.plans.serving import ServingPlan
+from llmsim.serving.cache_pool import EngineSettings, cache_groups, cut_cache
 from llmsim.serving.layer_counts import Degrees
-from llmsim.serving.memory import EngineSettings, cache_groups, serving_memory
+from llmsim.serving.memory import serving_memory
 from llmsim.serving.served_model import served_model
 from llmsim.serving.simulate import simulate_serving
 
@@ -60,7 +61,39 @@ def test_windows_share_a_pool_with_whole_layers() -> None:
     model = served_model(Architecture.from_config("gemma-2-27b"))
     assert {group.window for group in cache_groups(model)} == {4096, None}
     memory = serving_memory(model, H100, settings_of(), RATES)
-    assert memory.cache_tokens == memory.blocks * 16 // 2
+    assert memory.cache_tokens == memory.blocks // 2 * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "changes", "gib", "logged"),
+    [
+        # (blocks, tokens, concurrency) of start-up logs of vLLM, at the bytes that they say are left for the cache
+        ("gemma-2-27b", "0.19.0", {}, 20.59, (7335, 58_672, 7.16)),
+        ("gemma-3-27b", "0.19.0", {}, 19.53, (15_997, 36_560, 4.46)),  # 10 whole layers, 52 with windows in 6 groups
+        ("gemma-3-4b", "0.19.0", {}, 62.51, (204_817, 468_144, 57.05)),
+        ("qwen3.5-35b-a3b", "0.24.0", {"length": 131_072, "cache": "fp8"}, 5.98, (299, 567_978, 4.33)),
+    ],
+)
+def test_layers_are_grouped_as_the_engine_groups_them(name, release, changes, gib, logged) -> None:
+    defaults = get_engine("vllm", release).defaults
+    own = settings_of(
+        changes.get("length", 8192),
+        state_pages=defaults.state_pages,
+        capacity_of_longest=defaults.capacity_of_longest,
+    )
+    model = served_model(Architecture.from_config(name), cache=changes.get("cache", "bf16"))
+    cut = cut_cache(model, own, gib * GIB)
+    blocks, tokens, concurrency = logged
+    assert cut.blocks == pytest.approx(blocks, rel=3e-4)  # the log rounds bytes to 0.01 GiB
+    assert cut.tokens == pytest.approx(tokens, rel=4e-4)
+    assert cut.concurrency == pytest.approx(concurrency, abs=7e-3)
+
+
+def test_engines_without_a_shared_pool_hold_states_beside_it() -> None:
+    model = served_model(Architecture.from_config("qwen3.5-27b"))
+    pooled, apart = (cut_cache(model, settings_of(shared_pages=on), 20 * GIB) for on in (True, False))
+    assert (pooled.block_tokens, apart.block_tokens) == (784, 16)
+    assert apart.tokens > 3.9 * pooled.tokens
 
 
 def test_latents_are_replicated_and_heads_are_shared() -> None:
@@ -132,6 +165,18 @@ def test_a_cached_prefix_shortens_the_first_token_only() -> None:
     cold, warm = (answer(cached=n).steady for n in (0, 1900))
     assert warm.ttft_s < 0.7 * cold.ttft_s
     assert warm.step_s == cold.step_s
+
+
+def test_tokens_of_images_are_computed_as_those_of_the_prompt() -> None:
+    words, both = answer(input=3024), answer(input=2000, image_tokens="1k")
+    assert both.steady == words.steady
+    assert both.load.image_tokens == 1024
+    assert "vision tower" in both.assumed["images"]
+    assert "images" not in words.assumed
+    command = ["simulate", "serve", "-m", "qwen2.5-7b", "-c", "1x1xh100", "--input", "2000", "--output", "10"]
+    said = runner.invoke(app, [*command, "--concurrency", "4", "--image-tokens", "1024"])
+    assert said.exit_code == 0
+    assert "3,024 (1,024 of them of images) tokens in" in " ".join(said.stdout.split())
 
 
 def test_replicas_share_the_load() -> None:

@@ -114,6 +114,15 @@ def test_start_up_logs_are_predicted_within_a_few_per_cent() -> None:
             assert said == pytest.approx(float(row["value"]), rel=0.05)
 
 
+def test_rows_may_state_tokens_of_images() -> None:
+    row = {"metric": "ttft_mean", "model": "qwen2.5-vl-7b-instruct", "hardware": "h100", "input_tokens": "100",
+           "output_tokens": "50", "concurrency_or_rate": "concurrency 4"}  # fmt: skip
+    plain, seen = report_row(row).traffic, report_row({**row, "image_tokens": "1,500"}).traffic
+    assert plain is not None
+    assert seen is not None
+    assert (plain.input, seen.input) == ("100", "1600")
+
+
 @pytest.mark.parametrize(
     ("text", "model", "expected"),
     [

@@ -48,6 +48,7 @@ class Served:
     batch: Annotated[float | None, _option("Requests of a replica that begin and end together.")] = None
     rate: Annotated[float | None, _option("Requests per second over the whole cluster.")] = None
     cached: Annotated[str, _option("Tokens of a prompt that a prefix cache has.")] = "0"
+    image_tokens: Annotated[str, _option("Tokens of images, on top of those of a prompt.")] = "0"
     plan: Annotated[Path | None, _option("YAML file with the fields of a serving plan.")] = None
     engine: Annotated[str | None, _engine("vllm, sglang, tensorrt-llm, llama-cpp.")] = None
     release: Annotated[str | None, _engine("Release of the engine.")] = None
@@ -95,6 +96,7 @@ class Served:
         return {
             "input": _needed(self.input_tokens, "input"), "output": _needed(self.output_tokens, "output"),
             "concurrency": self.concurrency, "batch": self.batch, "rate": self.rate, "cached": self.cached,
+            "image_tokens": self.image_tokens,
         }  # fmt: skip
 
 

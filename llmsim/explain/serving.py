@@ -203,10 +203,11 @@ def _neighbour(
     fit: Fit | None,
 ) -> ServingNeighbour:
     load = result.load
+    kind: dict[str, Any] = {load.kind: amount}
     try:
         own = simulate_serving(
-            plan, model, cluster, input=int(load.input_tokens), output=int(load.output_tokens),
-            cached=int(load.cached_tokens), fit=fit, **{load.kind: amount},
+            plan, model, cluster, input=int(load.input_tokens - load.image_tokens), output=int(load.output_tokens),
+            cached=int(load.cached_tokens), image_tokens=int(load.image_tokens), fit=fit, **kind,
         )  # fmt: skip
     except LlmsimError as error:
         return ServingNeighbour(change, reason=str(error))

@@ -35,6 +35,9 @@ class SchedulerDefaults(BaseModel):
         Sequences that run at a time at most, where the engine is made for few; None without a limit of its own.
     reserves_output
         Whether a sequence is only let in once the cache has room for its whole answer.
+    shared_pages, state_pages, capacity_of_longest
+        Whether all kinds of layers take pages from one pool, how many of them a state takes, and whether the tokens of
+        a cache are those of as many of the longest sequences as fit.
     """
 
     model_config = _STRICT
@@ -47,6 +50,9 @@ class SchedulerDefaults(BaseModel):
     mixed: bool = True
     streams: int | None = Field(default=None, ge=1)
     reserves_output: bool = False
+    shared_pages: bool = False
+    state_pages: int = Field(default=1, ge=1)
+    capacity_of_longest: bool = False
 
 
 class Engine(Profile):

@@ -15,6 +15,7 @@ from .options import Rule, answer
 from .reader import LARGEST_CONTEXT, Reader
 
 QkNorm = Literal["none", "head", "full", "gainless"]
+Gate = bool | Literal["head"]
 Positions = Literal["rotary", "learned", "alibi", "none"]
 
 POSITIONS: Mapping[str, Positions] = {
@@ -73,13 +74,19 @@ class AttentionRule:
         Which layers use rotary positions, where not all do.
     latent, indexer
         Multi-head latent attention, with the indexer of sparse attention.
+    of_kind
+        Heads, key/value heads and widths that layers of a kind have otherwise than the rest.
+    shared_kv, v_norm
+        As of :class:`~llmsim.layers.attention.Attention`, by the kind of layer.
+    longer
+        Whether ``layer_types`` goes on with the layers of prediction modules.
     """
 
     bias: Rule[bool] = False
     out_bias: Rule[bool] | None = None
     qk_norm: Rule[QkNorm] = "none"
     sinks: bool = False
-    gate: Rule[bool] = False
+    gate: Rule[Gate] = False
     kv_heads: Literal["heads", "given"] | Callable[[Reader, int], int] = "heads"
     head_dim: Literal["derived", "given"] = "derived"
     types: tuple[str, ...] = ("full",)
@@ -87,6 +94,10 @@ class AttentionRule:
     rotates: Callable[[Reader, list[str]], list[bool]] = lambda r, kinds: [True] * len(kinds)
     latent: bool = False
     indexer: bool = False
+    of_kind: Callable[[Reader, str], Mapping[str, int]] = lambda r, kind: {}
+    shared_kv: Callable[[Reader, str], bool] = lambda r, kind: False
+    v_norm: bool = False
+    longer: bool = False
 
 
 def read_attention(r: Reader, rule: AttentionRule, layers: int, hidden: int, positions: Positions) -> list[Part]:
@@ -94,11 +105,13 @@ def read_attention(r: Reader, rule: AttentionRule, layers: int, hidden: int, pos
     known = {word: kind for word, kind in LAYER_TYPES.items() if kind in rule.types}
     if rule.indexer:
         known["indexed_attention"] = "full"
-    kinds = r.words("layer_types", known, layers)
+    modules = (r.optional("num_nextn_predict_layers", low=0, high=LARGEST_CONTEXT) or 0) if rule.longer else 0
+    kinds = r.words("layer_types", known, layers + modules)
     if kinds is None:
         kinds = rule.pattern(r, layers)
     else:
         r.unused(*OVERRULED)
+    kinds = kinds[:layers]
     rotates = rule.rotates(r, kinds) if positions == "rotary" else [False] * layers
     if rule.latent:
         r.words("indexer_types", {"full": None}, layers)  # layers that share the choice of another are not modelled
@@ -120,18 +133,23 @@ def softmax_attention(
     kv_heads = _kv_heads(r, rule, heads)
     head_dim = _head_dim(r, rule, hidden, heads)
     norm: QkNorm = answer(rule.qk_norm, r)
-    bias, gate = answer(rule.bias, r), answer(rule.gate, r)
+    bias = answer(rule.bias, r)
+    gate: Gate = answer(rule.gate, r)
     out_bias = bias if rule.out_bias is None else answer(rule.out_bias, r)
-    sharing = "mha" if kv_heads == heads else "mqa" if kv_heads == 1 else "gqa"
-    sizes = (("heads", heads), ("kv_heads", kv_heads), ("head_dim", head_dim))
+    usual = {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
 
     def part(kind: str, rotary: bool) -> Part:
         window = _window(r, kind)
+        sizes = {**usual, **rule.of_kind(r, kind)}
+        own = sizes["kv_heads"]
+        sharing = "mha" if own == sizes["heads"] else "mqa" if own == 1 else "gqa"
         # Llama 4 norms queries and keys behind the rotation, and only where it rotates.
         own_norm: QkNorm = "none" if norm == "gainless" and not rotary else norm
-        mixer = Attention(rotary, bias, out_bias, own_norm, rule.sinks, gate)
+        shared = rule.shared_kv(r, kind)
+        mixer = Attention(rotary, bias, out_bias, own_norm, rule.sinks, gate, shared, rule.v_norm)
         name = f"{kind}-{sharing}" if window is not None else sharing
-        return Part(f"nope-{name}" if rotary_elsewhere and not rotary else name, "attention", mixer, sizes, window)
+        name = f"nope-{name}" if rotary_elsewhere and not rotary else name
+        return Part(name, "attention", mixer, tuple(sizes.items()), window)
 
     return part
 

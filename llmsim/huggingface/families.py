@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..layers.base import Arrangement
 from ..layers.blocks import Parallel
 from . import rules
-from .attention import AttentionRule, Positions, QkNorm
+from .attention import AttentionRule, Gate, Positions, QkNorm
 from .decoder import Decoder
 from .feed_forward import ExpertsRule, FeedForwardRule
 from .options import Switch, flag
@@ -97,6 +97,50 @@ DECODERS: dict[str, Decoder] = {
         attention=replace(_GEMMA, qk_norm="head", types=("full", "sliding"), pattern=rules.one_in(6)),
         arrangement="sandwich",
         tied=True,
+    ),
+    "gemma4_text": Decoder(
+        attention=replace(
+            _GEMMA,
+            qk_norm="head",
+            types=("full", "sliding"),
+            pattern=rules.one_in(6),
+            of_kind=rules.global_heads,
+            shared_kv=rules.global_keys_are_values,
+            v_norm=True,
+        ),
+        arrangement="sandwich",
+        tied=True,
+        # Of images alone, and of embeddings a layer, which a model with a width of 0 does not have.
+        unused=("use_bidirectional_attention", "vocab_size_per_layer_input", "num_global_key_value_heads"),
+    ),
+    "step3p5": Decoder(
+        attention=AttentionRule(
+            bias=_BIAS,
+            qk_norm="head",
+            gate=Switch[Gate]("use_head_wise_attn_gate", True, "head", False),
+            kv_heads="given",
+            head_dim="given",
+            types=("full", "sliding"),
+            of_kind=rules.sliding_heads,
+            longer=True,
+        ),
+        mlp=FeedForwardRule(experts=ExpertsRule(sparse=rules.numbered, shared=rules.share_expert_dim)),
+        # Clamps, rotary variants and scores of experts; prediction modules have a form of their own and are left out.
+        unused=(
+            "swiglu_limits",
+            "swiglu_limits_shared",
+            "partial_rotary_factors",
+            "yarn_only_types",
+            "att_impl_type",
+            "use_moe",
+            "need_fp32_gate",
+            "moe_router_activation",
+            "moe_router_scaling_factor",
+            "use_qk_norm",
+            "num_nextn_predict_layers",
+            "share_expert_dims",
+            "zero_centered",
+        ),
     ),
     "cohere": _COHERE,
     "cohere2": replace(
@@ -184,6 +228,27 @@ DECODERS: dict[str, Decoder] = {
     "deepseek_v32": replace(_DEEPSEEK, attention=AttentionRule(bias=_BIAS, latent=True, indexer=True)),
     "glm_moe_dsa": replace(_DEEPSEEK, attention=AttentionRule(bias=_BIAS, latent=True, indexer=True)),
     "glm4_moe_lite": _DEEPSEEK,
+    "hy_v3": Decoder(
+        attention=AttentionRule(
+            bias=_BIAS,
+            kv_heads="given",
+            head_dim="given",
+            qk_norm=Switch[QkNorm]("qk_norm", True, "head", "none"),
+        ),
+        mlp=FeedForwardRule(bias=_MLP_BIAS, experts=_DEEPSEEK_EXPERTS),
+        mtp=True,
+        # Formats of sums, and how scores become weights; an expert's width stands under two names.
+        unused=(
+            "enable_attention_fp32_softmax",
+            "enable_lm_head_fp32",
+            "enable_moe_fp32_combine",
+            "expert_hidden_dim",
+            "moe_router_use_sigmoid",
+            "route_norm",
+            "router_scaling_factor",
+            "use_grouped_mm",
+        ),
+    ),
     "glm4_moe": _GLM_MOE,
     "dots1": replace(
         _GLM_MOE,

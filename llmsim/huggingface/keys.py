@@ -9,7 +9,13 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model", "dim"),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv"),
+    "num_key_value_heads": (
+        "num_key_value_heads",
+        "num_kv_heads",
+        "n_kv_heads",
+        "n_head_kv",
+        "num_attention_groups",
+    ),
     "head_dim": ("head_dim", "d_kv", "kv_channels", "attention_head_dim"),
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_dim", "d_ff", "ffn_hidden_size"),
     "vocab_size": ("vocab_size", "n_vocab"),
@@ -101,6 +107,7 @@ _OFF_WORDS = """
     num_experts num_local_experts n_routed_experts n_shared_experts num_shared_experts
     shared_expert_intermediate_size shared_intermediate_size moe_latent_size
     num_nextn_predict_layers mtp_num_hidden_layers mtp_use_dedicated_embeddings
+    hidden_size_per_layer_input num_kv_shared_layers enable_moe_block use_double_wide_mlp
 """
 OFF = frozenset(_OFF_WORDS.split())
 """Switches that a family need not know while they are off: false, zero or empty."""

@@ -103,7 +103,49 @@ def interleaved(r: Reader, layers: int) -> list[bool]:
     return [(i in listed) if listed is not None else (i + 1) % step == 0 for i in range(layers)]
 
 
+def numbered(r: Reader, layers: int) -> list[bool]:
+    """``moe_layers_enum`` names the layers with experts, as text; from the fourth on where it is absent (Step-3.5)."""
+    found = r.find("moe_layers_enum")
+    if found is None:
+        return [i >= 3 for i in range(layers)]
+    key, value = found
+    text = value.split(",") if isinstance(value, str) else value
+    if not isinstance(text, (list, tuple)) or not all(str(item).strip().isdigit() for item in text):
+        r.refuse(key, value, allowed="numbers of layers between commas")
+    listed = {int(item) for item in text}
+    return [i in listed for i in range(layers)]
+
+
 # ---- widths and heads
+
+
+def global_heads(r: Reader, kind: str) -> dict[str, int]:
+    """Layers that see everything have wider heads (Gemma 4)."""
+    if kind != "full":
+        return {}
+    sizes = {"head_dim": r.integer("global_head_dim")}
+    kv_heads = r.optional("num_global_key_value_heads")
+    return {**sizes, "kv_heads": kv_heads} if kv_heads is not None and r.flag("attention_k_eq_v", False) else sizes
+
+
+def global_keys_are_values(r: Reader, kind: str) -> bool:
+    return r.flag("attention_k_eq_v", False) and kind == "full"
+
+
+def sliding_heads(r: Reader, kind: str) -> dict[str, int]:
+    """Layers with a window have heads of their own (Step-3.5)."""
+    inner = r.nested("attention_other_setting")
+    if inner is None or kind != "sliding":
+        return {}
+    fields = {"heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "head_dim": "head_dim"}
+    sizes = {size: value for size, field in fields.items() if (value := inner.optional(field)) is not None}
+    inner.unused("attention_type", "true_head_dim")
+    inner.finish()
+    return sizes
+
+
+def share_expert_dim(r: Reader, width: int) -> int:
+    return r.optional("share_expert_dim", low=0) or 0
 
 
 def four_times(r: Reader, hidden: int) -> int:

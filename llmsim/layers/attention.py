@@ -29,7 +29,9 @@ class Attention:
     sinks
         One learned score per head that takes part in the softmax.
     gate
-        The query projection is doubled: its second half gates the output.
+        The query projection is doubled: its second half gates the output; or one gate a head (``head``).
+    shared_kv, v_norm
+        Keys before their norm and rotation are the values too; a norm of the values without a gain.
     """
 
     rotary: bool = True
@@ -37,15 +39,22 @@ class Attention:
     out_bias: bool = False
     qk_norm: Literal["none", "head", "full", "gainless"] = "none"
     sinks: bool = False
-    gate: bool = False
+    gate: bool | Literal["head"] = False
+    shared_kv: bool = False
+    v_norm: bool = False
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
         q = b.linear("q", x, "hidden", "heads head_dim", bias=self.bias, tags=f"attention q {UP}")
         gate = None
         if self.gate:
-            gate = b.linear("q_gate", x, "hidden", "heads head_dim", bias=self.bias, tags="attention q_gate")
+            width = "heads" if self.gate == "head" else "heads head_dim"
+            gate = b.linear("q_gate", x, "hidden", width, bias=self.bias, tags="attention q_gate")
         k = b.linear("k", x, "hidden", "kv_heads head_dim", bias=self.bias, state=True, tags="attention k")
-        v = b.linear("v", x, "hidden", "kv_heads head_dim", bias=self.bias, state=True, tags="attention v")
+        v = k
+        if not self.shared_kv:
+            v = b.linear("v", x, "hidden", "kv_heads head_dim", bias=self.bias, state=True, tags="attention v")
+        if self.v_norm:
+            v = b.op("v_norm", "norm", [v], KV_HEADS, over="head_dim", format="normed", state=True)
         if self.qk_norm in ("head", "full"):
             full = self.qk_norm == "full"
             q = b.norm("q_norm", q, "heads head_dim" if full else "head_dim")

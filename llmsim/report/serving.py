@@ -60,12 +60,13 @@ def plan_line(plan: ServingPlan, model: str, replicas: int) -> str:
 def _load(result: ServingResult) -> str:
     load = result.load
     cached = f" ({load.cached_tokens:,.0f} of them cached)" if load.cached_tokens else ""
+    images = f" ({load.image_tokens:,.0f} of them of images)" if load.image_tokens else ""
     how = {
         "concurrency": f"{load.amount:,.0f} requests in flight",
         "batch": f"batches of {load.amount:,.0f}",
         "rate": f"{load.amount:g} requests per second",
     }[load.kind]
-    return f"{how}, {load.input_tokens:,.0f}{cached} tokens in, {load.output_tokens:,.0f} out"
+    return f"{how}, {load.input_tokens:,.0f}{cached}{images} tokens in, {load.output_tokens:,.0f} out"
 
 
 def memory_lines(memory: ServingMemory) -> list[tuple[str, str]]:

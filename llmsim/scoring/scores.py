@@ -25,7 +25,7 @@ def _by_group(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 
 
 def _bias(entries: Sequence[Entry]) -> float | None:
-    signed = [e.predicted / e.measured - 1 for e in entries if e.predicted is not None]
+    signed = [e.predicted / e.measured - 1 for e in entries if e.predicted is not None and e.measured]
     return float(np.median(signed)) if signed else None
 
 

@@ -181,6 +181,10 @@ class _Reader:
         own = kind_sizes(self.kind, columns, STRUCTURE)
         return Sizes(own.dims, own.degrees, {**STRUCTURE.formats(), CACHE: self.cache})
 
+    def with_cache(self, format: str) -> Sizes:
+        """The sizes with another format of the cache."""
+        return Sizes(self.sizes.dims, self.sizes.degrees, {**STRUCTURE.formats(), CACHE: get_format(format)})
+
     def per_row(self, elements: Number) -> float:
         """Of one row of a rank's sequences; a whole number where it is one."""
         return _plain(Fraction(int(elements), self.rows))
@@ -200,7 +204,7 @@ def layer_counts(kind: LayerKind, degrees: Degrees, scheme: WeightScheme, cache:
     Parameters
     ----------
     cache
-        Format of keys, values and latents; states of recurrences are kept in 32 bits.
+        Format of keys, values and latents; states of recurrences are kept in 32 bits, those of convolutions in 16.
     """
     prompt, decode = kind.over_cache, absorbed(kind).over_cache
     reader = _Reader(prompt, degrees, scheme, get_format(cache))
@@ -234,7 +238,7 @@ def layer_counts(kind: LayerKind, degrees: Degrees, scheme: WeightScheme, cache:
         index_bytes=_state(state.selected, reader, "index_context"),
         scan_flops=_scan_flops(scans, reader, LONG),
         step_scan_flops=_scan_flops(scans, reader, 1),
-        state_bytes=reader.per_row(reader.sizes.size(state.sequences)),
+        state_bytes=reader.per_row(reader.with_cache("bf16").size(state.sequences)),
         held_bytes=_held(prompt, reader),
         widest_bytes=max(map(partial(_widest, reader=reader), [*linear, *experts]), default=0),
         reduced_bytes=reader.per_row(sum(reader.sizes.bytes(m.payload) for m in reductions)),

@@ -5,8 +5,7 @@ what lies outside of torch, captured graphs, and blocks of the cache in what is 
 
 References
 ----------
-Paged attention and blocks: Kwon 2023, arXiv:2309.06180. Groups of layers with caches of different kinds: vLLM's hybrid
-cache manager.
+Paged attention and blocks: Kwon 2023, arXiv:2309.06180.
 """
 
 from __future__ import annotations
@@ -19,37 +18,10 @@ from ..core.errors import InfeasibleError
 from ..core.numeric import Number
 from ..core.units import GIB
 from ..hardware.devices import Device
-from .layer_counts import LayerCounts
+from .cache_pool import EngineSettings, cut_cache
 from .served_model import ServedModel
 
 MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """What the command line of an engine says.
-
-    Attributes
-    ----------
-    max_num_seqs, max_num_batched_tokens
-        Sequences that run at a time, and new tokens of a step.
-    max_model_len
-        Tokens of a sequence at most.
-    utilisation, of_free
-        Share of memory; whether it is one of what is free once weights are loaded.
-    block_tokens
-        Tokens of a block of the cache.
-    graphs_inside
-        Whether memory of graphs counts towards the share.
-    """
-
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_model_len: int
-    utilisation: float
-    of_free: bool = False
-    block_tokens: int = 16
-    graphs_inside: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +132,7 @@ def serving_memory(
         context_bytes=context,
         graph_bytes=graphs,
         cache_bytes=left,
-        block_tokens=settings.block_tokens,
+        block_tokens=cache.block_tokens,
         blocks=cache.blocks,
         cache_tokens=int(tokens * (scale if cache_tokens is None else 1)),
         max_concurrency=concurrency * (scale if cache_tokens is None else 1),
@@ -190,98 +162,6 @@ def activation_bytes(model: ServedModel, settings: EngineSettings, rates: Mappin
     sampler = rates["memory/sampler_copies"] * sequences * model.architecture.vocab * 4
     forward = rates["memory/forward_copies"] * tokens * widest
     return max(sampler, forward) + rates["memory/activation_bytes"]
-
-
-@dataclass(frozen=True)
-class CutCache:
-    """A cache in blocks.
-
-    Attributes
-    ----------
-    blocks, tokens, concurrency, longest
-        Of one attention-data-parallel rank, as :class:`ServingMemory` has them.
-    """
-
-    blocks: int
-    tokens: int
-    concurrency: float
-    longest: int
-
-
-def cut_cache(model: ServedModel, settings: EngineSettings, size: float) -> CutCache:
-    """Blocks of a cache of so many bytes.
-
-    Layers with caches of one kind are one group. Groups have as many layers each as the smallest of them, padded, and
-    share the pool of blocks: a block holds ``block_tokens`` tokens of one group.
-    """
-    groups = cache_groups(model)
-    stages, block = model.degrees.pipeline, settings.block_tokens
-    fixed = sum(n * layer.state_bytes for layer, n in model.layers) / stages
-    if not groups:
-        held = int(size // fixed) if fixed else 0
-        return CutCache(held, held * settings.max_model_len, float(held), settings.max_model_len if held else 0)
-    members = min(group.layers for group in groups) if len(groups) > 1 else groups[0].layers
-    page = max(group.token_bytes for group in groups) * math.ceil(members / stages) * block
-    blocks = int(size // page)
-    pools = [(group, math.ceil(group.layers / members)) for group in groups]
-
-    def needed(tokens: int) -> float:
-        """Blocks of one sequence."""
-        states = math.ceil(fixed / page) if fixed else 0
-        return states + sum(n * math.ceil(group.held(tokens, settings) / block) for group, n in pools)
-
-    whole = sum(n for _, n in pools)
-    concurrency = blocks / needed(settings.max_model_len) if blocks else 0.0
-    return CutCache(blocks, blocks * block // whole, concurrency, _longest(blocks, needed, settings))
-
-
-def _longest(blocks: int, needed: object, settings: EngineSettings) -> int:
-    """Tokens of the longest sequence that fits, at most ``max_model_len``."""
-    assert callable(needed)
-    if needed(settings.max_model_len) <= blocks:
-        return settings.max_model_len
-    low, high = 0, settings.max_model_len
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if needed(middle) <= blocks else (low, middle)
-    return low
-
-
-@dataclass(frozen=True)
-class CacheGroup:
-    """Layers whose caches grow alike.
-
-    Attributes
-    ----------
-    window
-        Positions that are kept, None for all.
-    layers, token_bytes
-        How many, and bytes of a position in one of them.
-    """
-
-    window: int | None
-    layers: int
-    token_bytes: float
-
-    def held(self, tokens: int, settings: EngineSettings) -> int:
-        """Positions that a sequence holds at most: those of a window, and the chunk that is being computed."""
-        if self.window is None:
-            return tokens
-        return min(tokens, self.window + settings.max_num_batched_tokens)
-
-
-def cache_groups(model: ServedModel) -> tuple[CacheGroup, ...]:
-    """The groups of a model's layers."""
-    found: dict[tuple[int | None, float], int] = {}
-    for layer, n in model.layers:
-        if layer.has_attention:
-            key = layer.window, _token_bytes(layer)
-            found[key] = found.get(key, 0) + n
-    return tuple(CacheGroup(window, n, own) for (window, own), n in found.items())
-
-
-def _token_bytes(layer: LayerCounts) -> float:
-    return layer.kept_bytes + layer.index_bytes
 
 
 def resident_sequences(model: ServedModel, memory: ServingMemory, tokens: Number) -> Number:

@@ -13,8 +13,9 @@ from ..hardware.cluster import Cluster
 from ..hardware.devices import Device
 from ..hardware.fitted import Fit
 from ..plans.serving import ServingPlan
+from .cache_pool import EngineSettings
 from .layer_counts import Degrees
-from .memory import EngineSettings, ServingMemory, resident_sequences, serving_memory
+from .memory import ServingMemory, resident_sequences, serving_memory
 from .served_model import ServedModel, served_model
 from .steady_state import Requests, Server
 from .step_time import Machine, machine_of
@@ -95,6 +96,9 @@ def prepare(
         of_free=defaults.of == "free",
         block_tokens=defaults.block_tokens,
         graphs_inside=engine.graphs_inside,
+        shared_pages=defaults.shared_pages,
+        state_pages=defaults.state_pages,
+        capacity_of_longest=defaults.capacity_of_longest,
     )
     rates = engine.rates(fit)
     memory = serving_memory(model, device, settings, rates, cache_tokens=plan.cache_tokens)

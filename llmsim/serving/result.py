@@ -23,8 +23,8 @@ class ServingLoad:
     kind, amount
         ``concurrency`` (requests in flight over the whole cluster), ``batch`` (of one replica, beginning and ending
         together) or ``rate`` (requests per second, over the whole cluster).
-    input_tokens, output_tokens, cached_tokens
-        Means of a request; of the input, those that a prefix cache has.
+    input_tokens, output_tokens, cached_tokens, image_tokens
+        Means of a request; of the input, those that a prefix cache has, and those of images.
     """
 
     kind: str
@@ -32,6 +32,7 @@ class ServingLoad:
     input_tokens: float
     output_tokens: float
     cached_tokens: float = 0.0
+    image_tokens: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ def simulate_serving(
     batch: float | None = None,
     rate: float | None = None,
     cached: int | str = 0,
+    image_tokens: int | str = 0,
     fit: Fit | None = None,
 ) -> ServingResult:
     """A server in its steady state: what its engine prints at start-up, latencies, throughput.
@@ -52,6 +53,9 @@ def simulate_serving(
         of a replica that begin and end together; requests per second over the whole cluster.
     cached
         Tokens of the input that a prefix cache has.
+    image_tokens
+        Tokens of images, which come on top of the input and are computed like it; the time of a vision tower is not
+        counted.
     fit
         Constants of engines to use instead of those that ship.
 
@@ -67,10 +71,12 @@ def simulate_serving(
     parsed = ServingPlan.parse(plan)
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
     machines = Cluster.parse(cluster)
-    requests = _requests(input, output, cached)
+    requests = _requests(input, output, cached, image_tokens)
     kind, amount = _load(concurrency, batch, rate)
     prepared = prepared_for(parsed, model, machines, math.ceil(requests.input_tokens + requests.output_tokens), fit)
-    load = ServingLoad(kind, amount, requests.input_tokens, requests.output_tokens, requests.cached_tokens)
+    load = ServingLoad(
+        kind, amount, requests.input_tokens, requests.output_tokens, requests.cached_tokens, requests.image_tokens
+    )
     steady = state_of(prepared, requests, kind, amount)
     return _result(prepared, parsed, model, machines, load, requests, steady, fit)
 
@@ -98,12 +104,16 @@ def prepared_for(
     return prepared
 
 
-def _requests(given: int | str, wanted: int | str, cached: int | str) -> Requests:
-    tokens, answer = parse_length(given, "input"), parse_length(wanted, "output")
-    known = 0 if cached in (0, "0") else parse_length(cached, "cached")
+def _requests(given: int | str, wanted: int | str, cached: int | str, images: int | str) -> Requests:
+    text, answer = parse_length(given, "input"), parse_length(wanted, "output")
+    known, seen = (
+        0 if value in (0, "0") else parse_length(value, name)
+        for name, value in (("cached", cached), ("image_tokens", images))
+    )
+    tokens = text + seen
     if known >= tokens:
         raise InputError("cached", known, f"fewer than the {tokens:,} tokens of the input", tokens - 1)
-    return Requests(float(tokens), float(answer), float(known))
+    return Requests(float(tokens), float(answer), float(known), float(seen))
 
 
 def _load(concurrency: float | None, batch: float | None, rate: float | None) -> tuple[str, float]:
@@ -175,7 +185,7 @@ def _result(
         saturated=bool(full),
         limited_by=_limit(prepared, requests),
         intervals=_intervals(steady, model, fit),
-        assumed=assumed_of(prepared, plan, model, cluster),
+        assumed=assumed_of(prepared, plan, model, cluster, load.image_tokens > 0),
     )
 
 
@@ -203,7 +213,9 @@ def _intervals(steady: Steady, model: Architecture, fit: Fit | None) -> dict[str
     return found
 
 
-def assumed_of(prepared: Prepared, plan: ServingPlan, model: Architecture, cluster: Cluster) -> dict[str, str]:
+def assumed_of(
+    prepared: Prepared, plan: ServingPlan, model: Architecture, cluster: Cluster, images: bool = False
+) -> dict[str, str]:
     """What nobody said."""
     settings, engine = prepared.settings, prepared.plan.profile
     found = {**cluster.assumed(), **model.left_out}
@@ -224,4 +236,6 @@ def assumed_of(prepared: Prepared, plan: ServingPlan, model: Architecture, clust
         found["price"] = f"{price.value:.2f} USD per device and hour ({price.source}, {price.date})"
     if prepared.model.count("is_moe"):
         found["routing"] = "even over the experts"
+    if images:
+        found["images"] = "as tokens of the prompt; the time and memory of a vision tower are not counted"
     return found

@@ -38,11 +38,20 @@ class Requests:
         Of a request, means.
     cached_tokens
         Of the input, those that a prefix cache has already.
+    image_tokens
+        Of the input, those that images were turned into: computed and kept like words. The tower that turns them is not
+        part of the model.
     """
 
     input_tokens: Number
     output_tokens: Number
     cached_tokens: Number = 0
+    image_tokens: Number = 0
+
+    @property
+    def text_tokens(self) -> Number:
+        """Of the input, those that are words."""
+        return self.input_tokens - self.image_tokens
 
     @property
     def new_tokens(self) -> Number:

@@ -95,6 +95,9 @@ _ALIASES = {
     "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "w8a8": "int8", "int8-w8a8": "int8",
     "fp8-dynamic": "fp8", "fp8-e4m3": "fp8", "w4a16": "int4", "fp4": "nvfp4", "q4_k_m": "q4_k", "q4_k_s": "q4_k",
     "q5_k_m": "q5_k", "q5_k_s": "q5_k", "q3_k_m": "q3_k", "bitsandbytes": "nf4", "bnb-4bit": "nf4",
+    "q2_k_s": "q2_k", "q2_k_l": "q2_k", "q2_k_xl": "q2_k", "q3_k_s": "q3_k", "q3_k_l": "q3_k", "q3_k_xl": "q3_k",
+    "q4_k_l": "q4_k", "q4_k_xl": "q4_k", "q5_k_l": "q5_k", "q5_k_xl": "q5_k", "q6_k_l": "q6_k", "q6_k_xl": "q6_k",
+    "q8_k_xl": "q8_0",
 }  # fmt: skip
 _GROUPED = re.compile(r"w[2-8]g[1-9][0-9]{0,4}z?")
 

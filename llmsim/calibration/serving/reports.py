@@ -223,7 +223,8 @@ def _single(row: Mapping[str, str], assumed: dict[str, str]) -> Requests:
     if wanted is None:
         wanted = USUAL_ANSWER
         assumed["output_tokens"] = f"{wanted:.0f}"
-    return Requests(given, max(wanted, 1.0))
+    images = number(row, "image_tokens") or 0.0
+    return Requests(given + images, max(wanted, 1.0), image_tokens=images)
 
 
 def _traffic(row: Mapping[str, str], replicas: int, assumed: dict[str, str]) -> Traffic:
@@ -283,7 +284,7 @@ def _prompt_lengths(row: Mapping[str, str], assumed: dict[str, str]) -> tuple[st
     if given is None:
         assumed["input_tokens"] = f"lengths of ShareGPT, {LIKELY_INPUT:.0f} in the mean"
         return f"lognormal:{LIKELY_INPUT}:1", None
-    return f"{given:.0f}", None
+    return f"{given + (number(row, 'image_tokens') or 0):.0f}", None
 
 
 def _answer_lengths(row: Mapping[str, str], assumed: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from ...architecture import Architecture
 from ...core.errors import InputError
 from ...hardware.cluster import Cluster
-from ...models import stored_otherwise
+from ...models import stored_format, stored_otherwise
 from ...plans.serving import ServingPlan
 from ...serving.prepare import Prepared, prepare
 from ...serving.steady_state import Requests
@@ -99,7 +99,7 @@ def weights_in(text: str, model: str) -> str:
     """The stored formats that a table's words stand for; 16 bits where it has none and the model's file neither."""
     name = text.strip().lower()
     if not name:
-        name = _from_model(model)
+        return stored_format(model) or "bf16"
     if "mxfp4" in name:
         return "mxfp4"
     if "nvfp4" in name:
@@ -116,19 +116,6 @@ def weights_in(text: str, model: str) -> str:
         return "awq"
     first = re.split(r"[\s,(]", name)[0]
     return {"bfloat16": "bf16", "float16": "fp16"}.get(first, first)
-
-
-def _from_model(model: str) -> str:
-    """What a checkpoint's name says of its formats; 16 bits for nothing."""
-    name = model.lower()
-    for mark, format in (
-        ("nvfp4", "nvfp4"), ("fp4", "nvfp4"), ("mxfp4", "mxfp4"), ("gpt-oss", "mxfp4"), ("fp8", "fp8"),
-        ("w8a8", "int8"), ("awq", "awq"), ("gptq", "gptq"), ("w4a16", "int4"), ("int4", "int4"),
-        ("deepseek-r1", "fp8"), ("deepseek-v3", "fp8"), ("kimi-k2", "fp8"), ("minimax-m2", "fp8"),
-    ):  # fmt: skip
-        if mark in name and "distill" not in name:
-            return format
-    return "bf16"
 
 
 def plan_of(row: Mapping[str, str], model: str) -> tuple[ServingPlan, int]:
@@ -223,7 +210,8 @@ def point_run(row: Mapping[str, str]) -> ServingRun:
     load, amount = _load(row)
     measured = _measured(row, (("ttft_ms", "ttft_s", 1e-3), ("tpot_ms", "tpot_s", 1e-3),
                                ("output_tokens_per_s", "output_tokens_per_s", 1.0)))  # fmt: skip
-    requests = Requests(given, wanted if wanted is not None else 1.0)
+    images = number(row, "image_tokens") or 0.0
+    requests = Requests(given + images, wanted if wanted is not None else 1.0, image_tokens=images)
     prepared = _that_starts(prepared_row(row), row)
     if load != "closed":
         return _run(row, prepared, requests, load, amount, measured)
