@@ -19,7 +19,7 @@ from ...serving.prepare import Prepared
 from ...serving.replay import Distribution, Latencies
 from ...serving.steady_state import Requests, Steady
 from ...serving.workload import Workload, generated
-from .runs import number, prepared_row
+from .runs import number, prepared_row, that_starts
 
 USUAL_PROMPT, USUAL_ANSWER = 512.0, 128.0
 """Tokens of a prompt and of an answer where a report of a speed does not say them."""
@@ -37,6 +37,12 @@ MEMORY: dict[str, Callable[[Prepared], float]] = {
     "num_gpu_blocks": lambda p: float(p.memory.blocks),
     "kv_cache_tokens": lambda p: float(p.memory.cache_tokens),
     "max_concurrency": lambda p: p.memory.max_concurrency,
+    "total_non_kv": lambda p: (p.memory.weight_bytes + p.memory.activation_bytes + p.memory.context_bytes) / GIB,
+    "cuda_graph_memory_estimate": lambda p: p.memory.graph_bytes / GIB,
+    "max_total_num_tokens": lambda p: float(p.memory.cache_tokens),
+    "kv_k_size": lambda p: p.memory.cache_bytes / 2 / GIB,
+    "kv_v_size": lambda p: p.memory.cache_bytes / 2 / GIB,
+    "estimated_max_model_len": lambda p: float(p.memory.longest),
 }
 """Metric of a start-up log -> what is predicted, in its usual unit."""
 SINGLE: dict[str, Callable[[Steady, Requests], float]] = {
@@ -157,7 +163,10 @@ def report_row(row: Mapping[str, str]) -> ReportRow:
         raise InputError("metric", metric, f"{', '.join((*MEMORY, *SINGLE, *REPLAYED))}, {OUTCOME}",
                          why="is not predicted")  # fmt: skip
     assumed: dict[str, str] = {}
-    prepared = _prepared(_plain_row(row, assumed), assumed)
+    plain = _plain_row(row, assumed)
+    prepared = _prepared(plain, assumed)
+    if metric in SINGLE or metric in REPLAYED:
+        prepared = that_starts(prepared, plain, assumed)
     if metric in SINGLE:
         return ReportRow(prepared, _single(row, assumed), None, assumed)
     if metric not in REPLAYED:

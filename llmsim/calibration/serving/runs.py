@@ -212,7 +212,7 @@ def point_run(row: Mapping[str, str]) -> ServingRun:
                                ("output_tokens_per_s", "output_tokens_per_s", 1.0)))  # fmt: skip
     images = number(row, "image_tokens") or 0.0
     requests = Requests(given + images, wanted if wanted is not None else 1.0, image_tokens=images)
-    prepared = _that_starts(prepared_row(row), row)
+    prepared = that_starts(prepared_row(row), row)
     if load != "closed":
         return _run(row, prepared, requests, load, amount, measured)
     if not prepared.plan.profile.defaults.mixed:
@@ -222,13 +222,19 @@ def point_run(row: Mapping[str, str]) -> ServingRun:
     return replace(_run(row, prepared, drawn, load, amount, measured), shortest=SHORTEST)
 
 
-def _that_starts(prepared: Prepared, row: Mapping[str, str]) -> Prepared:
+def that_starts(prepared: Prepared, row: Mapping[str, str], assumed: dict[str, str] | None = None) -> Prepared:
     """A server that was measured did start: where it would not with the engine's usual share of the memory, its share
     was larger."""
     if prepared.memory.starts or prepared.plan.memory_utilisation is not None:
         return prepared
-    larger = prepared_row({**row, "gpu_memory_utilization": str(LARGEST_SHARE)})
-    return larger if larger.memory.starts else prepared
+    plan = prepared.plan
+    degrees = {"tensor_parallel": str(plan.tensor_parallel), "pipeline_parallel": str(plan.pipeline_parallel)}
+    larger = prepared_row({**row, **degrees, "gpu_memory_utilization": str(LARGEST_SHARE)})
+    if not larger.memory.starts:
+        return prepared
+    if assumed is not None:
+        assumed["gpu_memory_utilization"] = f"{LARGEST_SHARE:g}, since it ran"
+    return larger
 
 
 LARGEST_SHARE = 0.97
