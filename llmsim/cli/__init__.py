@@ -12,6 +12,7 @@ from .calibrate import calibrate, doctor
 from .catalogue import hardware, models
 from .cluster import cluster
 from .compare import compare
+from .compress import compress
 from .settings import settings
 from .shell import Commands
 from .validate import validate
@@ -28,7 +29,7 @@ plan.app.command()(cluster)
 app.add_typer(plan.app, name="plan")
 app.add_typer(simulate.app, name="simulate")
 app.add_typer(explain.app, name="explain")
-for command in (models, hardware, settings, compare, validate, calibrate, doctor):
+for command in (models, hardware, settings, compare, compress, validate, calibrate, doctor):
     app.command()(command)
 
 

@@ -134,7 +134,7 @@ _SHAPES = "w4g128, w4, w8a8-int8, fp8, nvfp4, mxfp4, q4_k_m, kv8, 2:4, prune:0.5
 
 def _part(model: str, text: str, family: str, method: str) -> Point:
     base = Point(
-        family=family or family_of(model), model=model, parameters=parameters_in(model),
+        family=family or family_of(model), model=model.lower(), parameters=parameters_in(model),
         tokens=TOKENS.get(family or family_of(model), USUAL_TOKENS), kind="weight", method=method or "gptq", fine=True,
         activations=False, error=0.0, bits=16.0, group=0, data=PROTOCOL[0], protocol=PROTOCOL[1],
     )  # fmt: skip

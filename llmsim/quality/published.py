@@ -99,7 +99,7 @@ def point_of(row: Mapping[str, str]) -> Point:
     base = _number(row.get("ppl_base") or "")
     return Point(
         family=family,
-        model=model,
+        model=model.lower(),
         parameters=parameters_in(model),
         tokens=TOKENS.get(family, USUAL_TOKENS),
         kind=kind,

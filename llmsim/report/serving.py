@@ -109,15 +109,16 @@ def serving_explanation(found: ServingExplanation) -> RenderableType:
                       "prompts of others"),
         ("first token", f"{seconds(float(steady.ttft_s))}: the prompt adds {seconds(float(steady.prompt_s))} to steps"),
     ]  # fmt: skip
-    return Group(
+    parts: list[RenderableType] = [
         grid(lines),
         section("Where a decoding step goes", grid(_parts(result.step_parts))),
         section("What it reads, on each rank", grid(_reads(found))),
         section("Constants of the engine, a tenth better", _levers(found)),
         section("Plans and loads that differ in one setting", _neighbours(found)),
-        section("What does not run", grid([(own.change, own.reason) for own in found.neighbours if own.reason])),
-        section("Assumed", grid(list(result.assumed.items()))),
-    )
+    ]
+    if refused := [(own.change, own.reason) for own in found.neighbours if own.reason]:
+        parts.append(section("What does not run", grid(refused)))
+    return Group(*parts, section("Assumed", grid(list(result.assumed.items()))))
 
 
 def _reads(found: ServingExplanation) -> list[tuple[str, str]]:
