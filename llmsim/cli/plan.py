@@ -10,6 +10,7 @@ import typer
 from ..core.errors import InputError
 from ..core.pipelines import SCHEDULES
 from .options import ClusterText, Epochs, Job, Out, SequenceText, Tokens, print_json, with_options, write_yaml
+from .plan_model import plan_model
 
 app = typer.Typer(no_args_is_help=True, help="Search the best plan.")
 
@@ -152,3 +153,6 @@ def plan_train(
         print_json(answer.to_dict())
     else:
         show(planning_report(answer))
+
+
+app.command("model")(plan_model)
