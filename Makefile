@@ -86,6 +86,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/spaces.py
 	$(BIN)/python benchmarks/pruning.py
+	$(BIN)/python benchmarks/serving.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

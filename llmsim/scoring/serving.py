@@ -13,7 +13,7 @@ import numpy as np
 
 from ..calibration.links import linked
 from ..calibration.serving.batches import RunBatch, run_batches
-from ..calibration.serving.calibrate import TABLES, serving_runs
+from ..calibration.serving.calibrate import TABLES, in_flight, serving_runs
 from ..calibration.serving.fit import ServingData, fit_serving
 from ..calibration.serving.replays import REPLAYED as REPLAYED_LOADS
 from ..calibration.serving.replays import replayed_run
@@ -159,7 +159,7 @@ def _steady(runs: Sequence[ServingRun], refit_without: str | None) -> Iterator[t
         return
     known = {(run.id, run.group) for run in runs}
     beside = [run for run in _committed() if (run.id, run.group) not in known]
-    data = ServingData([*runs, *beside])
+    data = ServingData([*map(in_flight, runs), *beside])
     key = FOLDS[refit_without]
     together = linked((key(run), run.group) for run in data.runs)
     folds = [together[key(run)] for run in data.runs]

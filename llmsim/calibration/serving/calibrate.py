@@ -8,6 +8,7 @@ import datetime
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,10 @@ from ...hardware.fitted import Fit, Residual, Width
 from ...timing.intervals import MODEL_CLASSES, model_class
 from ..intervals import COVERAGE, weighted_quantile
 from .fit import METRICS, OWN, OWN_WIDTH, ServingData, fit_serving, standard_errors
-from .runs import ServingRun, point_run
+from .runs import ServingRun, point_run, rate_run
 
-TABLES = ("serving_points.csv", "serving_throughput.csv")
-"""What is fitted; runs at a rate are only scored."""
+TABLES = ("serving_points.csv", "serving_throughput.csv", "serving_runs.csv")
+"""What is fitted."""
 
 
 def serving_runs(folder: Path) -> list[ServingRun]:
@@ -32,10 +33,20 @@ def serving_runs(folder: Path) -> list[ServingRun]:
         with (folder / name).open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 try:
-                    found.append(point_run(row))
+                    found.append(in_flight(rate_run(row)) if "ttft_mean_ms" in row else point_run(row))
                 except LlmsimError:
                     continue
     return found
+
+
+def in_flight(run: ServingRun) -> ServingRun:
+    """A run at a rate as one with so many requests in flight as its latencies say that there were (Little's law): its
+    batch is then known, and does not depend on the constants that are fitted."""
+    whole, first = run.measured.get("e2e_s"), run.measured.get("ttft_s")
+    if run.load != "open" or run.requests is None or whole is None or first is None:
+        return run
+    each = (whole - first) / max(float(np.asarray(run.requests.output_tokens)) - 1, 1)
+    return replace(run, load="closed", amount=run.amount * whole, measured={"ttft_s": first, "tpot_s": each})
 
 
 def calibrate_serving(folder: Path, *, date: str | None = None) -> Fit:
