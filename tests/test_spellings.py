@@ -13,7 +13,7 @@ from llmsim.models import HUB_IDS, bundled_models, stored_format, stored_otherwi
 SAME = [
     ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "llama-3.3-70b", "fp8"),
     ("RedHatAI/Qwen2.5-7B-Instruct-quantized.w8a8", "qwen2.5-7b", "int8"),
-    ("RedHatAI/Mistral-Small-3.2-24B-Instruct-2506-quantized.w4a16", "mistral-small-24b", "int4"),
+    ("RedHatAI/Mistral-Small-3.2-24B-Instruct-2506-quantized.w4a16", "mistral-small-3.1-24b", "int4"),
     ("neuralmagic/Meta-Llama-3-8B-Instruct-FP8", "llama-3-8b", "fp8"),
     ("neuralmagic/Meta-Llama-3.1-405B-Instruct-FP8-KV", "llama-3.1-405b", "fp8"),
     ("hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4", "llama-3.1-70b", "awq"),
