@@ -34,7 +34,7 @@ def test_parameters_equal_the_counted_ones(row):
 
 def test_every_file_loads_and_is_in_one_place():
     assert not {*MEASURED} & {*bundled_models()}
-    assert len(MEASURED) + len(bundled_models()) == 276
+    assert len(MEASURED) + len(bundled_models()) == 280
     for name in [*MEASURED, *bundled_models()]:
         model = load(name)
         assert model.name == name
@@ -149,6 +149,7 @@ def test_active_parameters(name, active):
         ("seed-oss-36b", 36.15), ("ministral-3-3b", 3.43), ("ministral-3-8b", 8.49), ("ministral-3-14b", 13.51),
         ("devstral-2-123b", 125.0), ("mistral-small-4-119b", 118.97), ("step-3.5-flash", 196.96), ("hy3", 295.03),
         ("glm-4.7-flash", 29.94), ("gemma-4-12b", 11.91), ("gemma-4-31b", 30.70), ("qwen3.5-9b", 8.95),
+        ("gemma-4-26b-a4b", 25.23), ("exaone-4.0-32b", 32.0), ("command-r-plus", 103.8),
         ("qwen3.5-27b", 26.90), ("qwen3.5-35b-a3b", 34.66), ("qwen3.5-122b-a10b", 122.1), ("phi-3-medium", 13.96),
         ("phi-3.5-moe", 41.87), ("command-r-08-2024", 32.30), ("starcoder2-15b", 15.96), ("olmo-2-32b", 32.23),
         ("qwen1.5-110b", 111.2), ("qwen2-57b-a14b", 57.41), ("baichuan2-13b", 13.90), ("glm-4-32b-0414", 32.57),

@@ -59,6 +59,25 @@ def test_every_bundled_device_is_known_by_its_aliases():
             assert get_device(alias.upper()).name == name
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ("NVIDIA GeForce RTX 4090", "rtx-4090-24gb"), ("NVIDIA H100 80GB HBM3", "h100-sxm-80gb"),
+        ("AMD Instinct MI300X", "mi300x-192gb"), ("Apple M2 Ultra", "m2-ultra-192gb"), ("Tesla T4", "t4-16gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"), ("NVIDIA A10G", "a10-24gb"), ("a100-80gb", "a100-sxm-80gb"),
+        ("m3-ultra-256gb", "m3-ultra-256gb"), ("dgx-spark", "gb10-128gb"), ("gaudi3", "gaudi3-128gb"),
+    ],
+)  # fmt: skip
+def test_devices_are_known_as_drivers_and_reports_name_them(said, name):
+    assert get_device(said).name == name
+
+
+@pytest.mark.parametrize("said", ["24 GB GPU", "NVIDIA", "tpu", "gpu", "m2-ultra-193gb"])
+def test_what_names_no_device_is_refused(said):
+    with pytest.raises(InputError, match="is unknown"):
+        get_device(said)
+
+
 def test_unknown_devices_come_with_the_nearest():
     with pytest.raises(InputError, match=r"nearest: h100-sxm-80gb"):
         get_device("h100-sxm-80gig")

@@ -21,7 +21,7 @@ from llmsim.hardware.named import get_device
 from llmsim.plans.serving import ServingPlan
 from llmsim.serving.cache_pool import EngineSettings, cache_groups, cut_cache
 from llmsim.serving.layer_counts import Degrees
-from llmsim.serving.memory import serving_memory
+from llmsim.serving.memory import serving_memory, stage_weight_bytes
 from llmsim.serving.served_model import served_model
 from llmsim.serving.simulate import simulate_serving
 
@@ -55,6 +55,16 @@ def test_memory_adds_up_to_what_the_engine_may_use() -> None:
     assert parts == pytest.approx(memory.usable_bytes)
     assert memory.cache_tokens == memory.blocks * 16
     assert memory.cache_tokens * 57_344 <= memory.cache_bytes < (memory.cache_tokens + 17) * 57_344
+
+
+def test_vision_towers_are_loaded_beside_the_language_model() -> None:
+    for name, logged in (("gemma-3-27b", 51.45), ("gemma-3-4b", 8.58), ("mistral-small-3.1-24b", 44.75)):
+        bytes_ = stage_weight_bytes(served_model(Architecture.from_config(name)))
+        assert bytes_ / GIB == pytest.approx(logged, rel=0.07)  # Gemma 3 keeps tables of a million rotary positions too
+    one, four = (stage_weight_bytes(served_model(Architecture.from_config("gemma-3-27b"), Degrees(n))) for n in (1, 4))
+    assert one == pytest.approx(4 * four, rel=1e-3)
+    assert "vision towers" in answer(model="gemma-3-27b", plan={}, cluster="1x1xh100").assumed["towers"]
+    assert "towers" not in answer().assumed
 
 
 def test_windows_share_a_pool_with_whole_layers() -> None:

@@ -13,7 +13,7 @@ from llmsim.models import HUB_IDS, bundled_models, stored_format, stored_otherwi
 SAME = [
     ("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic", "llama-3.3-70b", "fp8"),
     ("RedHatAI/Qwen2.5-7B-Instruct-quantized.w8a8", "qwen2.5-7b", "int8"),
-    ("RedHatAI/Mistral-Small-3.2-24B-Instruct-2506-quantized.w4a16", "mistral-small-24b", "int4"),
+    ("RedHatAI/Mistral-Small-3.2-24B-Instruct-2506-quantized.w4a16", "mistral-small-3.1-24b", "int4"),
     ("neuralmagic/Meta-Llama-3-8B-Instruct-FP8", "llama-3-8b", "fp8"),
     ("neuralmagic/Meta-Llama-3.1-405B-Instruct-FP8-KV", "llama-3.1-405b", "fp8"),
     ("hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4", "llama-3.1-70b", "awq"),
@@ -32,6 +32,8 @@ SAME = [
     ("Qwen/Qwen2.5-VL-72B-Instruct-AWQ", "qwen2.5-72b", "awq"),
     ("Qwen3.6-27B (fp8)", "qwen3.5-27b", "fp8"),
     ("Qwen3.6-35B-A3B (nvfp4)", "qwen3.5-35b-a3b", "nvfp4"),
+    ("Qwen3.8-27B-FP8", "qwen3.5-27b", "fp8"),
+    ("nvidia/Gemma-4-26B-A4B-NVFP4", "gemma-4-26b-a4b", "nvfp4"),
     ("qwen3.5-9b-4bit", "qwen3.5-9b", "int4"),
     ("mlx-community/Qwen3-32B-8bit", "qwen3-32b", "int8"),
     ("mlx-community/Llama-3.3-70B-Instruct-4-bit", "llama-3.3-70b", "int4"),
@@ -62,7 +64,7 @@ SAME = [
 ]  # fmt: skip
 OTHERS = [
     "llama2-8b", "Qwen2.5-8B-Instruct", "Qwen3-7B-FP8", "Llama-3-80B", "Llama-3.1-80B-Instruct-FP8", "llama-70b-q4_0",
-    "Qwen3.8-27B-FP8", "Qwen3.8-Flash-Next", "gemma-3-7b-it", "gemma-4-26B-A4B-it", "Mistral-Small-FP8", "8b", "q4_0",
+    "Qwen3.8-35B-FP8", "Qwen3.8-Flash-Next", "gemma-3-7b-it", "gemma-4-27B-it", "Mistral-Small-FP8", "8b", "q4_0",
     "deepseek-ai/DeepSeek-V4-Flash-0731", "nvidia/Llama-3_3-Nemotron-Super-49B-v1", "Llama-3.2-90B-Vision-Instruct",
     "MiniMax (title: 'minimax tp1')", "someone/MyTune-8B-AWQ", "FP8", "", "Instruct", "meta-llama/Llama-3.2-11B",
 ]  # fmt: skip

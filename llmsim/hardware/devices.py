@@ -247,6 +247,10 @@ def _canonical(name: str) -> str:
     return re.sub(r"[\s_]+", "-", name.strip().lower())
 
 
+_MAKER = re.compile(r"^(nvidia|amd|intel|apple|huawei|google)?-?(geforce|tesla|instinct|cloud)?-?")
+"""What vendors and drivers put before a name (``NVIDIA GeForce RTX 4090``)."""
+
+
 def is_abbreviated(name: str) -> bool:
     """Whether a name is an alias of a bundled device and not its own."""
     return not names_file(name) and _canonical(str(name)) not in profile_names("devices")
@@ -265,6 +269,9 @@ def bundled_device(name: str) -> Device:
     names = profile_names("devices")
     if wanted not in names:
         wanted = _aliases().get(wanted, wanted)
+    if wanted not in names:
+        plain = _MAKER.sub("", wanted)
+        wanted = plain if plain in names else _aliases().get(plain, wanted)
     if wanted not in names:
         near = nearest_names(wanted, [*names, *_aliases()])
         near = list(dict.fromkeys(_aliases().get(n, n) for n in near))

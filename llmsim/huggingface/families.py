@@ -53,7 +53,15 @@ _GPT = Decoder(
     norm="layer_norm",
     norm_bias=True,
 )
-_COHERE = replace(_LLAMA, norm="layer_norm", parallel="shared", tied=True, mlp=FeedForwardRule())
+_COHERE = replace(
+    _LLAMA,
+    # Each head's queries and keys are normed, with a gain for every channel of every head.
+    attention=AttentionRule(bias=_BIAS, qk_norm=Switch[QkNorm]("use_qk_norm", False, "full", "none")),
+    norm="layer_norm",
+    parallel="shared",
+    tied=True,
+    mlp=FeedForwardRule(),
+)
 
 DECODERS: dict[str, Decoder] = {
     "llama": _LLAMA,
@@ -73,6 +81,16 @@ DECODERS: dict[str, Decoder] = {
             bias=flag("attention_bias", True), out_bias=flag("attention_out_bias"), kv_heads="given", head_dim="given"
         ),
         mlp=FeedForwardRule(bias=_MLP_BIAS),
+    ),
+    "exaone4": Decoder(
+        attention=AttentionRule(
+            qk_norm="head",
+            kv_heads="given",
+            types=("full", "sliding"),
+            pattern=rules.only_listed,
+            rotates=lambda r, kinds: [kind == "sliding" or "sliding" not in kinds for kind in kinds],
+        ),
+        arrangement="post",
     ),
     "smollm3": replace(
         _LLAMA,
@@ -107,6 +125,15 @@ DECODERS: dict[str, Decoder] = {
             of_kind=rules.global_heads,
             shared_kv=rules.global_keys_are_values,
             v_norm=True,
+        ),
+        # The dense MLP beside the experts counts as a shared one; a scale for each expert as the router's bias.
+        mlp=FeedForwardRule(
+            experts=ExpertsRule(
+                shared=lambda r, width: r.integer("intermediate_size"),
+                router_bias=True,
+                normed=flag("enable_moe_block"),
+                optional=True,
+            )
         ),
         arrangement="sandwich",
         tied=True,

@@ -27,7 +27,7 @@ class ExpertsRule:
         Which layers have experts.
     shared
         Total inner width of the shared experts, 0 for none; takes an expert's width.
-    shared_gate, router_bias, expert_bias, clamped
+    shared_gate, router_bias, expert_bias, clamped, normed
         As of :class:`~llmsim.layers.moe.MixtureOfExperts`.
     optional
         Whether a file without an expert count means that all layers are dense.
@@ -40,6 +40,7 @@ class ExpertsRule:
     router_bias: Rule[bool] = False
     expert_bias: Rule[bool] = False
     clamped: bool = False
+    normed: Rule[bool] = False
     optional: bool = False
 
 
@@ -105,6 +106,7 @@ def _experts(r: Reader, rule: ExpertsRule, gated: bool) -> Part:
         router_bias=answer(rule.router_bias, r),
         expert_bias=answer(rule.expert_bias, r),
         clamped=rule.clamped,
+        normed=answer(rule.normed, r),
     )
     return Part(
         "moe", "mlp", mixer, (*expert_sizes(r, width), *((("shared_ffn", shared), ("one", 1)) if shared else ()))

@@ -34,6 +34,9 @@ class MixtureOfExperts:
         Experts work in a narrower space of width ``latent``, reached by projections of their own.
     clamped
         The gate is clamped and scaled before it gates (gpt-oss), which few stacks fuse.
+    normed
+        The router and the routed experts have norms of their own before them, and the two sides one behind each
+        (Gemma 4).
     """
 
     gated: bool = True
@@ -43,6 +46,7 @@ class MixtureOfExperts:
     expert_bias: bool = False
     latent: bool = False
     clamped: bool = False
+    normed: bool = False
 
     def __call__(self, b: LayerBuilder, x: Tensor) -> Tensor:
         with b.tagged("moe"):
@@ -54,6 +58,8 @@ class MixtureOfExperts:
 
     def _shared(self, b: LayerBuilder, x: Tensor, routed: Tensor) -> Tensor:
         side = Mlp(self.gated, width="shared_ffn", prefix="shared_")(b, x)
+        if self.normed:
+            side = b.norm("shared_post_norm", side, "hidden")
         if self.shared_gate:
             score = b.op(
                 "shared_score",
@@ -66,13 +72,15 @@ class MixtureOfExperts:
 
     def _routed(self, b: LayerBuilder, x: Tensor) -> Tensor:
         reads: list[Tensor | Read] = [
-            x,
+            b.norm("router_norm", x, "hidden") if self.normed else x,
             weight("router.weight", "hidden", "router_experts", format="weight_high"),
         ]
         if self.router_bias:
             reads.append(weight("router.bias", "router_experts"))
         logits = b.op("router", "contract", reads, "batch sequence router_experts")
         chosen = b.op("route", "route", [logits], "batch sequence top_k", over="router_experts", format="fp32")
+        if self.normed:
+            x = b.norm("experts_norm", x, "hidden")
         inner, width = (b.linear("latent_down", x, "hidden", "latent"), "latent") if self.latent else (x, "hidden")
         rows = b.op("dispatch", "dispatch", [inner, chosen], f"slots {width}")
         gate = [self._expert(b, "expert_gate", rows, width, "moe_ffn")] if self.gated else []
@@ -81,7 +89,8 @@ class MixtureOfExperts:
         act = b.op("expert_activate", kind, [*gate, up], "slots moe_ffn", tags="moe_act")
         rows = self._expert(b, "expert_down", act, "moe_ffn", width)
         y = b.op("combine", "combine", [rows, chosen], f"batch sequence {width}")
-        return b.linear("latent_up", y, "latent", "hidden") if self.latent else y
+        y = b.linear("latent_up", y, "latent", "hidden") if self.latent else y
+        return b.norm("experts_post_norm", y, "hidden") if self.normed else y
 
     def _expert(self, b: LayerBuilder, name: str, x: Tensor, inputs: str, outputs: str) -> Tensor:
         matrix = weight(f"{name}.weight", f"experts {inputs}", outputs, leading="experts")

@@ -11,8 +11,10 @@ from . import published
 from .cells import Cell
 from .published import Attention, PublishedModel
 
-UNKNOWN = frozenset({"internlm-7b"})
-"""Bundled models whose code ``transformers`` does not have."""
+UNKNOWN = frozenset(
+    ("internlm-7b", "internlm2-7b", "internlm2-20b", "chatglm3-6b", "mistral-small-4-119b", "step-3.5-flash")
+)
+"""Bundled models whose code ``transformers`` does not have, or not as a language model of its own."""
 
 KERNELS: dict[str, Attention] = {
     # Values narrower than queries and keys, one head of keys for many, or a learned bias: torch then computes products.
@@ -20,7 +22,7 @@ KERNELS: dict[str, Attention] = {
     # Their own products: of scores with a cap, with slopes or with sinks, or no attention at all.
     **dict.fromkeys(("bloom", "gemma2", "gpt_oss", "mpt", "mamba2"), "eager"),
 }
-PERIODS = {"jamba": 8, "gemma3_text": 6, "nemotron_h": 8}
+PERIODS = {"jamba": 8, "gemma3_text": 6, "gemma4_text": 6, "gemma4_unified_text": 6, "nemotron_h": 8}
 """Layers until a pattern of kinds repeats, where these are more than four."""
 
 SEQUENCES = {"mamba2": 512, "nemotron_h": 256, "jamba": 16}

@@ -18,6 +18,7 @@ from ..core.errors import InfeasibleError
 from ..core.numeric import Number
 from ..core.units import GIB
 from ..hardware.devices import Device
+from ..models import tower_parameters
 from .cache_pool import EngineSettings, cut_cache
 from .served_model import ServedModel
 
@@ -143,14 +144,16 @@ def serving_memory(
 
 def stage_weight_bytes(model: ServedModel) -> float:
     """Weights of the fullest pipeline stage on one rank: layers are spread evenly, the first stage has the embedding
-    and the last one the head (the same table where they are tied and there is one stage)."""
+    and the last one the head (the same table where they are tied and there is one stage). Towers of other modalities
+    lie in the first, in 16 bits and shared by tensor-parallel ranks."""
     stages = model.degrees.pipeline
+    towers = 2 * tower_parameters(model.architecture.name) / model.degrees.tensor
     layers = sum(n * layer.held_bytes for layer, n in model.layers)
     embedding, head = model.embedding.held_bytes, model.head.held_bytes
     if stages == 1:
         shared = min(embedding, head) if model.architecture.tied else 0
-        return layers + embedding + head - shared
-    return layers / model.depth * math.ceil(model.depth / stages) + max(embedding, head)
+        return layers + embedding + head - shared + towers
+    return layers / model.depth * math.ceil(model.depth / stages) + max(embedding + towers, head)
 
 
 def activation_bytes(model: ServedModel, settings: EngineSettings, rates: Mapping[str, float]) -> float:

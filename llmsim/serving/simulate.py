@@ -13,6 +13,7 @@ from ..core.units import parse_length
 from ..hardware.cluster import Cluster
 from ..hardware.engines import shipped_serving_fit
 from ..hardware.fitted import Fit, Width
+from ..models import tower_parameters
 from ..plans.serving import ServingPlan
 from ..timing.intervals import model_class
 from .prepare import Prepared, prepare
@@ -236,6 +237,10 @@ def assumed_of(
         found["price"] = f"{price.value:.2f} USD per device and hour ({price.source}, {price.date})"
     if prepared.model.count("is_moe"):
         found["routing"] = "even over the experts"
+    if towers := tower_parameters(model.name):
+        found["towers"] = (
+            f"{towers / 1e9:.2f} billion parameters of vision towers beside the language model, in 16 bits"
+        )
     if images:
-        found["images"] = "as tokens of the prompt; the time and memory of a vision tower are not counted"
+        found["images"] = "as tokens of the prompt; the time of a vision tower is not counted"
     return found
