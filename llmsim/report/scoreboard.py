@@ -13,6 +13,7 @@ _SPLITS = {
     "in sample": "in sample",
     "group": "leave-group-out",
     MAIN: "leave-(framework x model)-out",
+    "lineage-layers": "leave-(lineage x layers)-out",
     "framework": "leave-framework-out",
     "hardware, siblings": "leave-device-out, a sibling stays",
     "generation": "leave-GPU-generation-out",

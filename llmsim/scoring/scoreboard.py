@@ -34,6 +34,7 @@ MAIN = "framework-model"
 LEFT_OUT: Mapping[str, str] = {
     "group": "the row's group",
     MAIN: "the row's pair of framework and model",
+    "lineage-layers": "the row's lineage of software with layers of these sizes, whatever the model's name",
     "framework": "the row's framework",
     "hardware": "the row's device",
     "generation": "the row's generation of devices",
