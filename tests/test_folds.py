@@ -7,11 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from run_tables import row
 
+from llmsim.architecture import Architecture
+from llmsim.calibration.architectures import layer_signature
 from llmsim.calibration.batches import plan_runs
 from llmsim.calibration.fit import RunSet
 from llmsim.calibration.folds import block_numbers, fold_numbers, refit_without
-from llmsim.calibration.table import read_runs
+from llmsim.calibration.runs import RunPlan, plan_run
+from llmsim.calibration.table import MeasuredRun, read_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "validation" / "training_runs.csv"
@@ -42,6 +46,31 @@ def test_times_of_left_out_runs_do_not_move_their_own_predictions() -> None:
     after = refit_without(replace(runs, log_time=runs.log_time + longer), folds, processes=1)
     assert np.array_equal(before[folds == fold], after[folds == fold])
     assert not np.array_equal(before[folds != fold], after[folds != fold])
+
+
+def test_models_of_one_lineage_with_the_same_layers_are_left_out_together() -> None:
+    def described(framework: str, model: str) -> RunPlan:
+        cells = row(id=f"{framework} {model}", group=f"{framework} {model}", framework=framework, model=model)
+        return plan_run(MeasuredRun(2, {column: str(cell) for column, cell in cells.items()}))
+
+    items = [
+        described("megatron-core", "llama-3-8b"), described("nemo", "llama-3.1-8b"),
+        described("torchtitan", "llama-3.1-8b"), described("megatron-core", "llama-2-7b"),
+    ]  # fmt: skip
+    first, renamed, other_stack, other_model = fold_numbers(items, "lineage-layers")
+    assert first == renamed
+    assert len({first, other_stack, other_model}) == 3
+    assert len(set(fold_numbers(items, "framework-model"))) == 4
+
+
+def test_layers_are_alike_by_sizes_and_operators_and_not_by_name_or_depth() -> None:
+    signature = {
+        name: layer_signature(Architecture.from_config(name))
+        for name in ("llama-3-8b", "llama-3.1-8b", "llama-3-70b", "llama-3.3-70b", "qwen3-8b", "mixtral-8x7b")
+    }
+    assert signature["llama-3-8b"] == signature["llama-3.1-8b"]
+    assert signature["llama-3-70b"] == signature["llama-3.3-70b"]
+    assert len(set(signature.values())) == 4
 
 
 def test_one_process_or_two_give_the_same() -> None:

@@ -6,9 +6,12 @@ import pytest
 
 from llmsim.calibration.normalise_columns import (
     PACKED_DOCUMENT,
+    date_of,
     dispatcher_of,
     document_length_of,
+    fine_tuning_of,
     framework_of,
+    packed_of,
     recompute_of,
     schedule_of,
     setting_of,
@@ -119,5 +122,23 @@ def test_a_dispatcher_is_read_from_notes(notes, expected):
 )
 def test_packed_documents_are_read_from_notes_and_listed(notes, sequence, expected):
     assumed: dict[str, str] = {}
-    assert document_length_of(notes, sequence, assumed) == expected
+    assert document_length_of(packed_of(notes), sequence, assumed) == expected
     assert ("document_length" in assumed) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("notes", "expected"),
+    [
+        ("full fine-tuning, packed sequences", True),
+        ("SFT (not pretraining)", True),
+        ("arch from configs/7B_sft.py", False),
+        ("", False),
+    ],
+)
+def test_fine_tuning_is_read_from_notes(notes, expected):
+    assert fine_tuning_of(notes) == expected
+
+
+def test_a_paper_dates_its_software():
+    assert date_of("Korthikanti et al., arXiv:2205.05198, table 5") == "2022-05"
+    assert date_of("a repository") == ""

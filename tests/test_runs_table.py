@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from run_tables import PLAIN, row, write_table
 
-from llmsim.calibration.table import COLUMNS, MeasuredRun, read_runs
+from llmsim.calibration.table import COLUMNS, OPTIONAL, MeasuredRun, read_runs
 from llmsim.core.errors import InputError
 
 HEADER = ",".join(PLAIN)
@@ -141,4 +141,16 @@ def test_directories_and_missing_files_are_refused(tmp_path: Path) -> None:
 
 def test_columns_are_those_of_the_data() -> None:
     data = Path(__file__).parents[1] / "validation" / "training_runs.csv"
-    assert data.read_text(encoding="utf-8").splitlines()[0] == ",".join(COLUMNS)
+    header = data.read_text(encoding="utf-8").splitlines()[0].split(",")
+    assert header[: len(COLUMNS)] == list(COLUMNS)
+    assert set(header[len(COLUMNS) :]) <= set(OPTIONAL)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [("offload_activations", "1.5"), ("offload_activations", "half"), ("packed", "maybe"), ("scale_up_domain", "0.5")],
+)
+def test_optional_columns_are_checked(tmp_path: Path, column: str, cell: str) -> None:
+    path = write_table(tmp_path / "runs.csv", [row(**{column: cell})], (*COLUMNS, column))
+    with pytest.raises(InputError, match=f"line 2, {column}"):
+        read_runs(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,10 +17,15 @@ from llmsim.calibration.architectures import architecture_family
 from llmsim.calibration.runs import plan_run
 from llmsim.calibration.split import split_text
 from llmsim.calibration.table import MeasuredRun, read_runs
+from llmsim.hardware.constants import moved_by_steps
+from llmsim.hardware.shapes import REACH
 from llmsim.report.scoreboard import error_curves, markdown
 from llmsim.scoring.coverage import interval_score, intervals
+from llmsim.scoring.hand_chosen import hand_chosen
+from llmsim.scoring.origins import KNOWN, ORIGINS
 from llmsim.scoring.result import Entry
-from llmsim.scoring.scoreboard import LEFT_OUT, Scoreboard, scoreboard, shipped_part, sibling_rows
+from llmsim.scoring.scoreboard import LEFT_OUT, Scoreboard, Subset, scoreboard, shipped_part, sibling_rows
+from llmsim.timing.layer_time import MOE_FORWARD_SHARE
 
 VALIDATION = Path(__file__).resolve().parents[1] / "validation"
 MOVED = 0.005
@@ -113,7 +119,15 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Scoreboard:
     path = write_table(folder / "runs.csv", [*rows, row(id="nobody", group="nobody", model="no-such-model")])
     split = folder / "split.csv"
     split.write_text(split_text(read_runs(path)), encoding="utf-8")
-    return scoreboard(path, split, progress=False)
+    subsets = (
+        Subset(
+            "mistral on h200",
+            left_out=lambda run: run["model"] == "mistral-7b",
+            scored=lambda run: run["hardware"] == "h200-sxm-141gb",
+        ),
+        Subset("nothing", left_out=lambda run: False, scored=lambda run: True),
+    )
+    return scoreboard(path, split, subsets, progress=False)
 
 
 def test_every_split_is_scored_and_what_cannot_be_simulated_counts(small: Scoreboard) -> None:
@@ -132,12 +146,74 @@ def test_every_split_is_scored_and_what_cannot_be_simulated_counts(small: Scoreb
 
 def test_the_tables_say_what_constants_were_fitted_on(small: Scoreboard) -> None:
     text = markdown(small, "results.svg")
-    assert text.count("\n## ") == 5 + len(small.parts) - 1
+    assert text.count("\n## ") == 8 + len(small.parts) - 1
     for part in small.parts.values():
         assert part.constants in text
     assert "no-such-model" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in rows)
+
+
+def test_subsets_are_scored_by_constants_fitted_without_them(small: Scoreboard) -> None:
+    """A model left out whole, of which one device is scored."""
+    assert set(small.subsets) == {"mistral on h200"}
+    own = small.subsets["mistral on h200"]
+    assert (own.groups, own.rows, own.coverage) == (1, 4, None)
+    assert 0 < own.median < 0.5
+    assert own.bias is not None
+    assert abs(own.bias) == pytest.approx(own.median, abs=1e-9)
+
+
+def test_origins_of_rates_by_generation(small: Scoreboard) -> None:
+    assert set(small.origins) == {"ampere", "hopper", "all"}
+    for own in small.origins.values():
+        assert set(own.shares) == set(ORIGINS)
+        assert sum(own.shares.values()) == pytest.approx(1)
+        assert own.known == pytest.approx(sum(own.shares[origin] for origin in KNOWN))
+    assert small.origins["all"].rows == sum(own.rows for name, own in small.origins.items() if name != "all")
+
+
+def test_values_chosen_by_hand_are_those_of_the_code(small: Scoreboard) -> None:
+    values = {(own.file, own.name): own for own in hand_chosen()}
+    reach = values["llmsim/hardware/shapes.py", "REACH"]
+    assert reach.value == repr(REACH)
+    assert "octaves" in reach.meaning
+    share = values["llmsim/timing/layer_time.py", "MOE_FORWARD_SHARE"]
+    assert share.value == repr(MOE_FORWARD_SHARE)
+    text = markdown(small, "results.svg")
+    for own in values.values():
+        path = VALIDATION.parent / own.file
+        assert own.name in path.read_text(encoding="utf-8")
+        assert f"| `{own.name}` | `{own.file}` | `{own.value}` |" in text
+    priors = {own.name: own for own in small.priors}
+    for constant in moved_by_steps():
+        assert priors[constant.name].width == constant.width
+    gemm = priors["generations/*/in_situ/gemm_16bit"]
+    assert gemm.values == 2  # generations of the table
+    assert gemm.least is not None
+
+
+NOT_CHOSEN = {
+    "NORMAL_80", "RING_MERGE_BYTES", "WHOLE_BYTES", "FP32_BYTES", "EIGEN_FLOPS", "BACKWARD_FLOPS", "WEIGHT_BYTES",
+    "BITS_OF", "MIB",  # facts
+    "DRAWS", "BISECTIONS", "ROUNDING", "MOST_STEPS", "BLOCKS", "SETTLED", "SETTLED_SHARE", "ROUNDS",  # of algorithms
+    "LEAST", "MOST", "MOST_NODES", "LONGEST", "MANY", "LONG", "USABLE", "FEWEST",  # limits of what is accepted or shown
+}  # fmt: skip
+"""Numbers of modules that no accuracy depends on."""
+
+
+def test_no_number_that_a_module_names_is_missing_from_the_list() -> None:
+    listed = {(own.file, own.name) for own in hand_chosen()}
+    packages = ("hardware", "timing", "training", "plans", "calibration", "serving")
+    missing = {
+        (str(path.relative_to(VALIDATION.parent)), name)
+        for package in packages
+        for path in (VALIDATION.parent / "llmsim" / package).rglob("*.py")
+        for name in re.findall(
+            r"^([A-Z][A-Z_0-9]+) = -?[0-9.({]*[0-9.]", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    } - listed
+    assert {(file, name) for file, name in missing if name not in NOT_CHOSEN} == set()
 
 
 def test_the_figure_is_well_formed() -> None:

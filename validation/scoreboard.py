@@ -11,10 +11,18 @@ from pathlib import Path
 from llmsim.core.errors import LlmsimError
 from llmsim.core.files import write_whole
 from llmsim.report.scoreboard import error_curves, markdown
-from llmsim.scoring.scoreboard import MAIN, scoreboard
+from llmsim.scoring.scoreboard import MAIN, Subset, scoreboard
 
 HERE = Path(__file__).resolve().parent
 DIGITS = 6
+SUBSETS = (
+    Subset(
+        "SimuMax on b200-sxm-180gb, without any SimuMax run",
+        left_out=lambda run: run["source"].startswith("SimuMax"),
+        scored=lambda run: run["hardware"] == "b200-sxm-180gb",
+    ),
+)
+"""Runs of one source, scored by constants that know nothing of the source."""
 
 
 def rounded(value: object) -> object:
@@ -33,7 +41,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
     options = parser.parse_args()
     try:
-        board = scoreboard(options.data, options.split)
+        board = scoreboard(options.data, options.split, SUBSETS)
         main_part = board.parts[MAIN]
         title = "Groups of runs within an error of the step time, each predicted without its framework and model"
         write_whole(options.out / "results.svg", error_curves(main_part.errors, title))

@@ -102,7 +102,7 @@ def settle_recompute(items: Sequence[RunPlan], overlay: Overlay | None = None) -
     Tables do not say either how the experts are cut: whole, unless nothing fits then.
     """
     settled = list(items)
-    blank = [n for n, i in enumerate(items) if not i.run["recompute"] and i.run["offload"] in ("", "none")]
+    blank = [n for n, item in enumerate(items) if not item.states_recompute and not item.states_offload]
     full = _settle(settled, blank, overlay)
     cut = [n for n in full if settled[n].can_cut_experts]
     for number in cut:

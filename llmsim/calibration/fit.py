@@ -372,17 +372,17 @@ def fit_learned(runs: RunSet, keep: np.ndarray | None = None) -> tuple[FitResult
     return found, learned
 
 
-_KNEE = 2.0
+KNEE = 2.0
 """Residuals, in standard deviations, beyond which a run counts less and less."""
 
 
 def _robust(ratio: np.ndarray) -> np.ndarray:
     """Signed root of twice Cauchy's loss ``k**2 / 2 log(1 + (r/k)**2)``, so that its square is minimised."""
-    return np.asarray(np.sign(ratio) * _KNEE * np.sqrt(np.log1p((ratio / _KNEE) ** 2)))
+    return np.asarray(np.sign(ratio) * KNEE * np.sqrt(np.log1p((ratio / KNEE) ** 2)))
 
 
 def _robust_slope(ratio: np.ndarray) -> np.ndarray:
     """Derivative of :func:`_robust`, 1 at zero."""
     small = np.abs(ratio) < 1e-9
     safe = np.where(small, 1.0, ratio)
-    return np.asarray(np.where(small, 1.0, np.abs(safe) / (1 + (safe / _KNEE) ** 2) / np.abs(_robust(safe))))
+    return np.asarray(np.where(small, 1.0, np.abs(safe) / (1 + (safe / KNEE) ** 2) / np.abs(_robust(safe))))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .architectures import architecture_family
+from .architectures import architecture_family, layer_signature
 from .fit import Refits, RunSet
 from .links import linked
 from .runs import RunPlan
@@ -21,6 +21,7 @@ FOLD_KEYS: dict[str, Callable[[RunPlan], Hashable]] = {
     "framework": lambda item: item.plan.framework,
     "hardware": lambda item: item.cluster.device,
     "framework-model": lambda item: item.pair,
+    "lineage-layers": lambda item: (item.plan.software.lineage, layer_signature(item.architecture)),
     "generation": lambda item: item.cluster.profile.generation,
     "architecture": lambda item: architecture_family(item.architecture),
 }

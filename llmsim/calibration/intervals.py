@@ -21,6 +21,7 @@ from .load import run_constants
 from .runs import RunPlan
 
 COVERAGE = 0.8
+"""Share of further groups that an interval is made to hold."""
 ENOUGH = 15
 """Groups that a regime needs to have a width of its own."""
 

@@ -58,10 +58,8 @@ def _distance(bandwidth: float, rate: float, name: str, said: str) -> tuple[floa
 _ERA = re.compile(r"arxiv:?\s*(\d{2})(\d{2})\.\d+", re.IGNORECASE)
 
 
-def release_of(release: str, source: str) -> str:
-    """The release of a run; where it is blank, the month of the paper that reports it, which dates the software."""
-    if release:
-        return release
+def date_of(source: str) -> str:
+    """Year and month of the paper that reports a run, which date its software; empty where no arXiv number is named."""
     era = _ERA.search(source)
     return f"20{era[1]}-{era[2]}" if era else ""
 
@@ -142,12 +140,25 @@ PACKED_DOCUMENT = 200
 2016, arXiv:1606.05250)."""
 
 
-def document_length_of(notes: str, sequence: int, assumed: dict[str, str]) -> int | None:
-    """Tokens of the documents that a sequence packs, where notes say that it does."""
-    if not _PACKED.search(notes) or sequence <= PACKED_DOCUMENT:
+def packed_of(notes: str) -> bool:
+    """Whether notes say that a sequence packs documents."""
+    return _PACKED.search(notes) is not None
+
+
+def document_length_of(packed: bool, sequence: int, assumed: dict[str, str]) -> int | None:
+    """Tokens of the documents that a sequence packs; None where it is one document."""
+    if not packed or sequence <= PACKED_DOCUMENT:
         return None
     assumed["document_length"] = f"{PACKED_DOCUMENT} tokens (packed, lengths not said)"
     return PACKED_DOCUMENT
+
+
+_FINE_TUNING = re.compile(r"\b(sft|fine.?tuning)\b", re.IGNORECASE)
+
+
+def fine_tuning_of(notes: str) -> bool:
+    """Whether notes say that a run fine-tunes."""
+    return _FINE_TUNING.search(notes) is not None
 
 
 def dispatcher_of(notes: str) -> str:

@@ -22,15 +22,17 @@ from ..plans.precision import PRECISIONS
 from ..plans.rules import violations
 from ..plans.training import TrainingPlan
 from .normalise_columns import (
+    date_of,
     dispatcher_of,
     document_length_of,
     domain_of,
+    fine_tuning_of,
     framework_of,
     network_of,
     offload_of,
     overlap_of,
+    packed_of,
     recompute_of,
-    release_of,
     schedule_of,
     setting_of,
 )
@@ -64,6 +66,17 @@ class RunPlan:
     def pair(self) -> tuple[str, str]:
         """(framework, model): what a fit split and its folds keep together."""
         return self.plan.framework, self.run["model"]
+
+    @property
+    def states_recompute(self) -> bool:
+        """Whether the row says what it recomputes."""
+        return bool(self.run["recompute_setting"] or self.run["recompute"])
+
+    @property
+    def states_offload(self) -> bool:
+        """Whether the row says that it offloads activations."""
+        share = self.run["offload_activations"]
+        return float(share) > 0 if share else self.run["offload"] not in ("", "none")
 
     @property
     def can_cut_experts(self) -> bool:
@@ -102,7 +115,7 @@ def plan_run(run: MeasuredRun, search: Sequence[Path] = ()) -> RunPlan:
         raise UnsupportedError(f"no cost model for {architecture.unsupported}")
     assumed: dict[str, str] = dict(architecture.left_out)
     cluster = _cluster(run, assumed, search)
-    release = release_of(run["framework_release"], run["source"])
+    release = run["framework_release"] or run["software_date"] or date_of(run["source"])
     software = get_software(framework_of(run["framework"], cluster.profile, run["sharding"], assumed), release)
     if not run["framework_release"]:
         assumed["framework_release"] = release or "the newest in the profile"
@@ -141,12 +154,12 @@ def _cluster(run: MeasuredRun, assumed: dict[str, str], search: Sequence[Path]) 
     if not run["devices_per_node"]:
         assumed["devices_per_node"] = f"{per_node} (device profile)"
     per_node = min(per_node, devices)
-    said = run["interconnect"]
+    said = run["fabric"] or run["interconnect"]
     network, note = (_located(said, search), "") if names_file(said) else network_of(said, device, per_node)
     named = device.file or device.name
     data: dict[str, Any] = {"device": named, "nodes": -(-devices // per_node), "devices_per_node": per_node}
     data["network"] = network
-    domain = domain_of(run["interconnect"])
+    domain = run.count("scale_up_domain", 0) or domain_of(run["interconnect"])
     if domain is not None:
         data["scale_up_domain"] = min(domain, devices)
     cluster = Cluster.measured(data)
@@ -193,26 +206,48 @@ def _settings(
         sharding = _taken(run, "sharding", defaults.sharding, software, assumed)
     sharding = setting_of("sharding", sharding, get_args(ShardingName), assumed)
     return {
-        "offload_activations": offload_of(run["offload"], run["notes"], layers, assumed),
+        "offload_activations": _offload(run, layers, assumed),
         "sharding": sharding,
         "shard_group": _shard_group(run, cluster, assumed) if sharding == "hsdp" else None,
         "context_kind": defaults.context_kind,
-        "recompute": recompute_of(run["recompute"], defaults.recompute, assumed),
+        "recompute": recompute_of(run["recompute_setting"] or run["recompute"], defaults.recompute, assumed),
         "precision": setting_of("precision", run["precision"], PRECISIONS, assumed),
         "optimizer": setting_of("optimizer", run["optimizer"] or "adamw", (*OPTIMIZERS, *OPTIMIZER_ALIASES), assumed),
-        "schedule": schedule_of(_schedule_text(run), run.count("virtual_pipeline"), assumed),
-        "overlap": overlap_of(run["overlap"]),
-        "document_length": document_length_of(run["notes"], run.count("sequence_length"), assumed),
+        "schedule": _schedule(run, assumed),
+        "overlap": run["overlap_setting"] or overlap_of(run["overlap"]),
+        "document_length": document_length_of(_packed(run), run.count("sequence_length"), assumed),
         "framework": software.name,
         "release": software.release,
     }
 
 
-def _schedule_text(run: MeasuredRun) -> str:
-    """Where a source may name its pipeline schedule, if there is a pipeline."""
+def _offload(run: MeasuredRun, layers: int, assumed: dict[str, str]) -> float:
+    """Share of the layers whose activations go to the host."""
+    if not run["offload_activations"]:
+        return offload_of(run["offload"], run["notes"], layers, assumed)
+    share = float(run["offload_activations"])
+    if run["offload"]:
+        assumed["offload"] = f"activations of {100 * share:.4g} % of the layers ({run['offload']!r})"
+    return share
+
+
+def _schedule(run: MeasuredRun, assumed: dict[str, str]) -> str | None:
+    """The pipeline schedule that a row states or that its source names anywhere, if there is a pipeline."""
     if run.count("pipeline_parallel") == 1:
-        return ""
-    return " ".join(run[column] for column in ("framework", "framework_release", "overlap", "group", "notes"))
+        return None
+    text = " ".join(run[column] for column in ("framework", "framework_release", "overlap", "group", "notes"))
+    return run["schedule"] or schedule_of(text, run.count("virtual_pipeline"), assumed)
+
+
+def _packed(run: MeasuredRun) -> bool:
+    stated = run.flag("packed")
+    return packed_of(run["notes"]) if stated is None else stated
+
+
+def is_fine_tuning(run: MeasuredRun) -> bool:
+    """Whether a row fine-tunes a model that was trained before."""
+    stated = run.flag("fine_tuning")
+    return fine_tuning_of(run["notes"]) if stated is None else stated
 
 
 def _expert_settings(
@@ -232,7 +267,7 @@ def _expert_settings(
     if tensor and run["sequence_parallel"].lower() != "true":
         assumed["sequence_parallel"] = "on, which experts under tensor parallelism need"
     flexible = software.stack.dispatch == "once_per_domain"
-    dispatcher = dispatcher_of(run["notes"]) if flexible else "profile"
+    dispatcher = (run["dispatcher"] or dispatcher_of(run["notes"])) if flexible else "profile"
     return {"imbalance": imbalance, "sequence_parallel": tensor, "dispatcher": dispatcher}
 
 

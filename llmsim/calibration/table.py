@@ -23,6 +23,14 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of a run table, in its order."""
 
+OPTIONAL = (
+    "fabric", "scale_up_domain", "software_date", "recompute_setting", "offload_activations", "overlap_setting",
+    "schedule", "dispatcher", "packed", "fine_tuning",
+)  # fmt: skip
+"""Further columns, which say in the names of profiles and plans what is otherwise read from the free text of
+``interconnect``, ``source``, ``recompute``, ``offload``, ``overlap``, ``framework`` and ``notes``. An empty cell says
+nothing: the text is read."""
+
 REQUIRED = (
     "id", "model", "hardware", "n_devices", "framework", "precision", "sequence_length", "global_batch_size",
     "micro_batch_size", "tensor_parallel", "pipeline_parallel", "data_parallel",
@@ -39,13 +47,14 @@ _COUNTS: Mapping[str, float] = {
     # whole numbers, and above what they are absurd
     "n_devices": 1e7, "devices_per_node": 1024, "sequence_length": 1e9, "global_batch_size": 1e9,
     "micro_batch_size": 1e9, "tensor_parallel": 1e6, "pipeline_parallel": 1e6, "virtual_pipeline": 1e6,
-    "context_parallel": 1e6, "expert_parallel": 1e6, "data_parallel": 1e6,
+    "context_parallel": 1e6, "expert_parallel": 1e6, "data_parallel": 1e6, "scale_up_domain": 1e7,
 }  # fmt: skip
 _MEASURES: Mapping[str, float] = {
     # measured numbers: seconds, tokens/s, TFLOP/s, GiB
     "step_time_s": 1e7, "tokens_per_s_per_device": 1e10, "tflops_per_device": 1e7, "memory_gib": 1e6,
 }  # fmt: skip
-_FLAGS = ("sequence_parallel", "out_of_memory")
+_SHARES = ("offload_activations",)
+_FLAGS = ("sequence_parallel", "out_of_memory", "packed", "fine_tuning")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?nan|[+-]?inf(inity)?", re.IGNORECASE)
 
 
@@ -103,7 +112,11 @@ class MeasuredRun:
     @property
     def out_of_memory(self) -> bool | None:
         """Whether the source reports that it did not fit; None where it says nothing."""
-        return {"true": True, "false": False}.get(self["out_of_memory"].lower())
+        return self.flag("out_of_memory")
+
+    def flag(self, column: str) -> bool | None:
+        """Yes or no; None where the cell is empty."""
+        return {"true": True, "false": False}.get(self[column].lower())
 
 
 def read_runs(path: str | Path, *, repeats: bool = False) -> list[MeasuredRun]:
@@ -172,8 +185,8 @@ def _header(path: Path, line: int, cells: Sequence[str]) -> list[str]:
     for column in header:
         if header.count(column) > 1:
             raise InputError(where, column, "each column once", why="is there twice")
-        slip = difflib.get_close_matches(column.lower(), set(COLUMNS) - set(header), 1, 0.85)
-        if column not in COLUMNS and slip:
+        slip = difflib.get_close_matches(column.lower(), {*COLUMNS, *OPTIONAL} - set(header), 1, 0.85)
+        if column not in (*COLUMNS, *OPTIONAL) and slip:
             raise InputError(where, column, "a column of a run table", slip[0], why="is an unknown column")
     return header
 
@@ -196,6 +209,8 @@ def _row(path: Path, line: int, header: Sequence[str], cells: Sequence[str]) -> 
             _check_number(f"{where}, {column}", cell, _COUNTS[column], whole=True)
         elif column in _MEASURES:
             _check_number(f"{where}, {column}", cell, _MEASURES[column], whole=False)
+        elif column in _SHARES and not (_NUMBER.fullmatch(cell) and 0 <= float(cell) <= 1):
+            raise InputError(f"{where}, {column}", cell, "a share from 0 to 1")
         elif column in _FLAGS and cell.lower() not in ("true", "false"):
             raise InputError(f"{where}, {column}", cell, "true, false or empty")
     kind = values.get("memory_kind", "")
@@ -233,7 +248,7 @@ def _check_measurements(path: Path, rows: Sequence[MeasuredRun]) -> None:
     for row in rows:
         if not any(_digits(row[column]) >= _EXACT_DIGITS for column in _MEASURES):
             continue
-        key = tuple(row[column] for column in COLUMNS if column not in ("id", "notes"))
+        key = tuple(row[column] for column in (*COLUMNS, *OPTIONAL) if column not in ("id", "notes"))
         if key in seen:
             why = f"is the measurement of line {seen[key].line}, {seen[key].id!r}, again"
             raise InputError(f"{path}, line {row.line}, id", row.id, "each measurement once", why=why)

@@ -19,6 +19,7 @@ class Split(StrEnum):
     framework = "framework"
     hardware = "hardware"
     framework_model = "framework-model"
+    lineage_layers = "lineage-layers"
     generation = "generation"
     architecture = "architecture"
     family = "family"

@@ -19,7 +19,9 @@ from .constants import CONSTANTS
 from .devices import Device
 
 TILES = ((256, 256), (256, 128), (128, 128), (128, 64), (64, 64), (64, 32))
+"""Rows and columns of the output tiles between which a product may choose."""
 SPLITS = (1, 2, 4, 8, 16)
+"""Parts into which a product may split its depth."""
 
 FORMAT_CLASS = {
     "fp64": "32bit",

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import escape
 
+from ..scoring.hand_chosen import PriorWidth
+from ..scoring.origins import KNOWN, ORIGINS, OriginShares
 from ..scoring.result import Ranking, Score
 from ..scoring.scoreboard import MAIN, Figures, Part, Scoreboard
 
@@ -13,6 +15,7 @@ _SPLITS = {
     "in sample": "in sample",
     "group": "leave-group-out",
     MAIN: "leave-(framework x model)-out",
+    "lineage-layers": "leave-(lineage x layers)-out",
     "framework": "leave-framework-out",
     "hardware, siblings": "leave-device-out, a sibling stays",
     "generation": "leave-GPU-generation-out",
@@ -52,6 +55,8 @@ def markdown(board: Scoreboard, figure: str) -> str:
             for regime in ("dense", "moe")
             if f"regime/{regime}" in part.labels
         ),
+        *_subsets(board.subsets),
+        *_origins(board.origins),
         "## Memory",
         "Peak memory per device by what the source's figure counts, and whether it runs out of it.",
         _memory(board.parts),
@@ -59,7 +64,7 @@ def markdown(board: Scoreboard, figure: str) -> str:
     for name, part in board.parts.items():
         if name != MAIN:
             blocks += _part(name, part)
-    return "\n\n".join([*blocks, "## Not simulated", _skipped(board)]) + "\n"
+    return "\n\n".join([*blocks, "## Not simulated", _skipped(board), *_hand_chosen(board)]) + "\n"
 
 
 def _explanation(board: Scoreboard) -> str:
@@ -183,6 +188,63 @@ def _memory(parts: Mapping[str, Part]) -> str:
         rows.append([_SPLITS[name], *cells, f"{f.right} right, {f.wrong} wrong", ran])
     columns = ("median (p90), groups", *kinds, "stated out of memory or not", "ran, predicted not to fit")
     return _table(columns, rows)
+
+
+def _subsets(subsets: Mapping[str, Score]) -> list[str]:
+    if not subsets:
+        return []
+    rows = [
+        [name, str(own.groups), str(own.rows), _percent(own.median), _percent(own.p90), _percent(own.bias, True)]
+        for name, own in subsets.items()
+    ]
+    words = "Step times of some runs by constants fitted to all rows without every run that is named."
+    return ["## Sources left out whole", words, _table(("", "groups", "rows", "median", "p90", "bias"), rows)]
+
+
+def _origins(origins: Mapping[str, OriginShares]) -> list[str]:
+    if not origins:
+        return []
+    rows = [
+        [name, str(own.groups), f"{own.rows:,}", f"**{_percent(own.known)}**",
+         *(_percent(own.shares[origin]) for origin in ORIGINS)]
+        for name, own in origins.items()
+    ]  # fmt: skip
+    words = (
+        "Share of the predicted step time by the origin of the rate that decides each part of it, under the constants "
+        "that ship: the mean over groups of runs, by generation of devices. Measured or fitted is the sum of "
+        + ", ".join(KNOWN)
+        + " (interpolated: fitted, and runs with layers of such shapes settle it)."
+    )
+    columns = ("generation", "groups", "rows", "measured or fitted", *ORIGINS)
+    return ["## Origin of rates", words, _table(columns, rows)]
+
+
+def _hand_chosen(board: Scoreboard) -> list[str]:
+    values = [
+        [f"`{own.name}`", f"`{own.file}`", f"`{own.value}`", own.meaning.replace("|", "\\|")]
+        for own in board.hand_chosen
+    ]
+    priors = [
+        [f"`{own.name}`", own.moved_by, f"{own.width:g}", str(own.values) if own.values else "-", _centres(own)]
+        for own in board.priors
+    ]
+    return [
+        "## Values chosen by hand",
+        "No fit moves these; they were chosen by judgement or with sight of all rows, so that no split above holds "
+        "them out. Values and meanings are read from the code.",
+        _table(("name", "stands in", "value", "meaning"), values),
+        "Priors of the constants that runs move (`llmsim/hardware/constants.py`, "
+        "`llmsim/hardware/engine_constants.py`): standard deviation of the logarithm, how many values the runs of "
+        "this table have, and the centres that `hardware_profiles` state.",
+        _table(("constant", "moved by", "width", "values", "centres"), priors),
+    ]
+
+
+def _centres(own: PriorWidth) -> str:
+    if own.least is None or own.most is None:
+        return "-"
+    unit = "" if own.unit == "1" else f" {own.unit}"
+    return f"{own.least:.3g}{unit}" if own.least == own.most else f"{own.least:.3g} to {own.most:.3g}{unit}"
 
 
 def _skipped(board: Scoreboard) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from ..calibration.fit import RunSet
 from ..calibration.folds import fold_numbers, refit_without
 from ..calibration.runs import RunPlan
-from ..calibration.table import COLUMNS, MeasuredRun
+from ..calibration.table import COLUMNS, OPTIONAL, MeasuredRun
 from ..core.progress import Bar
 from .baselines import baseline_seconds
 from .ranking import ranked_sets, set_keys, tau_b
@@ -191,7 +191,7 @@ def by_source(runs: Sequence[MeasuredRun], seconds: Mapping[str, float], method:
 
 def repeat_noise(runs: Sequence[MeasuredRun]) -> dict[str, tuple[float, int]]:
     """Source -> pooled standard deviation of log times of repeats of one configuration, and how many repeats."""
-    columns = [c for c in COLUMNS if c not in NOT_CONFIGURATION]
+    columns = [c for c in (*COLUMNS, *OPTIONAL) if c not in NOT_CONFIGURATION]
     alike: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for run in runs:
         if run.step_time_s is not None:

@@ -101,6 +101,26 @@ def left_out_outcomes(rated: Rated, without: str, bar: Bar, fitted: FitToAll | N
     return LeftOut(outcomes(rated, found, widths, frozenset()), same, baselines)
 
 
+def outcomes_without(rated: Rated, held: np.ndarray, fitted: FitToAll) -> dict[str, Outcome]:
+    """Step times of some runs by one refit without all of them, without intervals; memory under constants at their
+    priors.
+
+    Parameters
+    ----------
+    held
+        Which of the rated runs are left out, and predicted.
+    """
+    folds = np.where(held, 0, -1)[fitted.rows]
+    wanted = np.flatnonzero(folds == 0)
+    if not len(wanted):
+        return {}
+    log_step = refit_without(fitted.runs, folds, processes=1)
+    found = _with_steps(predict(rated, {}), fitted.rows[wanted], log_step[wanted])
+    predicted = outcomes(rated, found, [None] * len(rated.items), frozenset())
+    ids = {fitted.runs.items[n].run.id for n in wanted}
+    return {row: outcome for row, outcome in predicted.items() if row in ids}
+
+
 def in_sample_outcomes(rated: Rated, fitted: FitToAll) -> dict[str, Outcome]:
     """Outcomes by the fit to the very rows, without intervals."""
     memory = fit_memory(rated.items, rated.allocated_bytes)

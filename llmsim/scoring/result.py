@@ -40,6 +40,8 @@ class Entry:
         Model by name and as ``dense`` or ``moe``; device; framework.
     memory_kind
         What a memory figure counts, empty for other metrics.
+    traits
+        What sets the run apart: ``fine-tuning``, ``one node, no pipeline``.
     """
 
     id: str
@@ -58,6 +60,7 @@ class Entry:
     low: float | None = None
     high: float | None = None
     memory_kind: str = ""
+    traits: tuple[str, ...] = ()
 
     @property
     def error(self) -> float:

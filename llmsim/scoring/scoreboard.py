@@ -20,10 +20,12 @@ from ..calibration.table import MeasuredRun, read_runs
 from ..core.errors import InputError
 from ..core.progress import Bar
 from .coverage import Intervals, intervals
+from .hand_chosen import HandChosen, PriorWidth, hand_chosen, prior_widths
+from .origins import OriginShares, origin_shares
 from .outcome import Outcome, shipped_outcomes
 from .predict import Rated, rate
 from .ranking import ranked_sets
-from .refit import FitToAll, LeftOut, fit_to_all, in_sample_outcomes, left_out_outcomes
+from .refit import FitToAll, LeftOut, fit_to_all, in_sample_outcomes, left_out_outcomes, outcomes_without
 from .result import Entry, Feasibility, Ranking, Score
 from .scores import feasibility, ranking, score
 from .validate import constants_in_words, entries_of, implausible, search_paths
@@ -34,6 +36,7 @@ MAIN = "framework-model"
 LEFT_OUT: Mapping[str, str] = {
     "group": "the row's group",
     MAIN: "the row's pair of framework and model",
+    "lineage-layers": "the row's lineage of software with layers of these sizes, whatever the model's name",
     "framework": "the row's framework",
     "hardware": "the row's device",
     "generation": "the row's generation of devices",
@@ -41,6 +44,25 @@ LEFT_OUT: Mapping[str, str] = {
 }
 """Key of a split -> what constants were fitted without, beside all that shares a group with it."""
 _TIMES = ("step_time_s", "tokens_per_s_per_device")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Runs that are scored by themselves, by constants that a wider set of runs did not move.
+
+    Attributes
+    ----------
+    name
+        In words.
+    left_out
+        Whether a run is left out of the fit.
+    scored
+        Whether a run that is left out is scored.
+    """
+
+    name: str
+    left_out: Callable[[MeasuredRun], bool]
+    scored: Callable[[MeasuredRun], bool]
 
 
 @dataclass(frozen=True)
@@ -109,6 +131,12 @@ class Scoreboard:
         Name of a split -> figures.
     skipped
         Reason -> ids of rows that cannot be simulated; they count as wrong by 100 % everywhere.
+    subsets
+        Name of a subset -> errors of step times by constants fitted without it.
+    origins
+        Generation of devices -> what predictions of its runs rest on.
+    hand_chosen, priors
+        Values that no fit moved.
     """
 
     file: str
@@ -117,6 +145,10 @@ class Scoreboard:
     groups: int
     parts: Mapping[str, Part]
     skipped: Mapping[str, Sequence[str]]
+    subsets: Mapping[str, Score]
+    origins: Mapping[str, OriginShares]
+    hand_chosen: Sequence[HandChosen]
+    priors: Sequence[PriorWidth]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON wants it, with a schema version."""
@@ -137,7 +169,7 @@ class _Table:
         return [e for run in chosen for e in entries_of(run, outcomes.get(run.id), self.skipped, self.path)]
 
 
-def scoreboard(path: Path, split: Path, *, progress: bool = True) -> Scoreboard:
+def scoreboard(path: Path, split: Path, subsets: Sequence[Subset] = (), *, progress: bool = True) -> Scoreboard:
     """Score a table of measured runs in every split.
 
     Parameters
@@ -146,6 +178,8 @@ def scoreboard(path: Path, split: Path, *, progress: bool = True) -> Scoreboard:
         The table.
     split
         The pairs that the constants that ship were fitted on.
+    subsets
+        Runs to be scored by themselves.
     progress
         Whether to show a bar on the error stream.
 
@@ -167,12 +201,27 @@ def scoreboard(path: Path, split: Path, *, progress: bool = True) -> Scoreboard:
         )
         for without in LEFT_OUT:
             parts |= _left_out(table, without, fitted, bar)
+        done = bar.stage("subsets and origins of rates")
+        scores = {subset.name: own for subset in subsets if (own := _subset(table, subset, fitted)) is not None}
+        origins = origin_shares(table.rated.items)
+        done()
     reasons: dict[str, list[str]] = defaultdict(list)
     for row, reason in table.skipped.items():
         reasons[reason].append(row)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     groups = len({run.group for run in table.runs})
-    return Scoreboard(path.name, digest, len(table.runs), groups, parts, dict(reasons))
+    return Scoreboard(
+        file=path.name,
+        sha256=digest,
+        rows=len(table.runs),
+        groups=groups,
+        parts=parts,
+        skipped=dict(reasons),
+        subsets=scores,
+        origins=origins,
+        hand_chosen=hand_chosen(),
+        priors=prior_widths(fitted.runs.layout),
+    )
 
 
 def shipped_part(path: Path, split: Path) -> Part:
@@ -228,6 +277,15 @@ def _left_out(table: _Table, without: str, fitted: FitToAll, bar: Bar) -> dict[s
     siblings = sibling_rows(table.rated.items)
     words += "; another device of its generation stays"
     return {"hardware, siblings": _part(table, lambda run: run.id in siblings, found, words)}
+
+
+def _subset(table: _Table, subset: Subset, fitted: FitToAll) -> Score | None:
+    """Errors of step times of a subset; None where it has no run."""
+    held = np.array([subset.left_out(item.run) for item in table.rated.items], dtype=bool)
+    found = outcomes_without(table.rated, held, fitted)
+    entries = table.entries(found, lambda run: subset.left_out(run) and subset.scored(run))
+    times = [e for e in entries if e.metric in _TIMES]
+    return score(times) if times else None
 
 
 def sibling_rows(items: Sequence[RunPlan]) -> set[str]:

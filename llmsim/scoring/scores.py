@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -12,9 +11,6 @@ from .ranking import RankedSet
 from .result import METRICS, Entry, Feasibility, GroupScore, Ranking, Score
 
 PARTS = ("all", "in_sample", "held_out")
-
-_SPECIAL = (("fine-tuning", re.compile(r"-sft/")), ("vTrain, no pipeline", re.compile(r"^vtrain-1node/.*pp1")))
-"""Groups that are a regime of their own, by name."""
 
 
 def _by_group(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
@@ -96,7 +92,7 @@ def _labels(entry: Entry) -> list[str]:
     labels = ["all", entry.kind, f"framework/{entry.framework}", f"hardware/{entry.hardware}"]
     if entry.memory_kind:
         labels.append(f"memory/{entry.memory_kind}")
-    return labels + [f"special/{name}" for name, pattern in _SPECIAL if pattern.search(entry.group)]
+    return labels + [f"special/{trait}" for trait in entry.traits]
 
 
 def feasibility(entries: Sequence[Entry], fits: Mapping[str, bool]) -> Feasibility:

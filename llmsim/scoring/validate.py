@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ..calibration.batches import plan_runs
 from ..calibration.folds import FOLD_KEYS
 from ..calibration.plausible import too_fast, too_slow
-from ..calibration.runs import architecture_of, reason
+from ..calibration.runs import architecture_of, is_fine_tuning, reason
 from ..calibration.table import MeasuredRun, read_runs
 from ..core.arguments import of_kind
 from ..core.errors import InputError, LlmsimError
@@ -30,8 +30,8 @@ from .result import Baseline, Entry, ValidationReport
 from .scores import feasibility, group_scores, ranking, score, score_table
 from .serving import is_serving, validate_serving
 
-Without = Literal["group", "model", "framework", "hardware", "framework-model", "generation", "architecture",
-                  "family", "method"]  # fmt: skip
+Without = Literal["group", "model", "framework", "hardware", "framework-model", "lineage-layers", "generation",
+                  "architecture", "family", "method"]  # fmt: skip
 
 
 def validate(path: str | Path, *, refit_without: Without | None = None, progress: bool = True) -> ValidationReport:
@@ -40,12 +40,14 @@ def validate(path: str | Path, *, refit_without: Without | None = None, progress
     Parameters
     ----------
     path
-        A CSV file with the columns of :data:`llmsim.calibration.table.COLUMNS`. A model is a file
+        A CSV file with the columns of :data:`llmsim.calibration.table.COLUMNS`, and of
+        :data:`~llmsim.calibration.table.OPTIONAL` where it has them. A model is a file
         ``architectures/<model>.json`` beside it, or a bundled name.
     refit_without
         None predicts with the constants that ship. Otherwise constants are fitted to the table itself, without what
-        shares the scored row's group, model, framework, hardware, framework and model, generation of devices or family
-        of architectures; baselines are scored on the same folds.
+        shares the scored row's group, model, framework, hardware, framework and model, lineage of software and layers
+        (under whatever name of a model), generation of devices or family of architectures; baselines are scored on the
+        same folds.
     progress
         Whether to show a bar on the error stream, if that is a terminal and it takes longer than a second.
 
@@ -167,7 +169,18 @@ def _description(run: MeasuredRun, outcome: Outcome | None, path: Path) -> dict[
         "kind": kind,
         "hardware": hardware,
         "framework": framework,
+        "traits": _traits(run),
     }
+
+
+def _traits(run: MeasuredRun) -> tuple[str, ...]:
+    """Regimes of their own that a run is in."""
+    one_node = run.count("n_devices") <= run.count("devices_per_node")
+    traits = {
+        "fine-tuning": is_fine_tuning(run),
+        "one node, no pipeline": one_node and run.count("pipeline_parallel") == 1,
+    }
+    return tuple(name for name, holds in traits.items() if holds)
 
 
 def _known(name: Callable[[], str], otherwise: str) -> str:
