@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Plan, simulate, explain and validate the training of Transformers on a cluster.",
+    help="Plan, simulate, explain and validate training, serving and compressing Transformers on a cluster.",
     epilog="Exit status: 0 an answer; 2 bad input; 3 nothing fits or meets the question; 1 no place to print.",
 )
 plan.app.command()(cluster)

@@ -269,6 +269,7 @@ USUAL_ROUNDS = 10
 USUAL_SECONDS = 60.0
 """How long requests arrive at a rate where nobody says it."""
 MOST_PROMPTS = 20_000
+"""Requests of a benchmark that are simulated at most."""
 
 
 def _found(pattern: str, text: str) -> float | None:
