@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from llmsim import Architecture, Cluster
+from llmsim.cli import app
 from llmsim.core.errors import InputError
 from llmsim.plans.serving import ServingPlan
 from llmsim.serving.capacity import highest_rate
@@ -337,3 +341,37 @@ def test_traces(tmp_path) -> None:  # type: ignore[no-untyped-def]
     lines.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="line 1"):
         read_trace(lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--input", "10", "--output", "10", "--concurrency", "1", "--seed", "3"], "seed: 3 has no effect"),
+        (["--input", "10", "--output", "10", "--concurrency", "1", "--slo-ttft", "1"], "slo_ttft: 1.0 has no effect"),
+        (["--input", "10", "--output", "10", "--rate", "1", "--max-rate", "--slo-ttft", "1"], "rate: 1.0 has no"),
+            ["--input", "10", "--output", "10", "--rate", "1", "--max-rate", "--slo-ttft", "1"],
+            "rate: 1.0 has no effect",
+        ),
+        (["--input", "10", "--output", "10", "--requests", "5", "--image-tokens", "5"], "image_tokens"),
+        (["--input", "10", "--output", "10", "--requests", "5", "--batch", "5"], "batch: 5.0 has no effect"),
+        (["--input", "10", "--output", "10", "--requests", "5", "--prefix", "x"], "TOKENS:GROUPS"),
+        (["--trace", "none.csv", "--input", "3"], "input: '3' has no effect"),
+        (["--trace", "none.csv"], "none.csv"),
+        (["--output", "10", "--requests", "5"], "input: None is missing"),
+        (["--input", "10", "--output", "10", "--max-rate"], "has no limit"),
+    ],
+)
+def test_no_option_is_ignored(options: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["simulate", "serve", "-m", "llama-3-8b", "-c", "1x1xh100-sxm-80gb", *options])
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+def test_requests_one_by_one_on_the_command_line() -> None:
+    args = ["simulate", "serve", "-m", "llama-3-8b", "-c", "1x1xh100-sxm-80gb", "--input", "100", "--output", "10",
+            "--requests", "20", "--rate", "5", "--json"]  # fmt: skip
+    answer = json.loads(CliRunner().invoke(app, args).stdout)
+    assert answer["requests"] == 20
+    assert answer["ttft"]["mean"] <= answer["e2e"]["mean"]
+    one, two = (CliRunner().invoke(app, args).stdout for _ in "ab")
+    assert one == two

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..core.errors import InputError
 from .options import print_json, with_options
 from .serve import Served
 
@@ -39,6 +40,9 @@ def compress(
     from ..report.compression import compression_report
     from ..report.training import show
 
+    for name, value in (("weights", served.weights), ("kv", served.kv)):
+        if value is not None:
+            raise InputError(name, value, "--try for each compression, such as --try w4g128+kv8", "w4g128")
     machines = served.machines()
     fields = served.fields(machines)
     load = {name: value for name, value in served.load().items() if value is not None}
@@ -51,3 +55,5 @@ def compress(
         print_json(found.to_dict())
     else:
         show(compression_report(found))
+    if found.pick is None:
+        raise typer.Exit(3)

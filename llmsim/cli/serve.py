@@ -148,19 +148,42 @@ def simulate_serve(served: Served, requested: Requested) -> None:
     machines = served.machines()
     fields = served.fields(machines)
     if not requested.is_wanted:
-        if requested.objective() != type(requested.objective())():
-            raise InputError("objective", None, "--requests N, --trace FILE or --max-rate",
-                             why="is only kept or missed by requests simulated one by one")  # fmt: skip
+        own = {
+            name: getattr(requested, name) for name in ("arrivals", "prefix", "seed", "slo_ttft", "slo_tpot", "slo_e2e")
+        }
+        _refuse(own, "--requests N, --trace FILE or --max-rate beside it", requested)
         _show_steady(fields, served, machines)
         return
-    if served.batch is not None:
-        raise InputError("batch", served.batch, "a rate or a concurrency where requests are simulated one by one")
-    if requested.max_rate and (requested.trace is not None or served.rate is not None):
-        raise InputError("max_rate", True, "without --trace and --rate: rates are what it tries")
+    _refuse({"batch": served.batch}, "a rate or a concurrency where requests are simulated one by one")
+    _refuse({"image_tokens": None if served.image_tokens == "0" else served.image_tokens},
+            "tokens of images within --input where requests are simulated one by one")  # fmt: skip
+    if requested.trace is not None:
+        own = {"input": served.input_tokens, "output": served.output_tokens, "rate": served.rate,
+               "requests": requested.requests, "prefix": requested.prefix}  # fmt: skip
+        _refuse(own, "a trace by itself: it says when requests come and how long they are")
+    if requested.max_rate:
+        own = {"rate": served.rate, "trace": requested.trace, "concurrency": served.concurrency}
+        _refuse(own, "--max-rate by itself: rates are what it tries")
     if requested.max_rate:
         _show_capacity(fields, served, requested, machines)
     else:
         _show_replay(fields, served, requested, machines)
+
+
+def _refuse(given: dict[str, Any], allowed: str, defaults: object = None) -> None:
+    """Options that would be ignored.
+
+    Raises
+    ------
+    InputError
+        For the first that was given another value than its default.
+    """
+    for name, value in given.items():
+        usual = getattr(type(defaults), name, None)
+        if value is not None and value != usual:
+            raise InputError(
+                name, value if isinstance(value, (int, float)) else str(value), allowed, why="has no effect"
+            )
 
 
 @with_options

@@ -12,7 +12,7 @@ from ..core.errors import InputError, LlmsimError
 from ..hardware.cluster import Cluster
 from ..hardware.fitted import Fit
 from ..plans.serving import ServingPlan
-from ..serving.simulate import simulate_serving
+from ..serving.simulate import load_of, simulate_serving
 from .estimate import QualityEstimate, estimate_quality
 
 SCHEMA = "llmsim.compression/1"
@@ -137,6 +137,7 @@ def plan_compression(
         raise InputError("goal", goal, ", ".join(GOALS), "cost")
     if loss_max is not None and not loss_max > 0:
         raise InputError("loss_max", loss_max, "nats per token, above 0", 0.05)
+    kind, amount = load_of(*(load.get(name) for name in ("concurrency", "batch", "rate")))
     machines = Cluster.parse(cluster)
     architecture = Architecture.from_config(model)
     fields = ServingPlan.parse(plan or {}).model_dump(exclude_unset=True)
@@ -149,11 +150,10 @@ def plan_compression(
     allowed = [own for own in marked if own.reason is None and (own.quality.in_domain or out_of_domain)]
     allowed = [own for own in allowed if loss_max is None or own.quality.high <= loss_max]
     pick = min(allowed, key=lambda own: (own.at_goal(goal), own.quality.delta_nats), default=None)
-    kind, amount = next(iter(load.items()), ("concurrency", None))
     return CompressionAnswer(
         model=architecture.name,
         cluster=str(cluster) if isinstance(cluster, str) else machines.profile.name,
-        load=f"{input} tokens in, {output} out, {kind} {amount}",
+        load=f"{input} tokens in, {output} out, {kind} {amount:g}",
         goal=goal,
         loss_max=loss_max,
         candidates=marked,
@@ -176,7 +176,7 @@ def _candidate(
     fit: Fit | None,
     load: Mapping[str, Any],
 ) -> Compressed:
-    quality = estimate_quality(architecture.name, text)
+    quality = estimate_quality(architecture.name, text, parameters=architecture.parameters)
     parts = text.lower().split("+")
     weights = next((part for part in parts if part not in _CACHE), "bf16")
     cache = next((_CACHE[part] for part in parts if part in _CACHE), "bf16")
@@ -184,6 +184,8 @@ def _candidate(
     try:
         own = simulate_serving(stored, architecture, cluster, input=given, output=wanted, fit=fit, **load)
     except LlmsimError as error:
+        if isinstance(error, InputError) and error.field not in ("weights", "kv_cache", "format"):
+            raise
         return Compressed(text, quality, reason=str(error))
     return Compressed(
         text,

@@ -107,13 +107,15 @@ def _in_domain(point: Point) -> bool:
     return not (point.kind == "low-rank" and point.error > 0.4)
 
 
-def compressed(model: str, text: str, *, family: str = "", method: str = "") -> list[Point]:
+def compressed(
+    model: str, text: str, *, family: str = "", method: str = "", parameters: float | None = None
+) -> list[Point]:
     """Points whose losses add up to that of a compression.
 
     Parameters
     ----------
     model
-        A name with its size.
+        A name, with its size unless ``parameters`` are given.
     text
         Parts joined by ``+``: ``w4g128``, ``w4`` (a scale of a channel), ``w8a8-int8``, ``fp8``, ``nvfp4``, ``mxfp4``,
         ``q4_k_m``, ``kv8``, ``kv4``, ``2:4``, ``prune:0.5``, ``svd:0.8``; ``bf16`` for none.
@@ -126,15 +128,17 @@ def compressed(model: str, text: str, *, family: str = "", method: str = "") -> 
         For another text.
     """
     parts = [part.strip() for part in text.lower().split("+")]
-    return [_part(model, part, family, method.lower()) for part in parts if part not in ("bf16", "fp16", "none")]
+    size = parameters_in(model) if parameters is None else float(parameters)
+    stored = [part for part in parts if part not in ("bf16", "fp16", "none")]
+    return [_part(model, part, family, method.lower(), size) for part in stored]
 
 
 _SHAPES = "w4g128, w4, w8a8-int8, fp8, nvfp4, mxfp4, q4_k_m, kv8, 2:4, prune:0.5, svd:0.8, joined by +"
 
 
-def _part(model: str, text: str, family: str, method: str) -> Point:
+def _part(model: str, text: str, family: str, method: str, size: float) -> Point:
     base = Point(
-        family=family or family_of(model), model=model.lower(), parameters=parameters_in(model),
+        family=family or family_of(model), model=model.lower(), parameters=size,
         tokens=TOKENS.get(family or family_of(model), USUAL_TOKENS), kind="weight", method=method or "gptq", fine=True,
         activations=False, error=0.0, bits=16.0, group=0, data=PROTOCOL[0], protocol=PROTOCOL[1],
     )  # fmt: skip
@@ -186,13 +190,19 @@ def family_of(model: str) -> str:
 
 
 def estimate_quality(
-    model: str, compression: str, *, family: str = "", method: str = "", known: Sequence[Point] | None = None
+    model: str,
+    compression: str,
+    *,
+    family: str = "",
+    method: str = "",
+    parameters: float | None = None,
+    known: Sequence[Point] | None = None,
 ) -> QualityEstimate:
     """What a compression costs a model in loss; parts add up, and so do their intervals.
 
     Parameters
     ----------
-    model, compression, family, method
+    model, compression, family, method, parameters
         See :func:`compressed`.
     known
         See :func:`estimate`.
@@ -202,7 +212,7 @@ def estimate_quality(
     InputError
         For a compression or a model that is not understood.
     """
-    points = compressed(model, compression, family=family, method=method)
+    points = compressed(model, compression, family=family, method=method, parameters=parameters)
     if not points:
         return NONE
     parts = [estimate(point, known) for point in points]

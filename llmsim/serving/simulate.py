@@ -73,7 +73,7 @@ def simulate_serving(
     model = architecture if isinstance(architecture, Architecture) else Architecture.from_config(architecture)
     machines = Cluster.parse(cluster)
     requests = _requests(input, output, cached, image_tokens)
-    kind, amount = _load(concurrency, batch, rate)
+    kind, amount = load_of(concurrency, batch, rate)
     prepared = prepared_for(parsed, model, machines, math.ceil(requests.input_tokens + requests.output_tokens), fit)
     load = ServingLoad(
         kind, amount, requests.input_tokens, requests.output_tokens, requests.cached_tokens, requests.image_tokens
@@ -117,7 +117,14 @@ def _requests(given: int | str, wanted: int | str, cached: int | str, images: in
     return Requests(float(tokens), float(answer), float(known), float(seen))
 
 
-def _load(concurrency: float | None, batch: float | None, rate: float | None) -> tuple[str, float]:
+def load_of(concurrency: float | None, batch: float | None, rate: float | None) -> tuple[str, float]:
+    """The one load that is said, and its amount.
+
+    Raises
+    ------
+    InputError
+        For none, several, and amounts that are none.
+    """
     stated = {k: v for k, v in zip(KINDS, (concurrency, batch, rate), strict=True) if v is not None}
     if len(stated) != 1:
         why = "is missing" if not stated else "is said in more than one way"
