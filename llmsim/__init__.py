@@ -1,4 +1,4 @@
-"""llmsim: cost-model simulator and planner for training Transformers.
+"""llmsim: cost-model simulator and planner for training, serving and compressing Transformers.
 
 >>> import llmsim
 >>> answer = llmsim.plan_training("llama-3-8b", "1x8xh100-sxm-80gb", sequence=8192, global_batch=128, tokens=1e12)
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from .calibration.own_files import calibrate_with
     from .core.errors import InfeasibleError, InputError, LlmsimError, UnsupportedError
     from .explain.explain import TrainingExplanation, explain_training
+    from .explain.serving import explain_serving
     from .hardware.cluster import Cluster
     from .measure.trace import trace
     from .plans.job import TrainingJob
     from .plans.serving import ServingPlan
     from .plans.training import TrainingPlan
+    from .quality.compress import plan_compression
+    from .quality.estimate import QualityEstimate, estimate_quality
+    from .quality.model_plan import plan_model
     from .scoring.validate import validate
     from .search.answer import TrainingPlanning
     from .search.clusters import ClusterChoice, plan_cluster
@@ -32,8 +36,10 @@ if TYPE_CHECKING:
     from .search.plan import plan_training
     from .search.space import SearchSpace
     from .serving.compare import Comparison, compare
+    from .serving.replay import WorkloadResult, simulate_workload
     from .serving.result import ServingResult
     from .serving.simulate import simulate_serving
+    from .serving.workload import Workload
     from .training.result import TrainingResult
     from .training.simulate import simulate_training
     from .training.traced import TracedModule, simulate_traced
@@ -46,6 +52,7 @@ _HOMES = {
     "InfeasibleError": "core.errors",
     "InputError": "core.errors",
     "LlmsimError": "core.errors",
+    "QualityEstimate": "quality.estimate",
     "SearchOptions": "search.options",
     "SearchSpace": "search.space",
     "ServingPlan": "plans.serving",
@@ -57,14 +64,21 @@ _HOMES = {
     "TrainingPlanning": "search.answer",
     "TrainingResult": "training.result",
     "UnsupportedError": "core.errors",
+    "Workload": "serving.workload",
+    "WorkloadResult": "serving.replay",
     "calibrate_with": "calibration.own_files",
     "compare": "serving.compare",
+    "estimate_quality": "quality.estimate",
+    "explain_serving": "explain.serving",
     "explain_training": "explain.explain",
     "plan_cluster": "search.clusters",
+    "plan_compression": "quality.compress",
+    "plan_model": "quality.model_plan",
     "plan_training": "search.plan",
     "simulate_serving": "serving.simulate",
     "simulate_traced": "training.traced",
     "simulate_training": "training.simulate",
+    "simulate_workload": "serving.replay",
     "trace": "measure.trace",
     "validate": "scoring.validate",
 }
@@ -77,6 +91,7 @@ __all__ = [
     "InfeasibleError",
     "InputError",
     "LlmsimError",
+    "QualityEstimate",
     "SearchOptions",
     "SearchSpace",
     "ServingPlan",
@@ -88,15 +103,22 @@ __all__ = [
     "TrainingPlanning",
     "TrainingResult",
     "UnsupportedError",
+    "Workload",
+    "WorkloadResult",
     "__version__",
     "calibrate_with",
     "compare",
+    "estimate_quality",
+    "explain_serving",
     "explain_training",
     "plan_cluster",
+    "plan_compression",
+    "plan_model",
     "plan_training",
     "simulate_serving",
     "simulate_traced",
     "simulate_training",
+    "simulate_workload",
     "trace",
     "validate",
 ]
