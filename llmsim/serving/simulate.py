@@ -242,6 +242,8 @@ def assumed_of(
     if cluster.price_usd_per_device_hour is None:
         price = cluster.profile.price
         found["price"] = f"{price.value:.2f} USD per device and hour ({price.source}, {price.date})"
+    if any(prepared.machine.converted.values()):
+        found["products"] = "in 16 bits: weights are brought back before they are multiplied"
     if prepared.model.count("is_moe"):
         found["routing"] = "even over the experts"
     if towers := tower_parameters(model.name):
